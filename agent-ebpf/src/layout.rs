@@ -1,0 +1,487 @@
+//! Records in the ring, values in the maps, and the globals that user space sets at load.
+//!
+//! Every type is `repr(C)` with explicit padding and has its size asserted: both sides must agree to the byte.
+//! Integers are in the machine's own order. User space copies a record out before it looks at it, and never casts.
+
+#[cfg(not(target_arch = "bpf"))]
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Version of everything in this file. User space refuses an object of another version.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Marks a field that the running kernel's BTF does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Bytes of argv that one record carries at most; longer ones go on in [`ArgvChunk`] records.
+pub const ARGV_CHUNK: usize = 16 * 1024;
+
+/// Bytes that the walked path components of one path may take in a record.
+pub const PATH_MAX: usize = 4096;
+
+/// Bytes of a `#!` script's path in a record.
+pub const SCRIPT_MAX: usize = 1024;
+
+/// Bytes of a cgroup's path in a record.
+pub const CGROUP_PATH_MAX: usize = 2048;
+
+macro_rules! shared {
+    ($(#[$meta:meta])* pub struct $name:ident: $size:literal { $($body:tt)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[cfg_attr(not(target_arch = "bpf"), derive(FromBytes, IntoBytes, Immutable, KnownLayout))]
+        pub struct $name { $($body)* }
+        const _: () = assert!(size_of::<$name>() == $size, concat!(stringify!($name), " changed its size"));
+        const _: () = assert!(align_of::<$name>() <= 8);
+    };
+}
+
+shared! {
+/// Names a process for ever within a boot: thread group id, and start of the group's leader in nanoseconds of
+/// `CLOCK_BOOTTIME` (it survives an exec from another thread). All zero: none.
+#[derive(Default, Hash, PartialOrd, Ord)]
+pub struct TaskKey: 16 {
+    pub start_time: u64,
+    pub tgid: u32,
+    pub _pad: u32,
+}
+}
+
+impl TaskKey {
+    /// No process.
+    pub const NONE: Self = Self { start_time: 0, tgid: 0, _pad: 0 };
+
+    /// The key of a process.
+    #[must_use]
+    pub const fn new(tgid: u32, start_time: u64) -> Self {
+        Self { start_time, tgid, _pad: 0 }
+    }
+
+    /// Whether it names no process.
+    #[must_use]
+    pub const fn is_none(&self) -> bool {
+        self.tgid == 0 && self.start_time == 0
+    }
+}
+
+/// What a record is. Zero is none, so that a zeroed buffer is no record.
+pub mod kind {
+    /// [`super::Exec`], and what follows it
+    pub const EXEC: u16 = 1;
+    /// [`super::ArgvChunk`]
+    pub const ARGV_CHUNK: u16 = 2;
+    /// [`super::Exit`]
+    pub const EXIT: u16 = 3;
+    /// [`super::Enter`]
+    pub const ENTER: u16 = 4;
+    /// [`super::Join`]
+    pub const JOIN: u16 = 5;
+    /// [`super::CgroupCreated`], and its path
+    pub const CGROUP_CREATED: u16 = 6;
+    /// [`super::CgroupRemoved`]
+    pub const CGROUP_REMOVED: u16 = 7;
+    /// [`super::ContainerStarted`]
+    pub const CONTAINER_STARTED: u16 = 8;
+    /// [`super::ContainerEnded`]
+    pub const CONTAINER_ENDED: u16 = 9;
+    /// One more than the greatest; the length of the counters by kind
+    pub const COUNT: u16 = 10;
+}
+
+shared! {
+/// Begins every record.
+pub struct Header: 24 {
+    /// `CLOCK_BOOTTIME`, nanoseconds
+    pub time: u64,
+    /// of the whole record, this header and everything variable included
+    pub size: u32,
+    /// one of [`kind`]
+    pub kind: u16,
+    pub cpu: u16,
+    /// [`LAYOUT_VERSION`]
+    pub version: u32,
+    pub _pad: u32,
+}
+}
+
+shared! {
+/// A task, as it was at the record's time. Numbers are the initial namespace's.
+pub struct Task: 88 {
+    pub key: TaskKey,
+    /// its parent (`real_parent`)
+    pub parent: TaskKey,
+    pub tid: u32,
+    /// inode numbers of its namespaces
+    pub mnt_ns: u32,
+    pub pid_ns: u32,
+    pub user_ns: u32,
+    pub net_ns: u32,
+    /// audit login uid and session; [`u32::MAX`]: none
+    pub login_uid: u32,
+    pub audit_session: u32,
+    pub _pad: u32,
+    pub cgroup_id: u64,
+    pub comm: [u8; 16],
+}
+}
+
+shared! {
+/// Credentials. Ids are the node's; `ns_*` are those of the task's own user namespace.
+pub struct Creds: 48 {
+    pub cap_effective: u64,
+    pub cap_permitted: u64,
+    pub uid: u32,
+    pub gid: u32,
+    pub euid: u32,
+    pub egid: u32,
+    /// [`u32::MAX`]: not mapped, or too many extents to say
+    pub ns_uid: u32,
+    pub ns_gid: u32,
+    /// 1 where the user namespace is not the initial one
+    pub in_user_ns: u32,
+    pub _pad: u32,
+}
+}
+
+/// How a session's entry was made.
+pub mod entry_kind {
+    /// a runtime forked or moved a task into the container's cgroup
+    pub const RUNTIME: u8 = 1;
+    /// a task of the host moved itself into the container's cgroup
+    pub const SELF_MOVED: u8 = 2;
+    /// a task joined the container's mount or pid namespace, its cgroup still the host's
+    pub const JOIN: u8 = 3;
+    /// a task of the container came to the host's mount namespace
+    pub const HOST_NS: u8 = 4;
+    /// found running when the agent started
+    pub const RECOVERED: u8 = 5;
+}
+
+/// Flags of [`Exec`].
+pub mod exec_flags {
+    /// Not a command: the runtime at work, before the session saw the container
+    pub const STAGING: u32 = 1;
+    /// The session's first command
+    pub const ROOT: u32 = 1 << 1;
+    /// argv was longer than the limit: head and tail are here
+    pub const ARGV_CUT: u32 = 1 << 2;
+    /// a page of argv could not be read: it ends there
+    pub const ARGV_FAULT: u32 = 1 << 3;
+    /// the walk of the executable's path did not reach the root
+    pub const EXE_INCOMPLETE: u32 = 1 << 4;
+    /// the walk of the working directory did not reach the root
+    pub const CWD_INCOMPLETE: u32 = 1 << 5;
+    /// the executable has no name left
+    pub const DELETED: u32 = 1 << 6;
+    /// the executable is a memfd
+    pub const MEMFD: u32 = 1 << 7;
+    /// the executable is in the overlay's upper layer
+    pub const UPPER_LAYER: u32 = 1 << 8;
+    /// the task sees the host's mount namespace
+    pub const HOST_MNT: u32 = 1 << 9;
+    /// the task has a controlling terminal
+    pub const TTY: u32 = 1 << 10;
+    /// the script's path was longer than the buffer
+    pub const SCRIPT_CUT: u32 = 1 << 11;
+}
+
+shared! {
+/// A successful exec by a task of a session. Followed by, in this order:
+/// `exe_len` bytes: the path's components from the last to the first, each followed by a NUL;
+/// `cwd_len` bytes: the same for the working directory;
+/// `script_len` bytes: the path of the `#!` script, where there is one, without NUL;
+/// `argv_len` bytes: the beginning of what is kept of argv, each argument with its NUL.
+pub struct Exec: 304 {
+    pub header: Header,
+    pub task: Task,
+    pub creds: Creds,
+    /// the session: the key of its entry
+    pub entry: TaskKey,
+    /// who made the entry
+    pub entered_by: TaskKey,
+    /// when the entry was made, `CLOCK_BOOTTIME`
+    pub entry_time: u64,
+    /// cgroup id of the container; 0: user space must find the owner of the namespaces
+    pub container: u64,
+    /// all of argv, as it was in memory
+    pub argv_total: u64,
+    /// of `argv_total`, what is kept from the beginning, and from the end
+    pub argv_head: u32,
+    pub argv_tail: u32,
+    /// of `argv_head + argv_tail`, what this record carries; the rest comes in [`ArgvChunk`]s
+    pub argv_len: u32,
+    pub exe_len: u32,
+    pub cwd_len: u32,
+    pub script_len: u32,
+    /// of [`exec_flags`]
+    pub flags: u32,
+    /// the thread that called execve, where it was not the leader; else 0
+    pub old_tid: u32,
+    pub exe_inode: u64,
+    /// major and minor of the executable's filesystem, as the kernel has it: `major << 20 | minor`
+    pub exe_dev: u32,
+    /// permissions and type
+    pub exe_mode: u32,
+    pub tty_major: u32,
+    pub tty_minor: u32,
+    /// of [`entry_kind`]
+    pub entry_kind: u8,
+    pub _pad: [u8; 7],
+    /// the terminal's name as the kernel has it ("pts0"), NUL-padded
+    pub tty_name: [u8; 24],
+}
+}
+
+shared! {
+/// More of the argv of the [`Exec`] of the same task at `exec_time`. Followed by its bytes.
+pub struct ArgvChunk: 56 {
+    pub header: Header,
+    pub key: TaskKey,
+    /// `header.time` of the exec
+    pub exec_time: u64,
+    /// where these bytes stand in what is kept (head, then tail)
+    pub offset: u32,
+    pub len: u32,
+}
+}
+
+/// Flags of [`Exit`].
+pub mod exit_flags {
+    /// the session has no task left
+    pub const LAST: u32 = 1;
+    /// the process ran a command of its session
+    pub const EXECUTED: u32 = 1 << 1;
+}
+
+shared! {
+/// The end of a process of a session: only of those that ran a command, and of the last one.
+pub struct Exit: 88 {
+    pub header: Header,
+    pub key: TaskKey,
+    pub parent: TaskKey,
+    /// the session
+    pub entry: TaskKey,
+    /// as `wait` has it: signal in the low seven bits, 0x80 core, code in bits 8 to 15
+    pub code: u32,
+    /// of [`exit_flags`]
+    pub flags: u32,
+    /// records of this session that did not fit into the ring, so far
+    pub lost: u64,
+}
+}
+
+shared! {
+/// A task entered a running container. It is a session from its first command on; until then a runtime's stage.
+pub struct Enter: 184 {
+    pub header: Header,
+    /// the task that is in now; its key is the session's
+    pub task: Task,
+    /// who put it there: the forking or moving task; the task itself, where it moved itself
+    pub by: TaskKey,
+    pub by_comm: [u8; 16],
+    /// cgroup id of the container
+    pub container: u64,
+    /// the session-to-be that this entry replaces (a join that was a runtime's stage), or none
+    pub replaces: TaskKey,
+    /// of [`entry_kind`]
+    pub entry_kind: u8,
+    pub _pad: [u8; 7],
+    pub _reserved: u64,
+}
+}
+
+shared! {
+/// A task outside every container joined a mount or pid namespace that is not the host's.
+pub struct Join: 152 {
+    pub header: Header,
+    /// `mnt_ns` is what it sees now
+    pub task: Task,
+    /// the session-to-be; the task's own key unless it inherited one
+    pub entry: TaskKey,
+    /// cgroup id of the container; 0: not known to the kernel side
+    pub container: u64,
+    /// the mount namespace it joined, the pid namespace its children will be in; 0: none
+    pub mnt_ns: u32,
+    pub pid_ns: u32,
+    pub _reserved: u64,
+}
+}
+
+shared! {
+/// Followed by `path_len` bytes of path from the hierarchy's root.
+pub struct CgroupCreated: 56 {
+    pub header: Header,
+    pub id: u64,
+    pub parent: u64,
+    /// cgroup id of the container that this is, or is below of; 0: none, or not yet
+    pub container: u64,
+    pub path_len: u32,
+    pub _pad: u32,
+}
+}
+
+shared! {
+pub struct CgroupRemoved: 32 {
+    pub header: Header,
+    pub id: u64,
+}
+}
+
+shared! {
+/// A container's init runs: its first exec inside.
+pub struct ContainerStarted: 72 {
+    pub header: Header,
+    pub cgroup_id: u64,
+    pub init: TaskKey,
+    pub mnt_ns: u32,
+    pub pid_ns: u32,
+    pub _reserved: u64,
+    pub _reserved2: u64,
+}
+}
+
+shared! {
+/// A container's init is gone.
+pub struct ContainerEnded: 56 {
+    pub header: Header,
+    pub cgroup_id: u64,
+    pub init: TaskKey,
+    pub code: u32,
+    pub _pad: u32,
+}
+}
+
+// ------------------------------------------------------------------------------------------ map values
+
+/// What a cgroup is.
+pub mod cgroup_state {
+    /// not a container's
+    pub const HOST: u8 = 0;
+    /// no task was ever in it
+    pub const NEW: u8 = 1;
+    /// its first entry has been made, and it is not decided yet whether it is a container
+    pub const FIRST: u8 = 2;
+    /// a container by its name, its init not running yet
+    pub const NAMED: u8 = 3;
+    /// a container with a running init
+    pub const RUNNING: u8 = 4;
+    /// below a container: `container` says which
+    pub const MEMBER: u8 = 5;
+    /// a container whose init is gone
+    pub const ENDED: u8 = 6;
+}
+
+shared! {
+/// Map `CGROUPS`: by cgroup id.
+pub struct Cgroup: 56 {
+    pub parent: u64,
+    /// MEMBER: the container's cgroup id
+    pub container: u64,
+    /// NAMED, FIRST: the first task; RUNNING: the init
+    pub init: TaskKey,
+    /// namespaces of the container's init; 0: not known (yet), or the host's
+    pub mnt_ns: u32,
+    pub pid_ns: u32,
+    /// of [`cgroup_state`]
+    pub state: u8,
+    pub _pad: [u8; 7],
+    pub _reserved: u64,
+}
+}
+
+/// What a followed task is.
+pub mod task_kind {
+    /// of a session (or of one that may become one): `entry` says which
+    pub const SESSION: u8 = 1;
+    /// the init of a container; not inherited
+    pub const INIT: u8 = 2;
+    /// of a container's own workload, but moved out of its cgroup: no session, whatever its cgroup
+    pub const WORKLOAD: u8 = 3;
+}
+
+shared! {
+/// Map `TASKS`: by [`TaskKey`]. Inserted at fork, removed at exit, never evicted.
+pub struct FollowedTask: 40 {
+    pub entry: TaskKey,
+    /// cgroup id of the container
+    pub container: u64,
+    /// of [`task_kind`]
+    pub kind: u8,
+    /// 1: it ran a command of its session
+    pub executed: u8,
+    pub _pad: [u8; 6],
+    pub _reserved: u64,
+}
+}
+
+shared! {
+/// Map `SESSIONS`: by the [`TaskKey`] of the entry.
+pub struct Session: 88 {
+    pub container: u64,
+    pub time: u64,
+    pub by: TaskKey,
+    /// tasks in it
+    pub live: i64,
+    /// records lost so far
+    pub lost: u64,
+    /// the mount namespace of who made the entry
+    pub origin_mnt_ns: u32,
+    /// JOIN: the namespaces joined; 0: none
+    pub joined_mnt_ns: u32,
+    pub joined_pid_ns: u32,
+    /// execs before the session saw the container
+    pub staged: u32,
+    /// of [`entry_kind`]
+    pub kind: u8,
+    /// 1: it ran its first command
+    pub announced: u8,
+    pub _pad: [u8; 6],
+    pub _reserved: u64,
+    pub _reserved2: u64,
+}
+}
+
+/// Index into the per-CPU map `COUNTERS`.
+pub mod counter {
+    use super::kind;
+
+    /// records put into the ring, by [`kind`]
+    pub const SENT: u32 = 0;
+    /// records that did not fit, by [`kind`]
+    pub const LOST: u32 = kind::COUNT as u32;
+    const TABLES: u32 = 2 * kind::COUNT as u32;
+    /// tasks that could not be followed: `TASKS` was full
+    pub const TASKS_FULL: u32 = TABLES;
+    /// sessions that could not be opened: `SESSIONS` was full
+    pub const SESSIONS_FULL: u32 = TABLES + 1;
+    /// cgroups that could not be kept: `CGROUPS` was full
+    pub const CGROUPS_FULL: u32 = TABLES + 2;
+    /// namespaces that could not be kept: `NAMESPACES` was full
+    pub const NAMESPACES_FULL: u32 = TABLES + 3;
+    /// tasks whose facts could not be read
+    pub const UNREADABLE: u32 = TABLES + 4;
+    pub const COUNT: u32 = TABLES + 5;
+}
+
+shared! {
+/// Global `CONFIG`, set by user space before load.
+pub struct Config: 48 {
+    pub version: u32,
+    /// the host's own namespaces
+    pub host_mnt_ns: u32,
+    pub host_pid_ns: u32,
+    pub host_user_ns: u32,
+    /// bytes of argv to keep
+    pub argv_limit: u32,
+    /// [`ABSENT`]: ids come from the default hierarchy (v2); else the index in `css_set.subsys`
+    pub cgroup_subsys: u32,
+    /// the id of the hierarchy that `cgroup_*` tracepoints must be of
+    pub hierarchy: u32,
+    /// 1: diagnose through aya-log
+    pub diagnose: u32,
+    /// the agent's own process group id, whose doings are never a session's
+    pub self_tgid: u32,
+    pub host_cgroup_ns: u32,
+    pub _reserved: u64,
+}
+}

@@ -1,0 +1,9 @@
+//! What podtrail's BPF programs and user space both know: the [`layout`] of records and map values, and the
+//! [`rules`] by which tasks become members of containers and sessions.
+//!
+//! Nothing here calls the kernel: it compiles for `bpfel-unknown-none` and for the host, where the rules are
+//! tested by replaying traces.
+#![no_std]
+
+pub mod layout;
+pub mod rules;

@@ -1,0 +1,252 @@
+//! What happened, as the agent itself speaks of it: between the kernel's records and the wire's messages.
+//!
+//! Not serializable on purpose: `convert` is the one place that knows how events look outside.
+
+use std::fmt;
+
+pub use podtrail_ebpf::layout::TaskKey;
+
+/// A moment of the node's `CLOCK_BOOTTIME`, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BootTime(pub u64);
+
+impl BootTime {
+    /// Nanoseconds from `earlier` to `self`, 0 where it is not earlier.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Id of a session, stable across restarts of the agent: made from the boot id, the root's pid and its start time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub String);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One event. Its number comes later, in the spool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub time: BootTime,
+    /// cgroup id of the container; `None`: about no container, or about one that nobody knows
+    pub container: Option<u64>,
+    pub session: Option<SessionId>,
+    pub body: Body,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    SessionStarted(Box<SessionStarted>),
+    Executed(Box<Executed>),
+    Exited(Exited),
+    NamespaceJoined(Box<NamespaceJoined>),
+    SessionEnded(SessionEnded),
+    Gap(Gap),
+    AgentState(AgentState),
+}
+
+/// How a session came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Unknown,
+    RuntimeExec,
+    NamespaceJoin,
+    HostNamespace,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionStarted {
+    pub method: Method,
+    /// what the method was concluded from, one finding each
+    pub evidence: Vec<String>,
+    pub tty: Option<Tty>,
+    pub root: Process,
+    pub entered_by: Option<Process>,
+    pub entered: BootTime,
+    /// audit login uid and session of the node; `None`: not set
+    pub login_uid: Option<u32>,
+    pub audit_session: Option<u32>,
+    /// it began before the agent did, and nothing before this moment was seen
+    pub recovered: Option<BootTime>,
+}
+
+/// A process, by its ids in the node's initial pid namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub key: TaskKey,
+    pub parent: TaskKey,
+    pub comm: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tty {
+    pub major: u32,
+    pub minor: u32,
+    /// as people know it: "pts/0"
+    pub name: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Executed {
+    pub process: Process,
+    pub path: Vec<u8>,
+    pub cwd: Vec<u8>,
+    pub path_incomplete: bool,
+    pub argv: Argv,
+    /// a `#!` script's own path
+    pub script: Option<Vec<u8>>,
+    pub credentials: Credentials,
+    pub tty: Option<Tty>,
+    pub executable: Executable,
+    pub namespaces: Namespaces,
+    /// the task's own cgroup
+    pub cgroup_id: u64,
+    /// the session's first command
+    pub root: bool,
+}
+
+/// Arguments, as bytes. Where they are cut, `args` is the head's arguments and then the tail's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Argv {
+    pub args: Vec<Vec<u8>>,
+    /// bytes of the whole, each argument's NUL included
+    pub total: u64,
+    /// index of the first argument of the tail, which may lack its beginning; `None`: nothing is cut
+    pub cut: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    pub uid: u32,
+    pub gid: u32,
+    pub euid: u32,
+    pub egid: u32,
+    /// as the process's own user namespace sees them, where that is not the node's
+    pub container_uid: Option<u32>,
+    pub container_gid: Option<u32>,
+    pub cap_effective: u64,
+    pub cap_permitted: u64,
+    pub login_uid: Option<u32>,
+    pub audit_session: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Executable {
+    pub inode: u64,
+    pub device_major: u32,
+    pub device_minor: u32,
+    pub deleted: bool,
+    pub memfd: bool,
+    pub upper_layer: bool,
+    pub setuid: bool,
+    pub setgid: bool,
+}
+
+/// Inode numbers; 0: not told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    pub mnt: u32,
+    pub pid: u32,
+    pub user: u32,
+    pub net: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exited {
+    pub process: Process,
+    pub status: ExitStatus,
+    /// since the process's last exec, nanoseconds
+    pub duration_ns: u64,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    Code(i32),
+    Signal { signal: i32, core: bool },
+}
+
+impl ExitStatus {
+    /// From the kernel's `wait` status.
+    #[must_use]
+    pub fn from_wait(code: u32) -> Self {
+        #[expect(clippy::cast_possible_wrap, reason = "masked to a byte")]
+        match code & 0x7f {
+            0 => Self::Code(((code >> 8) & 0xff) as i32),
+            signal => Self::Signal { signal: signal as i32, core: code & 0x80 != 0 },
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamespaceJoined {
+    pub process: Process,
+    /// only those joined; the others are 0
+    pub joined: Namespaces,
+    pub login_uid: Option<u32>,
+    pub audit_session: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionEnded {
+    /// of the root, where it was seen
+    pub status: Option<ExitStatus>,
+    /// from entry to the last exit, nanoseconds
+    pub duration_ns: u64,
+    pub commands: u64,
+    /// records of this session that the kernel could not deliver
+    pub lost: u64,
+}
+
+/// Events are missing here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub source: GapSource,
+    pub count: u64,
+    /// `false`: `count` is a lower bound
+    pub exact: bool,
+    pub from: BootTime,
+    pub to: BootTime,
+    /// sessions that it may touch; empty: any that was open
+    pub sessions: Vec<SessionId>,
+    /// the class of record, or the table
+    pub detail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GapSource {
+    KernelRing,
+    KernelTable,
+    KernelRecursion,
+    AgentDecode,
+    AgentBuffer,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentState {
+    pub phase: AgentPhase,
+    pub version: String,
+    pub kernel: String,
+    pub boot_id: String,
+    pub hooks: Vec<Hook>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentPhase {
+    Started,
+    Stopped,
+}
+
+/// A hook in the kernel, and why it is of its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    pub name: String,
+    pub kind: String,
+    /// empty: the first choice
+    pub reason: String,
+}

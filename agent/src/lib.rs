@@ -1,0 +1,24 @@
+//! podtrail: the audit trail for what happens inside pods after somebody gets in.
+//!
+//! One direction: data only flows down this list. Each stage knows the types of the one before it and nothing of
+//! the one after.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`probe`] | loads and attaches the BPF programs, reads their ring: the only `unsafe`, the only one that names aya |
+//! | [`session`] | a pure state machine from the kernel's records to events: no clock, no I/O |
+//! | [`container`] | cgroup id → container; what `/proc` says at start |
+//! | [`convert`] | events → `podtrail.v1` messages: proto types stop here |
+//! | [`spool`] | numbers events and keeps them until they are acknowledged |
+//! | [`uplink`] | the stream to the collector |
+//! | [`trail`] | logs, sessions indexed from them, and the `Trail` service over both |
+//! | [`local`] | the node's socket |
+//! | [`collector`] | ingest, and the log on disk |
+//! | [`cli`] | `podtrail tail | sessions | session | nodes` |
+//! | [`agent`] | the agent's parts put together, `podtrail-agent` |
+//! | [`doctor`] | can the agent run here, and how |
+//! | [`config`] | configuration files and flags, checked before anything is opened |
+//! | [`telemetry`] | logs, metrics, health |
+
+pub mod event;
+pub mod session;

@@ -1,0 +1,21 @@
+//! Generates the Rust of `podtrail.v1` without a `protoc` on the machine.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=podtrail");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let files = protox::compile(["podtrail/v1/podtrail.proto"], ["."])?;
+    let descriptors = files.encode_to_vec();
+    fs::write(out.join("podtrail.v1.bin"), &descriptors)?;
+
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_well_known_types(true)
+        .extern_path(".google.protobuf", "::pbjson_types")
+        .compile_fds(files)?;
+    pbjson_build::Builder::new().register_descriptors(&descriptors)?.build(&[".podtrail.v1"])?;
+    Ok(())
+}

@@ -1,0 +1,21 @@
+//! `podtrail.v1`: generated messages and services, and their canonical JSON (serde).
+//!
+//! The contract is `podtrail/v1/podtrail.proto`; nothing here is written by hand.
+
+/// Version 1 of the contract.
+pub mod v1 {
+    #![expect(
+        clippy::all,
+        clippy::pedantic,
+        clippy::restriction,
+        unused_qualifications,
+        reason = "generated code"
+    )]
+    tonic::include_proto!("podtrail.v1");
+    include!(concat!(env!("OUT_DIR"), "/podtrail.v1.serde.rs"));
+
+    /// The encoded `FileDescriptorSet`, for gRPC reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/podtrail.v1.bin"));
+}
+
+pub use pbjson_types::{Duration, Timestamp};
