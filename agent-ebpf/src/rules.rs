@@ -274,12 +274,20 @@ pub fn join(
     }
     match (task, session) {
         (Some(task), Some(session)) if task.kind == task_kind::SESSION => {
-            if session.kind == entry_kind::JOIN && session.announced == 0 { Join::Update } else { Join::Ignore }
+            if session.kind == entry_kind::JOIN && session.announced == 0 {
+                Join::Update
+            } else {
+                Join::Ignore
+            }
         }
         (Some(_), _) => Join::Ignore,
         (None, _) => {
             // Runtimes at work inside a container's cgroup, and nested runtimes, join nothing new.
-            if place.is_container() || place.state == cgroup_state::FIRST { Join::Ignore } else { Join::Start }
+            if place.is_container() || place.state == cgroup_state::FIRST {
+                Join::Ignore
+            } else {
+                Join::Start
+            }
         }
     }
 }

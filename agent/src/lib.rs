@@ -22,3 +22,17 @@
 
 pub mod event;
 pub mod session;
+
+pub mod agent;
+pub mod cli;
+pub mod collector;
+pub mod config;
+pub mod container;
+pub mod convert;
+pub mod doctor;
+pub mod local;
+pub mod probe;
+pub mod spool;
+pub mod telemetry;
+pub mod trail;
+pub mod uplink;

@@ -3,7 +3,9 @@
 //! `probe` makes these from the bytes of the ring, tests from traces. See `podtrail_ebpf::layout` for what each
 //! field is; names are the same.
 
-use crate::event::{AgentState, BootTime, Credentials, Executable, ExitStatus, GapSource, Namespaces, Process, TaskKey, Tty};
+use crate::event::{
+    AgentState, BootTime, Credentials, Executable, ExitStatus, GapSource, Namespaces, Process, TaskKey, Tty,
+};
 
 /// One report of the kernel side, or of what was found in `/proc` at start.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +22,10 @@ pub enum Record {
     /// a session that was there before the agent: all its tasks, the root first
     Recovered(Box<Recovered>),
     /// the agent itself started or stopped
-    Agent { time: BootTime, state: AgentState },
+    Agent {
+        time: BootTime,
+        state: AgentState,
+    },
 }
 
 /// Where an entry into a container came from; see `layout::entry_kind`.

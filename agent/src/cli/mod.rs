@@ -1,0 +1,1 @@
+//! `podtrail tail | sessions | session | nodes`: the trail for people and scripts.

@@ -1,0 +1,1 @@
+//! The collector: takes events in from agents, keeps them in a log on disk, serves readers.

@@ -1,0 +1,1 @@
+//! Configuration: files and flags as written (`raw`), then checked (`checked`), before anything is opened.

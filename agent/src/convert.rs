@@ -1,0 +1,1 @@
+//! Internal events → `podtrail.v1` messages: proto types stop here.

@@ -1,0 +1,1 @@
+//! The node's socket: `Trail` for whoever may open it.

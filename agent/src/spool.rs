@@ -1,0 +1,1 @@
+//! Numbers events and keeps them until the collector has acknowledged them; readers of the node's socket read from it too.

@@ -1,0 +1,1 @@
+//! Logs to stderr, metrics for Prometheus, `/healthz` and `/readyz`.

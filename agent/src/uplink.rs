@@ -1,0 +1,1 @@
+//! The stream to the collector: batches up, acknowledgements down, back-off in between.
