@@ -379,7 +379,8 @@ pub struct Cgroup: 56 {
     pub container: u64,
     /// NAMED, FIRST: the first task; RUNNING: the init
     pub init: TaskKey,
-    /// namespaces of the container's init; 0: not known (yet), or the host's
+    /// RUNNING: namespaces of the container's init; 0: not known, or the host's.
+    /// NAMED, FIRST: the mount namespace of whoever made the first entry.
     pub mnt_ns: u32,
     pub pid_ns: u32,
     /// of [`cgroup_state`]

@@ -1,4 +1,5 @@
-//! What podtrail's BPF programs and user space both know: the [`layout`] of records and map values, and the
+//! What podtrail's BPF programs and user space both know: the [`layout`] of records and map values, the kernel
+//! fields that are read ([`offsets`]), and the
 //! [`rules`] by which tasks become members of containers and sessions.
 //!
 //! Nothing here calls the kernel: it compiles for `bpfel-unknown-none` and for the host, where the rules are
@@ -6,4 +7,5 @@
 #![no_std]
 
 pub mod layout;
+pub mod offsets;
 pub mod rules;

@@ -32,6 +32,7 @@ pub struct Place {
     /// of [`cgroup_state`], never MEMBER
     pub state: u8,
     pub init: TaskKey,
+    /// RUNNING: of the init; NAMED, FIRST: of whoever made the first entry
     pub mnt_ns: u32,
     pub pid_ns: u32,
 }
@@ -191,7 +192,7 @@ pub fn exec(known: &Known<'_>, ns: Namespaces, host: Namespaces, self_exec: bool
     if let (Some(task), Some(session)) = (known.task, known.session)
         && task.kind == task_kind::SESSION
     {
-        return exec_in_session(session, &known.place, ns, host);
+        return exec_in_session(session, &known.place, ns);
     }
     if known.task.is_some_and(|task| task.kind == task_kind::WORKLOAD) {
         return Exec::Ignore;
@@ -205,8 +206,9 @@ pub fn exec(known: &Known<'_>, ns: Namespaces, host: Namespaces, self_exec: bool
             }
         }
         cgroup_state::NAMED => {
-            // Its init is at work until it sees something other than the host.
-            if ns.mnt != host.mnt || ns.pid != host.pid { Exec::Init } else { Exec::Ignore }
+            // The runtime is at work until its task sees something other than the host and than the runtime.
+            let own_mnt = ns.mnt != host.mnt && ns.mnt != known.place.mnt_ns;
+            if own_mnt || ns.pid != host.pid { Exec::Init } else { Exec::Ignore }
         }
         cgroup_state::FIRST => {
             if ns.pid != host.pid {
@@ -226,7 +228,7 @@ pub fn exec(known: &Known<'_>, ns: Namespaces, host: Namespaces, self_exec: bool
 }
 
 #[inline(always)]
-fn exec_in_session(session: &Session, place: &Place, ns: Namespaces, host: Namespaces) -> Exec {
+fn exec_in_session(session: &Session, place: &Place, ns: Namespaces) -> Exec {
     if session.announced != 0 {
         return Exec::Command;
     }
@@ -237,11 +239,10 @@ fn exec_in_session(session: &Session, place: &Place, ns: Namespaces, host: Names
             if mnt || pid { Exec::Command } else { Exec::Ignore }
         }
         entry_kind::RUNTIME => {
-            let inside = place.mnt_ns != 0 && ns.mnt == place.mnt_ns;
+            let inside = place.state == cgroup_state::RUNNING && place.mnt_ns != 0 && ns.mnt == place.mnt_ns;
             if inside || ns.mnt != session.origin_mnt_ns || session.staged >= STAGED_MAX {
                 Exec::Command
             } else {
-                let _ = host;
                 Exec::Staging
             }
         }
