@@ -1,1 +1,71 @@
-fn main() {}
+//! Everything a developer of podtrail runs: `cargo xtask --help`.
+//!
+//! It starts other programs and says which; it must never do in silence what a person would have to undo.
+
+mod ebpf;
+mod lint;
+mod root;
+mod setup;
+mod sh;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Set-up, builds, tests, demo and benchmarks of podtrail.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what is missing: packages, and the BPF linker
+    Setup {
+        /// Also what only `bench` needs
+        #[arg(long)]
+        bench: bool,
+    },
+    /// Build the BPF object that the agent embeds
+    BuildEbpf(ebpf::Options),
+    /// Build the BPF object and the three programs
+    Build {
+        /// With optimisations, as it is shipped
+        #[arg(long)]
+        release: bool,
+    },
+    /// Run every test; as root also those against the real kernel and real containers
+    Test(test::Options),
+    /// Check formatting, lints and the rules of the code
+    Lint,
+    /// Check licences, sources and known vulnerabilities of dependencies
+    Deny,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Setup { bench } => setup::run(if bench { setup::For::Bench } else { setup::For::Tests }),
+        Command::BuildEbpf(options) => ebpf::build(&options).map(drop),
+        Command::Build { release } => {
+            setup::run(setup::For::Build)?;
+            ebpf::build_all(release).map(drop)
+        }
+        Command::Test(options) => test::run(&options),
+        Command::Lint => lint::run(),
+        Command::Deny => lint::deny::run(),
+    }
+}
