@@ -2,22 +2,35 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use podtrail_proto::{Timestamp, v1};
+use podtrail_proto::v1;
 use tokio::sync::watch;
+
+use super::Moment;
 
 /// A place in a log: the number of the event that stands there, from 1. 0 is before the first.
 pub type Cursor = u64;
 
 /// An ordered sequence of events. What it carries it does not care about.
 ///
-/// Methods may touch the disk: call them where blocking is allowed.
+/// Methods may touch the disk: call them where blocking is allowed. Cursors are dense and never used again: after
+/// a trim they go on from where they were.
 pub trait Log: Send + Sync + 'static {
-    /// Appends, in order, and returns the cursor of the last once all are as durable as this log makes them.
+    /// Appends, in order, and returns the cursor of the last once all are as durable as this log makes them:
+    /// the first then stands at that cursor less `events.len() - 1`. All or none are kept.
+    ///
+    /// No events: nothing happens, and the newest cursor comes back.
     fn append(&self, events: Vec<Arc<v1::Event>>) -> Result<Cursor, LogError>;
 
-    /// Up to `max` events after `after`, oldest first. Events that are trimmed already are skipped silently here:
+    /// Events after `after`, oldest first, up to `page`. Events that are trimmed already are skipped silently here:
     /// compare with [`Bounds::oldest`].
-    fn read(&self, after: Cursor, max: usize) -> Result<Vec<(Cursor, Arc<v1::Event>)>, LogError>;
+    fn read(&self, after: Cursor, page: Page) -> Result<Vec<Entry>, LogError>;
+
+    /// The events at these cursors (ascending), up to `page`; those that are trimmed are left out. Whoever wants the
+    /// rest goes on after the last that came.
+    fn get(&self, cursors: &[Cursor], page: Page) -> Result<Vec<Entry>, LogError>;
+
+    /// The place before the first event that was logged at `time` or later; the newest cursor where there is none.
+    fn seek(&self, time: Moment) -> Result<Cursor, LogError>;
 
     /// What it holds now.
     fn bounds(&self) -> Result<Bounds, LogError>;
@@ -29,14 +42,42 @@ pub trait Log: Send + Sync + 'static {
     fn newest(&self) -> watch::Receiver<Cursor>;
 }
 
+/// An event in its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub cursor: Cursor,
+    /// when it was appended; never earlier than that of the entry before
+    pub logged: Moment,
+    pub event: Arc<v1::Event>,
+}
+
+/// How much to read at once. At least one event comes, however large, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub max_events: usize,
+    /// as encoded; the event that exceeds it is left for the next page
+    pub max_bytes: usize,
+}
+
+impl Page {
+    /// A good size for going through a log.
+    pub const SCAN: Self = Self { max_events: 4096, max_bytes: 4 * 1024 * 1024 };
+
+    /// Whether one more event of `bytes` fits to those there already.
+    #[must_use]
+    pub fn takes(&self, events: usize, total: usize, bytes: usize) -> bool {
+        events == 0 || (events < self.max_events && total.saturating_add(bytes) <= self.max_bytes)
+    }
+}
+
 /// What a log holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bounds {
-    /// cursors of the oldest and the newest event; both 0 where it is empty and always was
+    /// cursors of the oldest and the newest event. Where it is empty `oldest` is `newest + 1`: both as after a trim.
     pub oldest: Cursor,
     pub newest: Cursor,
-    /// of the oldest event
-    pub oldest_time: Option<Timestamp>,
+    /// when the oldest event was logged
+    pub oldest_time: Option<Moment>,
     pub events: u64,
     /// as encoded
     pub bytes: u64,
@@ -58,11 +99,17 @@ pub enum LogError {
     /// the store failed: {0}
     #[error("the store failed: {0}")]
     Store(String),
+    /// {path} is in use by another process: stop it, or use another data directory
+    #[error("{path} is in use by another process: stop it, or use another data directory")]
+    Locked { path: String },
     /// {path} was written by a newer podtrail (format {found}, this one reads up to {known}); upgrade, or use another directory
     #[error(
         "{path} was written by a newer podtrail (format {found}, this one reads up to {known}): upgrade podtrail, or use another --data directory"
     )]
     Newer { path: String, found: u32, known: u32 },
+    /// {path} holds something else: use an empty directory
+    #[error("{path} is not a podtrail log ({why}): use another data directory")]
+    Foreign { path: String, why: String },
     /// the event at cursor {0} cannot be read
     #[error("the event at cursor {0} cannot be read: {1}")]
     Corrupt(Cursor, String),

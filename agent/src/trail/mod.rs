@@ -1,4 +1,27 @@
 //! Logs of events, the sessions and nodes indexed from them, and the `Trail` service over both: for the collector
 //! and for the node's socket.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`log`] | what a log is: append, read from a cursor, trim |
+//! | [`memory`] | a log in memory, bounded by bytes |
+//! | [`index`] | sessions and nodes counted from events: no clock, no I/O |
+//! | [`indexed`] | a log and its index, kept in step |
+//! | [`service`] | `podtrail.v1.Trail` over an indexed log |
+//!
+//! Nothing here knows where events come from, and nothing here ever changes one.
 
+pub mod index;
+pub mod indexed;
 pub mod log;
+pub mod memory;
+pub mod moment;
+pub mod service;
+
+pub use indexed::Indexed;
+pub use memory::MemoryLog;
+pub use moment::Moment;
+
+/// The largest gRPC message of `podtrail.v1` that anybody has to take: one event with the longest argv the kernel
+/// allows, written twice (as text and as bytes). Pages of many events stay under 4 MiB.
+pub const MAX_MESSAGE_BYTES: usize = 32 * 1024 * 1024;

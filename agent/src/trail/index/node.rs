@@ -1,0 +1,172 @@
+//! What the index knows of one node.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use podtrail_proto::v1::{self, event::Body};
+
+use super::session::bounded;
+use crate::trail::{
+    Moment,
+    log::{Cursor, Entry},
+};
+
+/// Gaps kept one by one for each node; the oldest beyond are put together.
+const MAX_GAPS: usize = 10_000;
+/// Conditions kept for each node.
+const MAX_CONDITIONS: usize = 100;
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) cluster: String,
+    pub(super) name: String,
+    pub(super) events: u64,
+    pub(super) connected: u32,
+    pub(super) last_seen: Option<Moment>,
+    pub(super) gaps: VecDeque<Gap>,
+    epoch: u64,
+    last_seq: u64,
+    last_event: Option<Moment>,
+    agent: Option<v1::AgentState>,
+    conditions: BTreeMap<String, v1::NodeCondition>,
+    lag: Option<std::time::Duration>,
+}
+
+/// Events are missing here, on one node.
+#[derive(Clone, Debug)]
+pub(super) struct Gap {
+    pub(super) cursor: Cursor,
+    source: v1::GapSource,
+    count: u64,
+    from: Moment,
+    to: Moment,
+    /// empty: any that was open
+    sessions: Vec<String>,
+}
+
+impl Gap {
+    /// `session_id` is the event's own, `time` when it was written.
+    pub(super) fn new(cursor: Cursor, gap: &v1::Gap, session_id: &str, time: Moment) -> Self {
+        let mut sessions = gap.session_ids.clone();
+        if !session_id.is_empty() {
+            sessions.push(session_id.to_owned());
+        }
+        // One that names a great many is taken to touch them all.
+        if sessions.len() > 1000 {
+            sessions.clear();
+        }
+        Self {
+            cursor,
+            source: gap.source(),
+            count: gap.count(),
+            from: gap.from.as_ref().map_or(Moment::MIN, Moment::from_timestamp),
+            to: gap.to.as_ref().map_or(time, Moment::from_timestamp),
+            sessions,
+        }
+    }
+
+    pub(super) fn touches(&self, id: &str, begin: Moment, end: Option<Moment>) -> bool {
+        if self.sessions.is_empty() {
+            self.from <= end.unwrap_or(Moment::MAX) && begin <= self.to
+        } else {
+            self.sessions.iter().any(|s| s == id)
+        }
+    }
+
+    /// Whether the kernel counts the same losses by session too.
+    pub(super) fn is_counted_by_session(&self) -> bool {
+        self.source == v1::GapSource::KernelRing
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Both in one, wherever they were.
+    fn join(self, other: &Self) -> Self {
+        Self {
+            cursor: self.cursor.max(other.cursor),
+            source: if self.source == other.source { self.source } else { v1::GapSource::Unspecified },
+            count: self.count.saturating_add(other.count),
+            from: self.from.min(other.from),
+            to: self.to.max(other.to),
+            sessions: Vec::new(),
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn new(cluster: &str, name: &str) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            name: name.to_owned(),
+            events: 0,
+            connected: 0,
+            last_seen: None,
+            gaps: VecDeque::new(),
+            epoch: 0,
+            last_seq: 0,
+            last_event: None,
+            agent: None,
+            conditions: BTreeMap::new(),
+            lag: None,
+        }
+    }
+
+    pub(super) fn apply(&mut self, entry: &Entry, time: Moment) {
+        if let Some(id) = &entry.event.id {
+            if id.epoch != self.epoch {
+                (self.epoch, self.last_seq) = (id.epoch, 0);
+            }
+            self.last_seq = self.last_seq.max(id.seq);
+        }
+        self.last_seen = self.last_seen.max(Some(entry.logged));
+        self.last_event = self.last_event.max(Some(time));
+        self.lag = Some(entry.logged.since(time));
+        match &entry.event.body {
+            Some(Body::AgentState(state)) => self.agent = bounded(state),
+            Some(Body::NodeCondition(c)) if self.conditions.len() < MAX_CONDITIONS => {
+                if let Some(c) = bounded(c) {
+                    self.conditions.insert(c.r#type.clone(), c);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn push_gap(&mut self, gap: Gap) {
+        self.gaps.push_back(gap);
+        if self.gaps.len() > MAX_GAPS
+            && let (Some(a), Some(b)) = (self.gaps.pop_front(), self.gaps.pop_front())
+        {
+            self.gaps.push_front(a.join(&b));
+        }
+    }
+
+    pub(super) fn trim(&mut self, oldest: Cursor) {
+        while self.gaps.front().is_some_and(|g| g.cursor < oldest) {
+            self.gaps.pop_front();
+        }
+    }
+
+    /// The log holds nothing of it, and nobody is there.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.events == 0 && self.connected == 0
+    }
+
+    pub(super) fn message(&self) -> v1::Node {
+        v1::Node {
+            cluster: self.cluster.clone(),
+            name: self.name.clone(),
+            epoch: self.epoch,
+            last_seq: self.last_seq,
+            last_seen: self.last_seen.map(Moment::timestamp),
+            last_event: self.last_event.map(Moment::timestamp),
+            connected: self.connected > 0,
+            events: self.events,
+            lost: self.gaps.iter().fold(0, |sum, g| sum.saturating_add(g.count)),
+            agent: self.agent.clone(),
+            conditions: self.conditions.values().cloned().collect(),
+            lag: self.lag.map(Into::into),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Questions to the index.
+
+use std::{collections::BTreeSet, ops::Bound};
+
+use podtrail_proto::v1;
+use prost::Message as _;
+
+use super::{Index, Key, NodeNumber, Session, node::Node};
+use crate::trail::{Moment, log::Cursor};
+
+/// How many candidates an ambiguous question names.
+const MAX_CANDIDATES: usize = 5;
+
+/// Which sessions; the default is all.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// open at or after it
+    pub since: Option<Moment>,
+    /// open at or before it
+    pub until: Option<Moment>,
+    pub namespace: Option<String>,
+    pub pod: Option<String>,
+    pub user: Option<String>,
+    pub method: Option<i32>,
+    pub node: Option<String>,
+    /// or a unique beginning of it
+    pub container: Option<String>,
+}
+
+/// Where a list goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageToken {
+    start: Moment,
+    key: Key,
+}
+
+/// A part of a list of sessions, newest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SessionsPage {
+    pub sessions: Vec<v1::Session>,
+    pub next: Option<PageToken>,
+}
+
+/// A session that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRef(Key);
+
+/// Why a name finds nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FindError {
+    /// there is no {what} {name:?}
+    #[error("there is no {what} {name:?} in the log: it was never recorded, or is trimmed already")]
+    None { what: &'static str, name: String },
+    /// {name:?} is the beginning of several
+    #[error("{name:?} is the beginning of several {what}s, write more of it: {}", .candidates.join(", "))]
+    Ambiguous { what: &'static str, name: String, candidates: Vec<String> },
+}
+
+impl PageToken {
+    /// As it goes over the wire.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        format!("{}/{}/{}", self.start.0, self.key.node.0, self.key.id)
+    }
+
+    /// `None`: nothing that [`Self::encode`] made.
+    #[must_use]
+    pub fn decode(token: &str) -> Option<Self> {
+        let mut parts = token.splitn(3, '/');
+        let start = Moment(parts.next()?.parse().ok()?);
+        let node = NodeNumber(parts.next()?.parse().ok()?);
+        Some(Self { start, key: Key { id: parts.next()?.into(), node } })
+    }
+}
+
+impl Filter {
+    fn takes(&self, session: &Session, node: &Node) -> bool {
+        let Self { since, until, namespace, pod, user, method, node: on, container } = self;
+        let same = |wanted: &Option<String>, has: Option<&str>| {
+            wanted.as_deref().is_none_or(|w| has.is_some_and(|h| h == w))
+        };
+        let user_name = session.attributed.as_ref().and_then(|a| a.user.as_ref()).map(|u| u.name.as_str());
+        since.is_none_or(|since| session.end.is_none_or(|end| end >= since))
+            && until.is_none_or(|until| session.begin() <= until)
+            && same(namespace, session.pod().map(|p| p.namespace.as_str()))
+            && same(pod, session.pod().map(|p| p.name.as_str()))
+            && same(user, user_name)
+            && same(on, Some(&node.name))
+            && method.is_none_or(|m| session.started.as_ref().and_then(|s| s.method).unwrap_or(0) == m)
+            && container.as_deref().is_none_or(|c| container_id(session).starts_with(c))
+    }
+}
+
+fn container_id(session: &Session) -> &str {
+    session.container.as_ref().map_or("", |c| &c.id)
+}
+
+impl Index {
+    /// Sessions, newest first, up to `max_sessions` and about `max_bytes`, from `after` on.
+    pub fn sessions(
+        &self,
+        filter: &Filter,
+        after: Option<&PageToken>,
+        max_sessions: usize,
+        max_bytes: usize,
+    ) -> Result<SessionsPage, FindError> {
+        self.check_container(filter)?;
+        let upper = after.map_or(Bound::Unbounded, |t| Bound::Excluded((t.start, t.key.clone())));
+        let mut page = SessionsPage::default();
+        let mut bytes = 0;
+        let mut last = None;
+        for (start, key) in self.by_start.range((Bound::Unbounded, upper)).rev() {
+            let (Some(session), Some(node)) = (self.sessions.get(key), self.nodes.get(&key.node)) else {
+                continue;
+            };
+            if !filter.takes(session, node) {
+                continue;
+            }
+            let message = session.message(&key.id, node);
+            let len = message.encoded_len();
+            if !page.sessions.is_empty() && (page.sessions.len() >= max_sessions || bytes + len > max_bytes) {
+                page.next = last;
+                break;
+            }
+            bytes += len;
+            page.sessions.push(message);
+            last = Some(PageToken { start: *start, key: key.clone() });
+        }
+        Ok(page)
+    }
+
+    /// A beginning of a container's id must mean one container.
+    fn check_container(&self, filter: &Filter) -> Result<(), FindError> {
+        let Some(prefix) = filter.container.as_deref() else { return Ok(()) };
+        let ids: BTreeSet<&str> =
+            self.sessions.values().map(container_id).filter(|id| id.starts_with(prefix)).collect();
+        if ids.len() > 1 && !ids.contains(prefix) {
+            let candidates = ids.iter().take(MAX_CANDIDATES).map(|&id| id.to_owned()).collect();
+            return Err(FindError::Ambiguous { what: "container", name: prefix.to_owned(), candidates });
+        }
+        Ok(())
+    }
+
+    /// The session with this id, or the only one whose id begins with it.
+    pub fn find(&self, id: &str) -> Result<SessionRef, FindError> {
+        let from = Key { id: id.into(), node: NodeNumber(0) };
+        let matches =
+            || self.sessions.range(from.clone()..).map(|(k, _)| k).take_while(|k| k.id.starts_with(id));
+        let exact = || matches().take_while(|k| &*k.id == id);
+        let ambiguous = |keys: &mut dyn Iterator<Item = &Key>, named: bool| FindError::Ambiguous {
+            what: "session",
+            name: id.to_owned(),
+            candidates: keys
+                .take(MAX_CANDIDATES)
+                .map(|k| match self.nodes.get(&k.node) {
+                    Some(node) if named => format!("{} on {}/{}", k.id, node.cluster, node.name),
+                    _ => k.id.to_string(),
+                })
+                .collect(),
+        };
+        let none = || FindError::None { what: "session", name: id.to_owned() };
+        if id.is_empty() {
+            return Err(none());
+        }
+        match (exact().count(), matches().take(2).count()) {
+            (1, _) => exact().next().cloned().map(SessionRef).ok_or_else(none),
+            (0, 1) => matches().next().cloned().map(SessionRef).ok_or_else(none),
+            (0, 0) => Err(none()),
+            (0, _) => Err(ambiguous(&mut matches(), false)),
+            (_, _) => Err(ambiguous(&mut exact(), true)),
+        }
+    }
+
+    /// What is known of it; `None`: it was dropped since.
+    #[must_use]
+    pub fn session(&self, session: &SessionRef) -> Option<v1::Session> {
+        let key = &session.0;
+        Some(self.sessions.get(key)?.message(&key.id, self.nodes.get(&key.node)?))
+    }
+
+    /// Where its events stand, and the gaps that may touch it: ascending, after `after`, at most `max`.
+    #[must_use]
+    pub fn cursors(&self, session: &SessionRef, after: Cursor, max: usize) -> Vec<Cursor> {
+        let key = &session.0;
+        let (Some(session), Some(node)) = (self.sessions.get(key), self.nodes.get(&key.node)) else {
+            return Vec::new();
+        };
+        let gaps: BTreeSet<Cursor> =
+            session.gaps(&key.id, node).map(|g| g.cursor).filter(|c| *c > after).collect();
+        let own = session.cursors.iter().filter(|c| *c > after).take(max);
+        let all: BTreeSet<Cursor> = own.chain(gaps).collect();
+        all.into_iter().take(max).collect()
+    }
+
+    /// All nodes, by cluster and name.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<v1::Node> {
+        self.node_numbers.values().filter_map(|n| self.nodes.get(n)).map(Node::message).collect()
+    }
+}

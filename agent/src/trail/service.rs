@@ -1,0 +1,344 @@
+//! `podtrail.v1.Trail` over an indexed log: what readers of the collector and of the node's socket are served.
+//!
+//! A slow reader costs the memory of one page and one task: pages are read only as fast as they are taken. Reading
+//! a log may touch the disk, so it is done where blocking is allowed.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream::BoxStream};
+use podtrail_proto::v1::{self, tail_request::From, trail_server};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Indexed, MAX_MESSAGE_BYTES, Moment,
+    index::{Filter, FindError, PageToken},
+    log::{Cursor, Limits, Log, LogError, Page},
+};
+
+/// Events or sessions on a page.
+const MAX_PAGE: usize = 1000;
+/// About how long a page gets, and how much is read at once for a tail.
+const PAGE_BYTES: usize = 1024 * 1024;
+const TAIL_PAGE: Page = Page { max_events: 512, max_bytes: PAGE_BYTES };
+/// Tails at once; each holds at most a page or two.
+const MAX_TAILS: usize = 256;
+
+/// How long a reader that is behind may take to make room for why its tail ends.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub struct Service<L> {
+    indexed: Arc<Indexed<L>>,
+    retention: Limits,
+    shutdown: CancellationToken,
+    tails: Arc<Semaphore>,
+}
+
+impl<L> Clone for Service<L> {
+    fn clone(&self) -> Self {
+        let Self { indexed, retention, shutdown, tails } = self;
+        Self {
+            indexed: indexed.clone(),
+            retention: *retention,
+            shutdown: shutdown.clone(),
+            tails: tails.clone(),
+        }
+    }
+}
+
+impl<L> fmt::Debug for Service<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").field("retention", &self.retention).finish_non_exhaustive()
+    }
+}
+
+impl<L: Log> Service<L> {
+    /// `retention` is what readers are told; tails end once `shutdown` is cancelled.
+    #[must_use]
+    pub fn new(indexed: Arc<Indexed<L>>, retention: Limits, shutdown: CancellationToken) -> Self {
+        Self { indexed, retention, shutdown, tails: Arc::new(Semaphore::new(MAX_TAILS)) }
+    }
+
+    /// Ready to be added to a `tonic` server.
+    #[must_use]
+    pub fn into_server(self) -> trail_server::TrailServer<Self> {
+        trail_server::TrailServer::new(self).max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Asks the log or the index where blocking is allowed.
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Indexed<L>) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let indexed = self.indexed.clone();
+        tokio::task::spawn_blocking(move || ask(&indexed))
+            .await
+            .map_err(|_panicked| Status::internal("the question failed; see the log of the server"))?
+    }
+
+    /// Where a tail begins: it gets what comes after.
+    async fn tail_start(&self, from: Option<From>) -> Result<Cursor, Status> {
+        self.ask(move |indexed| {
+            let log = indexed.log();
+            let bounds = log.bounds().map_err(log_status)?;
+            match from {
+                Some(From::Oldest(true)) => Ok(bounds.oldest.saturating_sub(1)),
+                Some(From::Cursor(cursor)) => {
+                    let after = parse_cursor(&cursor)?;
+                    if after + 1 < bounds.oldest {
+                        return Err(trimmed(after, bounds.oldest));
+                    }
+                    if after > bounds.newest {
+                        return Err(Status::out_of_range(format!(
+                            "cursor {after} is after the newest, {}: it is from another log; start with oldest or latest",
+                            bounds.newest
+                        )));
+                    }
+                    Ok(after)
+                }
+                Some(From::Time(time)) => log.seek(Moment::from_timestamp(&time)).map_err(log_status),
+                None | Some(From::Latest(_) | From::Oldest(false)) => Ok(bounds.newest),
+            }
+        })
+        .await
+    }
+
+    /// Sends until the reader is gone (`Ok`), the end is reached (`Ok`), or it cannot go on.
+    async fn feed(
+        &self,
+        mut after: Cursor,
+        until: Option<Cursor>,
+        tx: &mpsc::Sender<Result<v1::TailResponse, Status>>,
+    ) -> Result<(), Status> {
+        let mut newest = self.indexed.log().newest();
+        loop {
+            while *newest.borrow_and_update() > after && until.is_none_or(|until| after < until) {
+                let page = self
+                    .ask(move |indexed| {
+                        let page = indexed.log().read(after, TAIL_PAGE).map_err(log_status)?;
+                        // Looked at after the read: what was trimmed before it is noticed for certain.
+                        let oldest = indexed.log().bounds().map_err(log_status)?.oldest;
+                        let first = page.first().map_or(oldest, |e| e.cursor);
+                        if first > after + 1 && oldest > after + 1 {
+                            return Err(trimmed(after, oldest));
+                        }
+                        Ok(page)
+                    })
+                    .await?;
+                if page.is_empty() {
+                    break;
+                }
+                for entry in page {
+                    if until.is_some_and(|until| entry.cursor > until) {
+                        return Ok(());
+                    }
+                    after = entry.cursor;
+                    let event = Arc::unwrap_or_clone(entry.event);
+                    let response = v1::TailResponse { event: Some(event), cursor: after.to_string() };
+                    if tx.send(Ok(response)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            if until.is_some() || newest.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn parse_cursor(cursor: &str) -> Result<Cursor, Status> {
+    cursor
+        .parse()
+        .ok()
+        .filter(|c| *c < Cursor::MAX)
+        .ok_or_else(|| Status::invalid_argument(format!("{cursor:?} is not a cursor")))
+}
+
+fn trimmed(after: Cursor, oldest: Cursor) -> Status {
+    Status::out_of_range(format!(
+        "events {} to {} are trimmed already: the oldest left is {oldest}; start with oldest, or with a later cursor",
+        after + 1,
+        oldest - 1
+    ))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn log_status(e: LogError) -> Status {
+    match e {
+        LogError::Corrupt(..) => Status::data_loss(e.to_string()),
+        LogError::Io { .. }
+        | LogError::Store(_)
+        | LogError::Locked { .. }
+        | LogError::Newer { .. }
+        | LogError::Foreign { .. } => Status::internal(e.to_string()),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn find_status(e: FindError) -> Status {
+    match e {
+        FindError::None { .. } => Status::not_found(e.to_string()),
+        FindError::Ambiguous { .. } => Status::invalid_argument(e.to_string()),
+    }
+}
+
+fn page_size(asked: u32) -> usize {
+    match asked as usize {
+        0 => MAX_PAGE,
+        n => n.min(MAX_PAGE),
+    }
+}
+
+fn bad_token() -> Status {
+    Status::invalid_argument("page_token is not one that this call gave out")
+}
+
+fn given(s: String) -> Option<String> {
+    (!s.is_empty()).then_some(s)
+}
+
+#[tonic::async_trait]
+impl<L: Log> trail_server::Trail for Service<L> {
+    type TailStream = BoxStream<'static, Result<v1::TailResponse, Status>>;
+
+    async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let v1::TailRequest { from, follow } = request.into_inner();
+        let Ok(permit) = self.tails.clone().try_acquire_owned() else {
+            return Err(Status::resource_exhausted(format!(
+                "{MAX_TAILS} readers are here already: try later"
+            )));
+        };
+        let after = self.tail_start(from).await?;
+        let until = (!follow.unwrap_or(true)).then(|| *self.indexed.log().newest().borrow());
+        let (tx, rx) = mpsc::channel(16);
+        let this = self.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let end = tokio::select! {
+                end = this.feed(after, until, &tx) => end,
+                () = this.shutdown.cancelled() => Err(Status::unavailable("shutting down: come again")),
+                // Nobody reads any more.
+                () = tx.closed() => Ok(()),
+            };
+            if let Err(status) = end {
+                // A reader that takes nothing must not keep the task, nor hold up a shutdown.
+                _ = tokio::time::timeout(LAST_WORD, tx.send(Err(status))).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(rx).boxed()))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<v1::ListSessionsRequest>,
+    ) -> Result<Response<v1::ListSessionsResponse>, Status> {
+        let v1::ListSessionsRequest {
+            since,
+            until,
+            namespace,
+            pod,
+            user,
+            method,
+            node,
+            container_id,
+            page_size: size,
+            page_token,
+        } = request.into_inner();
+        let after = match page_token.as_str() {
+            "" => None,
+            token => Some(PageToken::decode(token).ok_or_else(bad_token)?),
+        };
+        let filter = Filter {
+            since: since.as_ref().map(Moment::from_timestamp),
+            until: until.as_ref().map(Moment::from_timestamp),
+            namespace: given(namespace),
+            pod: given(pod),
+            user: given(user),
+            method,
+            node: given(node),
+            container: given(container_id),
+        };
+        let page = self
+            .ask(move |indexed| {
+                indexed
+                    .index()
+                    .sessions(&filter, after.as_ref(), page_size(size), PAGE_BYTES)
+                    .map_err(find_status)
+            })
+            .await?;
+        Ok(Response::new(v1::ListSessionsResponse {
+            sessions: page.sessions,
+            next_page_token: page.next.map(|t| t.encode()).unwrap_or_default(),
+        }))
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<v1::GetSessionRequest>,
+    ) -> Result<Response<v1::GetSessionResponse>, Status> {
+        let v1::GetSessionRequest { id, page_size: size, page_token } = request.into_inner();
+        let after = match page_token.as_str() {
+            "" => 0,
+            token => parse_cursor(token).map_err(|_| bad_token())?,
+        };
+        self.ask(move |indexed| {
+            let (session, cursors) = {
+                let index = indexed.index();
+                let found = index.find(&id).map_err(find_status)?;
+                // One more than a page, to know whether that is the last.
+                (index.session(&found), index.cursors(&found, after, page_size(size) + 1))
+            };
+            let (events, next) = read_page(indexed.log().as_ref(), &cursors, page_size(size))?;
+            let next_page_token = next.map(|c| c.to_string()).unwrap_or_default();
+            Ok(Response::new(v1::GetSessionResponse { session, events, next_page_token }))
+        })
+        .await
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        let retention = self.retention;
+        self.ask(move |indexed| {
+            let bounds = indexed.log().bounds().map_err(log_status)?;
+            Ok(Response::new(v1::ListNodesResponse {
+                nodes: indexed.index().nodes(),
+                retention: Some(v1::Retention {
+                    max_age: Some(retention.max_age.into()),
+                    max_bytes: retention.max_bytes,
+                    bytes: bounds.bytes,
+                    events: bounds.events,
+                    oldest_cursor: bounds.oldest.to_string(),
+                    newest_cursor: bounds.newest.to_string(),
+                    oldest: bounds.oldest_time.map(Moment::timestamp),
+                }),
+            }))
+        })
+        .await
+    }
+}
+
+/// Up to `max` events at `cursors`, and where the next page goes on.
+fn read_page(
+    log: &impl Log,
+    cursors: &[Cursor],
+    max: usize,
+) -> Result<(Vec<v1::Event>, Option<Cursor>), Status> {
+    let wanted = cursors.get(..max).unwrap_or(cursors);
+    let page = Page { max_events: max, max_bytes: PAGE_BYTES };
+    let entries = log.get(wanted, page).map_err(log_status)?;
+    // Where the log stopped early for want of room, the page ends with what it gave; otherwise with what was asked.
+    let stopped_early = entries.len() < wanted.len();
+    let end = entries.last().filter(|_| stopped_early).map(|e| e.cursor).or(wanted.last().copied());
+    let more = cursors.last().copied() > end;
+    Ok((entries.into_iter().map(|e| Arc::unwrap_or_clone(e.event)).collect(), end.filter(|_| more)))
+}
+
+#[cfg(test)]
+#[path = "service_tests.rs"]
+mod tests;
