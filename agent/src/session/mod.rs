@@ -1,5 +1,410 @@
 //! From the kernel's records to events: which sessions there are, and what was run in them.
 //!
 //! A pure state machine: no clock, no I/O, no panics, whatever it is fed. Time comes with the records.
+//!
+//! An entry is silent until its first command; that one is the session's root and names it. The kernel side says
+//! which session a record is of (`entry`) and this module believes it: cgroups and namespaces may change under a
+//! session, the entry does not. Every record of a command says all that a session needs, so one whose entry was lost
+//! in the ring is announced all the same, with evidence that says what is missing.
+//!
+//! - Execs of a runtime on its way in are counted and dropped.
+//! - A join of namespaces that nobody owns is nobody's session: it is dropped, with its commands, until a record
+//!   names the container. Entries of every other kind have a container by what they are, and are told even where its
+//!   cgroup is not known.
+//! - Order holds within a session: an event waits for the argv of the one before it, but not for ever.
+//! - Memory is bounded by the constants below and those of the submodules. What has to be given up is told by a
+//!   [`Gap`], except for an entry by the cgroup that has run nothing: its first command says everything again.
 
+mod argv;
+mod bounded;
+mod entries;
+mod id;
+mod open;
 pub mod record;
+mod started;
+
+use std::collections::VecDeque;
+
+use self::{
+    argv::Assembly,
+    bounded::Bounded,
+    entries::{Entries, Entry},
+    id::Ids,
+    open::Open,
+    record::{ArgvChunk, EntryKind, Exec, Exit, Lost, Record, Recovered},
+};
+use crate::event::{Body, BootTime, Event, Executed, Gap, GapSource, NamespaceJoined, SessionId, TaskKey};
+
+/// Sessions that are open at once.
+const MAX_SESSIONS: usize = 16 * 1024;
+/// Sessions whose end is remembered, so that what comes late starts no second one.
+const MAX_ENDED: usize = 4096;
+/// Commands whose argv is not complete, and bytes that they hold.
+const MAX_WAITS: usize = 4096;
+const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
+/// How long a command waits for the rest of its argv.
+const ARGV_WAIT_NS: u64 = 1_000_000_000;
+/// Sessions that a gap names; where it may touch more, it names none, which means any.
+const MAX_GAP_SESSIONS: usize = 256;
+
+/// Turns records into events.
+#[derive(Debug)]
+pub struct Machine {
+    ids: Ids,
+    entries: Entries,
+    open: Bounded<TaskKey, Open>,
+    ended: Bounded<TaskKey, Ended>,
+    /// commands whose argv is not complete, oldest first; some of them have been told by now
+    waits: VecDeque<Wait>,
+    waiting_bytes: usize,
+}
+
+/// A session that is over.
+#[derive(Debug)]
+struct Ended {
+    id: SessionId,
+    container: Option<u64>,
+    time: BootTime,
+}
+
+/// A command that waits for more of its argv.
+#[derive(Debug)]
+struct Wait {
+    entry: TaskKey,
+    key: TaskKey,
+    exec_time: BootTime,
+    bytes: usize,
+}
+
+impl Machine {
+    /// A machine that has seen nothing yet. Ids of sessions are the same for every machine of the same boot.
+    #[must_use]
+    pub fn new(boot_id: &str) -> Self {
+        Self {
+            ids: Ids::new(boot_id),
+            entries: Entries::new(),
+            open: Bounded::new(MAX_SESSIONS),
+            ended: Bounded::new(MAX_ENDED),
+            waits: VecDeque::new(),
+            waiting_bytes: 0,
+        }
+    }
+
+    /// Takes one record, in the order of the ring, and appends what follows from it.
+    pub fn handle(&mut self, record: Record, out: &mut Vec<Event>) {
+        match record {
+            Record::Exec(exec) => {
+                self.release_late(exec.time, out);
+                self.exec(*exec, out);
+            }
+            Record::ArgvChunk(chunk) => self.chunk(chunk, out),
+            Record::Exit(exit) => {
+                self.release_late(exit.time, out);
+                self.exit(&exit, out);
+            }
+            Record::Enter(enter) => {
+                let key = enter.process.key;
+                let announced = self.open.contains(&key) || self.ended.contains(&key);
+                self.entries.enter(enter, announced, out);
+            }
+            Record::Join(join) => self.join(join, out),
+            Record::ContainerStarted(started) => self.entries.container_started(started),
+            Record::ContainerEnded(ended) => self.entries.container_ended(&ended),
+            Record::Lost(lost) => self.lost(lost, out),
+            Record::Recovered(recovered) => self.recovered(*recovered, out),
+            Record::Agent { time, state } => {
+                out.push(Event { time, container: None, session: None, body: Body::AgentState(state) });
+            }
+        }
+    }
+
+    /// Gives up on what has waited for too long. To be called now and then: records that never come end no wait.
+    pub fn flush(&mut self, now: BootTime, out: &mut Vec<Event>) {
+        self.release_late(now, out);
+    }
+
+    /// Says all that waits, with what is there. Sessions stay open: they are the kernel's, not this machine's.
+    pub fn finish(&mut self, out: &mut Vec<Event>) {
+        while self.release_oldest(out) {}
+        self.entries.flush(None, out);
+    }
+
+    /// Sessions announced and not ended.
+    #[must_use]
+    pub fn open_sessions(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Entries and joins that are kept without having been announced.
+    #[must_use]
+    pub fn unannounced(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes of arguments that wait for more.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    fn exec(&mut self, exec: Exec, out: &mut Vec<Event>) {
+        if exec.staging {
+            if !self.open.contains(&exec.entry) && !self.ended.contains(&exec.entry) {
+                let entry = self.entries.of(exec.entry, exec.time, out);
+                entry.staged = entry.staged.saturating_add(1);
+            }
+            return;
+        }
+        if let Some(ended) = self.ended.get(&exec.entry) {
+            out.push(late(&exec, ended));
+            return;
+        }
+        let root = !self.open.contains(&exec.entry);
+        if root && !self.announce(&exec, None, out) {
+            return;
+        }
+        self.command(exec, root, out);
+    }
+
+    /// Opens the session whose first command this is. `false`: it is nobody's.
+    fn announce(&mut self, exec: &Exec, recovered: Option<BootTime>, out: &mut Vec<Event>) -> bool {
+        let known = self.entries.take(&exec.entry);
+        let container = exec.container.or_else(|| known.as_ref().and_then(Entry::container));
+        if container.is_none() && exec.entry_kind == EntryKind::Join {
+            let entry = self.entries.of(exec.entry, exec.time, out);
+            *entry = known.unwrap_or_default();
+            entry.unowned = entry.unowned.saturating_add(1);
+            return false;
+        }
+        let started = started::started(exec, known.as_ref(), recovered);
+        let mut open = Open::new(self.ids.of(exec.process.key), container, exec.process.key, started.entered);
+        out.push(open.event(exec.time, Body::SessionStarted(Box::new(started))));
+        match known.and_then(|known| known.join) {
+            Some(joining) => {
+                out.push(Event { container, session: Some(open.id.clone()), ..joining.joined() });
+            }
+            None => open.join_missing = exec.entry_kind == EntryKind::Join,
+        }
+        if let Some((_, forgotten)) = self.open.insert(exec.entry, open) {
+            give_up(forgotten, exec.time, out);
+        }
+        true
+    }
+
+    fn command(&mut self, exec: Exec, root: bool, out: &mut Vec<Event>) {
+        let Exec {
+            time,
+            process,
+            tid: _,
+            entry,
+            entered_by: _,
+            entry_time: _,
+            entry_kind: _,
+            container,
+            staging: _,
+            root: _,
+            host_mnt: _,
+            cgroup_id,
+            namespaces,
+            credentials,
+            tty,
+            path,
+            cwd,
+            path_incomplete,
+            script,
+            executable,
+            argv,
+        } = exec;
+        let key = process.key;
+        self.release_task(entry, key, out);
+        let Some(open) = self.open.get_mut(&entry) else { return };
+        open.container = open.container.or(container);
+        let executed = Executed {
+            process,
+            path,
+            cwd,
+            path_incomplete,
+            argv: crate::event::Argv::default(),
+            script,
+            credentials,
+            tty,
+            executable,
+            namespaces,
+            cgroup_id,
+            root,
+        };
+        if let Some(bytes) = open.executed(time, executed, Assembly::new(argv), out) {
+            self.waiting_bytes = self.waiting_bytes.saturating_add(bytes);
+            self.waits.push_back(Wait { entry, key, exec_time: time, bytes });
+            while self.waits.len() > MAX_WAITS || self.waiting_bytes > MAX_WAITING_BYTES {
+                self.release_oldest(out);
+            }
+        }
+    }
+
+    fn chunk(&mut self, chunk: ArgvChunk, out: &mut Vec<Event>) {
+        let Some(wait) =
+            self.waits.iter_mut().find(|wait| wait.key == chunk.key && wait.exec_time == chunk.exec_time)
+        else {
+            return; // told already, with a mark where this was to be
+        };
+        let state = self.open.get_mut(&wait.entry).and_then(|open| open.chunk(chunk, out));
+        let (bytes, complete) = state.unwrap_or((0, true));
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(wait.bytes).saturating_add(bytes);
+        wait.bytes = bytes;
+        if complete {
+            let (key, exec_time) = (wait.key, wait.exec_time);
+            self.forget_waits(|wait| wait.key == key && wait.exec_time == exec_time);
+        }
+        while self.waiting_bytes > MAX_WAITING_BYTES {
+            self.release_oldest(out);
+        }
+    }
+
+    fn exit(&mut self, exit: &Exit, out: &mut Vec<Event>) {
+        if exit.executed {
+            self.release_task(exit.entry, exit.key, out);
+        }
+        let Some(open) = self.open.get_mut(&exit.entry) else {
+            if exit.last {
+                self.entries.ended(&exit.entry, exit.time, out);
+            }
+            return;
+        };
+        open.lost = open.lost.max(exit.lost);
+        if exit.executed {
+            open.exited(exit, out);
+        }
+        if exit.last {
+            self.end(exit, out);
+        }
+    }
+
+    fn end(&mut self, exit: &Exit, out: &mut Vec<Event>) {
+        let Some(open) = self.open.remove(&exit.entry) else { return };
+        let ended = Ended { id: open.id.clone(), container: open.container, time: exit.time };
+        open.ended(exit.time, out);
+        self.forget_waits(|wait| wait.entry == exit.entry);
+        let _ = self.ended.insert(exit.entry, ended);
+    }
+
+    fn join(&mut self, join: Box<record::Join>, out: &mut Vec<Event>) {
+        let Some(open) = self.open.get_mut(&join.entry) else {
+            if !self.ended.contains(&join.entry) {
+                self.entries.join(join, out);
+            }
+            return;
+        };
+        if std::mem::take(&mut open.join_missing) {
+            let event = open.event(join.time, Body::NamespaceJoined(Box::new(NamespaceJoined::from(*join))));
+            open.say(event, out);
+        }
+    }
+
+    fn lost(&mut self, lost: Lost, out: &mut Vec<Event>) {
+        let Lost { from, time, source, count, exact, detail } = lost;
+        let open = self.open.iter().filter(|(_, open)| open.entered <= time).map(|(_, open)| &open.id);
+        let ended = self.ended.iter().filter(|(_, ended)| ended.time >= from).map(|(_, ended)| &ended.id);
+        let mut sessions: Vec<SessionId> = open.chain(ended).take(MAX_GAP_SESSIONS + 1).cloned().collect();
+        if sessions.len() > MAX_GAP_SESSIONS {
+            sessions.clear();
+        }
+        let gap = Gap { source, count, exact, from, to: time, sessions, detail };
+        out.push(Event { time, container: None, session: None, body: Body::Gap(gap) });
+    }
+
+    /// A session that was there before the agent: its root is told as `/proc` shows it, so that its timeline has
+    /// one; of the others only what comes.
+    fn recovered(&mut self, recovered: Recovered, out: &mut Vec<Event>) {
+        let Recovered { time, entry, kind, container, processes } = recovered;
+        if self.open.contains(&entry) || self.ended.contains(&entry) {
+            return;
+        }
+        for (index, mut exec) in processes.into_iter().enumerate() {
+            exec.entry = entry;
+            exec.entry_kind = kind;
+            exec.container = Some(container);
+            if index == 0 {
+                if self.announce(&exec, Some(time), out) {
+                    self.command(exec, true, out);
+                }
+            } else if let Some(open) = self.open.get_mut(&entry) {
+                open.remember(exec.time, exec.process, out);
+            }
+        }
+    }
+
+    /// The process goes on: what it waits for does not come any more.
+    fn release_task(&mut self, entry: TaskKey, key: TaskKey, out: &mut Vec<Event>) {
+        while let Some(at) = self.waits.iter().position(|wait| wait.entry == entry && wait.key == key) {
+            if let Some(wait) = self.waits.remove(at) {
+                self.release(&wait, out);
+            }
+        }
+    }
+
+    fn release_late(&mut self, now: BootTime, out: &mut Vec<Event>) {
+        while self.waits.front().is_some_and(|wait| now.since(wait.exec_time) >= ARGV_WAIT_NS) {
+            self.release_oldest(out);
+        }
+        self.entries.flush(Some(now), out);
+    }
+
+    fn release_oldest(&mut self, out: &mut Vec<Event>) -> bool {
+        let Some(wait) = self.waits.pop_front() else { return false };
+        self.release(&wait, out);
+        true
+    }
+
+    fn release(&mut self, wait: &Wait, out: &mut Vec<Event>) {
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(wait.bytes);
+        if let Some(open) = self.open.get_mut(&wait.entry) {
+            open.release(wait.key, wait.exec_time, out);
+        }
+    }
+
+    fn forget_waits(&mut self, over: impl Fn(&Wait) -> bool) {
+        let bytes = &mut self.waiting_bytes;
+        self.waits.retain(|wait| {
+            let over = over(wait);
+            if over {
+                *bytes = bytes.saturating_sub(wait.bytes);
+            }
+            !over
+        });
+    }
+}
+
+/// There were more sessions than can be kept: this one, the oldest, is not followed any more.
+fn give_up(mut open: Open, time: BootTime, out: &mut Vec<Event>) {
+    open.release_all(out);
+    let gap = Gap {
+        source: GapSource::AgentBuffer,
+        count: 1,
+        exact: false,
+        from: time,
+        to: time,
+        sessions: vec![open.id.clone()],
+        detail: "too many sessions at once: the rest of the oldest".to_owned(),
+    };
+    out.push(open.event(time, Body::Gap(gap)));
+}
+
+/// A command that came when its session had been told to be over: it is counted there no more.
+fn late(exec: &Exec, ended: &Ended) -> Event {
+    let gap = Gap {
+        source: GapSource::AgentDecode,
+        count: 1,
+        exact: true,
+        from: exec.time,
+        to: exec.time,
+        sessions: vec![ended.id.clone()],
+        detail: "a command that came after the end of its session".to_owned(),
+    };
+    Event {
+        time: exec.time,
+        container: ended.container,
+        session: Some(ended.id.clone()),
+        body: Body::Gap(gap),
+    }
+}

@@ -1,0 +1,107 @@
+//! What is said when a session is announced: how it came in, and what that was concluded from.
+
+use super::{
+    entries::Entry,
+    record::{EntryKind, Exec},
+};
+use crate::event::{BootTime, Method, Process, SessionStarted, TaskKey};
+
+/// How a session with this root came in.
+fn method(kind: EntryKind, host_mnt: bool) -> Method {
+    match kind {
+        EntryKind::HostNamespace => Method::HostNamespace,
+        // In a container's cgroup, but not in its mount namespace: `kubectl debug node/…` then chroot, and its like.
+        EntryKind::Runtime | EntryKind::SelfMoved | EntryKind::Recovered if host_mnt => Method::HostNamespace,
+        EntryKind::Runtime => Method::RuntimeExec,
+        EntryKind::SelfMoved | EntryKind::Join => Method::NamespaceJoin,
+        EntryKind::Recovered => Method::Unknown,
+    }
+}
+
+/// The announcement of the session whose root ran `exec`. `entry` is what was known of it before.
+pub(super) fn started(exec: &Exec, entry: Option<&Entry>, recovered: Option<BootTime>) -> SessionStarted {
+    let enter = entry.and_then(|entry| entry.enter.as_deref());
+    let join = entry.and_then(|entry| entry.join.as_ref()).map(|joining| &*joining.join);
+    let by = enter.map_or(exec.entered_by, |enter| enter.by);
+    let entered_by = match (enter, join) {
+        _ if by.is_none() => None,
+        (Some(enter), _) => Some(Process { key: by, parent: TaskKey::NONE, comm: enter.by_comm.clone() }),
+        (None, Some(join)) if join.process.key == by => Some(join.process.clone()),
+        (None, _) => Some(Process { key: by, parent: TaskKey::NONE, comm: Vec::new() }),
+    };
+    let entered = if exec.entry_time == BootTime(0) {
+        enter.map_or_else(|| join.map_or(exec.time, |join| join.time), |enter| enter.time)
+    } else {
+        exec.entry_time
+    };
+    SessionStarted {
+        method: method(exec.entry_kind, exec.host_mnt),
+        evidence: evidence(exec, entry, recovered.is_some()),
+        tty: exec.tty.clone(),
+        root: exec.process.clone(),
+        entered_by,
+        entered,
+        login_uid: exec
+            .credentials
+            .login_uid
+            .or_else(|| enter.and_then(|enter| enter.login_uid))
+            .or_else(|| join.and_then(|join| join.login_uid)),
+        audit_session: exec
+            .credentials
+            .audit_session
+            .or_else(|| enter.and_then(|enter| enter.audit_session))
+            .or_else(|| join.and_then(|join| join.audit_session)),
+        recovered,
+    }
+}
+
+/// Findings, one line each, of numbers and fixed words only: what a task calls itself is in its own field, raw.
+fn evidence(exec: &Exec, entry: Option<&Entry>, recovered: bool) -> Vec<String> {
+    let by = exec.entered_by.tgid;
+    let mut evidence = vec![match exec.entry_kind {
+        EntryKind::Runtime => format!("pid {by} put it into the container's cgroup"),
+        EntryKind::SelfMoved => format!("pid {by} moved itself into the container's cgroup"),
+        EntryKind::Join => "its cgroup is not the container's, its namespaces are".to_owned(),
+        EntryKind::HostNamespace => {
+            "a process of the container took on the host's mount namespace".to_owned()
+        }
+        EntryKind::Recovered => "found in the container's cgroup".to_owned(),
+    }];
+    if exec.host_mnt {
+        evidence.push("the first command sees the host's mount namespace".to_owned());
+    }
+    if recovered {
+        evidence.push("found in /proc: it began before the agent did".to_owned());
+        return evidence;
+    }
+    match entry {
+        Some(Entry { enter, join, staged, unowned }) => {
+            if *staged > 0 {
+                evidence.push(format!("execs of the runtime on its way in: {staged}"));
+            }
+            if *unowned > 0 {
+                evidence.push(format!("commands before its namespaces' owner was known: {unowned}"));
+            }
+            if let Some(join) = join.as_ref().map(|joining| &joining.join) {
+                for (namespace, inode) in [("mount", join.mnt_ns), ("pid", join.pid_ns)] {
+                    if inode != 0 {
+                        evidence.push(format!(
+                            "pid {} joined {namespace} namespace {inode}",
+                            join.process.key.tgid
+                        ));
+                    }
+                }
+            }
+            if enter.is_none() && join.is_none() {
+                evidence.push("the entry itself was not seen".to_owned());
+            }
+        }
+        // Nothing precedes it: the kernel side opens this kind at its first command.
+        None if exec.entry_kind == EntryKind::HostNamespace => {}
+        None => evidence.push("the entry itself was not seen".to_owned()),
+    }
+    if !exec.root {
+        evidence.push("its first command was not seen: this is the first that was".to_owned());
+    }
+    evidence
+}
