@@ -354,7 +354,7 @@ pub fn name(bytes: &[u8; NAME_MAX], len: usize) -> Name {
             return Name::Other;
         }
         let c = bytes[at];
-        if !(c.is_ascii_digit() || (c >= b'a' && c <= b'f')) {
+        if !matches!(c, b'0'..=b'9' | b'a'..=b'f') {
             return Name::Other;
         }
         i += 1;
