@@ -1,1 +1,41 @@
-fn main() {}
+//! Tests of podtrail against real kernels, runtimes and faults, in one plain binary.
+//!
+//! It is its own helper: `payload` runs inside containers, `agent`, `collector` and `cli` are podtrail's own
+//! programs, so that a machine with nothing but this binary, busybox, runc and crun can run everything. It leaves
+//! nothing behind: no process, mount, cgroup or pinned BPF object.
+//!
+//! | variable | what it sets |
+//! |---|---|
+//! | `PODTRAIL_ITEST_RUNC`, `…_CRUN`, `…_BUSYBOX` | the programs; default: found in the usual places |
+//! | `PODTRAIL_ITEST_TMP` | where temporary files go; default: `/tmp` |
+//! | `PODTRAIL_ITEST_SLOW` | multiplies every time limit; default: 1 |
+//! | `PODTRAIL_ITEST_KEEP` | set: the agents' and collectors' logs are kept |
+//! | `CI` | `true`: a test that cannot run fails |
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test binary: to panic is to fail the test")]
+
+mod cases;
+mod harness;
+mod payload;
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    process::ExitCode,
+};
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = env::args_os().collect();
+    let rest = args.get(2..).unwrap_or_default();
+    match args.get(1).and_then(|arg| arg.to_str()) {
+        Some("payload") => payload::main(rest),
+        Some("helper") => harness::helper::main(rest),
+        Some(daemon @ ("agent" | "collector" | "cli")) => harness::daemon::main(daemon, rest),
+        _ => harness::run(cases::all()),
+    }
+}
+
+/// What an argument says, for programs that are told only text.
+fn text(arg: &OsStr) -> anyhow::Result<&str> {
+    arg.to_str().ok_or_else(|| anyhow::anyhow!("argument is not UTF-8: {}", arg.display()))
+}

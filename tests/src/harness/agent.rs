@@ -1,0 +1,251 @@
+//! An agent under test, and what it has told so far.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use podtrail_proto::v1::{Event, agent_state::Phase, event::Body};
+
+use super::{
+    host, process,
+    wait::{deadline, scaled},
+};
+
+/// Node name of every agent under test.
+pub(crate) const NODE: &str = "itest";
+
+/// An agent that runs.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    child: Mutex<Option<Child>>,
+    reader: Mutex<Option<JoinHandle<()>>>,
+    told: Arc<Told>,
+    /// its local socket
+    pub(crate) socket: PathBuf,
+    /// its standard error
+    pub(crate) log: PathBuf,
+    /// closed when dropped: the agent then ends by itself
+    _lifeline: Option<ChildStdin>,
+}
+
+/// Everything that an agent printed.
+#[derive(Debug, Default)]
+struct Told {
+    lines: Mutex<Lines>,
+    more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    events: Vec<Arc<Event>>,
+    raw: Vec<String>,
+    ended: bool,
+    /// what could not be read
+    bad: Option<String>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The command that runs an agent called `name`; the paths are its socket and its log.
+pub(crate) fn command(name: &str, args: &[&str]) -> Result<(Command, PathBuf, PathBuf)> {
+    let dir = host().dir(name)?;
+    let (socket, log) = (dir.join("agent.sock"), dir.join("agent.log"));
+    let mut command = Command::new(&host().exe);
+    command.args(["agent", "run", "--stdout", "--node-name", NODE]).arg("--socket").arg(&socket);
+    command.arg("--spool").arg(dir.join("spool"));
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&log)?);
+    Ok((command, socket, log))
+}
+
+impl Agent {
+    /// Starts an agent and waits until it is at work.
+    pub(crate) fn start(name: &str, args: &[&str]) -> Result<Self> {
+        let (mut command, socket, log) = command(name, args)?;
+        let mut child = command.spawn().context("cannot start an agent")?;
+        let stdout = child.stdout.take().context("no stdout")?;
+        let lifeline = child.stdin.take();
+        let told = Arc::new(Told::default());
+        let reader = thread::spawn({
+            let told = Arc::clone(&told);
+            move || told.read(BufReader::new(stdout))
+        });
+        let agent = Self {
+            child: Mutex::new(Some(child)),
+            reader: Mutex::new(Some(reader)),
+            told,
+            socket,
+            log,
+            _lifeline: lifeline,
+        };
+        agent.wait("the agent says that it started", |events| {
+            events.iter().any(|event| phase(event) == Some(Phase::Started)).then_some(())
+        })?;
+        Ok(agent)
+    }
+
+    /// Waits until what has been told so far gives something.
+    pub(crate) fn wait<T>(&self, what: &str, mut find: impl FnMut(&[Arc<Event>]) -> Option<T>) -> Result<T> {
+        let end = deadline();
+        let mut lines = lock(&self.told.lines);
+        loop {
+            if let Some(bad) = &lines.bad {
+                bail!("the agent printed what is no event: {bad}");
+            }
+            if let Some(found) = find(&lines.events) {
+                return Ok(found);
+            }
+            if lines.ended {
+                drop(lines);
+                bail!("the agent ended before: {what}; its log: {}", self.logged());
+            }
+            let now = Instant::now();
+            if now >= end {
+                drop(lines);
+                bail!("waited in vain for: {what}; the agent's log: {}", self.logged());
+            }
+            let seen = lines.events.len();
+            // In a storm, look again when it pauses or every few milliseconds, not after each event.
+            (lines, _) = self
+                .told
+                .more
+                .wait_timeout_while(lines, (end - now).min(Duration::from_millis(50)), |lines| {
+                    lines.events.len() == seen && !lines.ended && lines.bad.is_none()
+                })
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// What has been told so far.
+    pub(crate) fn events(&self) -> Vec<Arc<Event>> {
+        lock(&self.told.lines).events.clone()
+    }
+
+    /// The same, as it was printed.
+    pub(crate) fn raw(&self) -> Vec<String> {
+        lock(&self.told.lines).raw.clone()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> Result<u32> {
+        Ok(lock(&self.child).as_ref().context("the agent was stopped")?.id())
+    }
+
+    /// The end of its log.
+    pub(crate) fn logged(&self) -> String {
+        tail(&self.log)
+    }
+
+    /// Ends it with a signal and reads all that it still prints.
+    pub(crate) fn end(&self, signal: Signal) -> Result<ExitStatus> {
+        let mut child = lock(&self.child).take().context("the agent was stopped already")?;
+        kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
+        let status = process::reap(&mut child, "the agent ends")?;
+        if let Some(reader) = lock(&self.reader).take() {
+            reader.join().ok().context("the reader of the agent's output failed")?;
+        }
+        if let Some(bad) = &lock(&self.told.lines).bad {
+            bail!("the agent printed what is no event: {bad}");
+        }
+        Ok(status)
+    }
+
+    /// Asks it to stop, and checks that it kept its promises: no number missing, no loss, a last word.
+    pub(crate) fn stop(&self) -> Result<()> {
+        let status = self.end(Signal::SIGTERM)?;
+        ensure!(status.success(), "the agent ended with {status}: {}", self.logged());
+        let events = self.events();
+        ensure!(
+            events.last().is_some_and(|event| phase(event) == Some(Phase::Stopped)),
+            "the agent's last event is not that it stopped: {:?}",
+            events.last()
+        );
+        whole(&events)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = lock(&self.child).take() {
+            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+            if process::reap(&mut child, "the agent ends").is_err() {
+                eprintln!("an agent had to be killed");
+            }
+        }
+        if std::env::var_os("PODTRAIL_ITEST_KEEP").is_some() {
+            eprintln!("log of {}: {}", self.log.display(), self.logged());
+        }
+    }
+}
+
+/// Fails unless events are numbered without a hole, each once, and none is a gap.
+pub(crate) fn whole(events: &[Arc<Event>]) -> Result<()> {
+    let mut next = None;
+    for event in events {
+        let id = event.id.as_ref().context("an event without an id")?;
+        ensure!(id.node == NODE, "an event of node {:?}", id.node);
+        if let Some((epoch, seq)) = next {
+            ensure!((id.epoch, id.seq) == (epoch, seq), "expected number {seq} of {epoch}, got {id:?}");
+        } else {
+            ensure!(id.seq == 1, "the first number is {}", id.seq);
+        }
+        next = Some((id.epoch, id.seq + 1));
+        ensure!(!matches!(event.body, Some(Body::Gap(_))), "a gap: {event:?}");
+    }
+    Ok(())
+}
+
+fn phase(event: &Event) -> Option<Phase> {
+    match &event.body {
+        Some(Body::AgentState(state)) => state.phase.and_then(|phase| Phase::try_from(phase).ok()),
+        _ => None,
+    }
+}
+
+fn tail(log: &Path) -> String {
+    let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(20);
+    lines.get(from..).unwrap_or_default().join("\n")
+}
+
+impl Told {
+    fn read(&self, stdout: impl BufRead) {
+        for line in stdout.lines() {
+            let event =
+                line.map_err(|e| e.to_string()).and_then(|line| match serde_json::from_str::<Event>(&line) {
+                    Ok(event) => Ok((event, line)),
+                    Err(e) => Err(format!("{e}: {line}")),
+                });
+            let mut lines = lock(&self.lines);
+            match event {
+                Ok((event, raw)) => {
+                    lines.events.push(Arc::new(event));
+                    lines.raw.push(raw);
+                }
+                Err(bad) => lines.bad = Some(bad),
+            }
+            drop(lines);
+            self.more.notify_all();
+        }
+        lock(&self.lines).ended = true;
+        self.more.notify_all();
+    }
+}
+
+/// How long a storm may take.
+pub(crate) fn patience(limit: Duration) -> Duration {
+    scaled(limit)
+}

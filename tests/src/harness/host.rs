@@ -1,0 +1,116 @@
+//! The machine that the tests run on: where its programs are, and how its cgroups are mounted.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process,
+    sync::OnceLock,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Needs,
+    cgroup::{self, Hierarchy},
+};
+
+/// Begins the names of everything that a run makes.
+pub(crate) const PREFIX: &str = "podtrail-itest-";
+
+/// What is true of this machine during the whole run.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) runc: Option<PathBuf>,
+    pub(crate) crun: Option<PathBuf>,
+    pub(crate) busybox: Option<PathBuf>,
+    /// this program
+    pub(crate) exe: PathBuf,
+    /// of this run alone
+    pub(crate) dir: PathBuf,
+    /// every cgroup hierarchy that is mounted
+    pub(crate) hierarchies: Vec<Hierarchy>,
+    /// an initramfs cannot be pivoted away from
+    pub(crate) no_pivot: bool,
+    /// below which all containers of this run are
+    pub(crate) cgroup: String,
+}
+
+/// This machine.
+pub(crate) fn host() -> &'static Host {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    HOST.get_or_init(|| Host::look().unwrap_or_else(|e| panic!("cannot make out this machine: {e:#}")))
+}
+
+/// Why a case that needs `needs` cannot run here.
+pub(crate) fn missing(needs: Needs) -> Option<String> {
+    if needs == Needs::Nothing {
+        return None;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Some("needs root".to_owned());
+    }
+    let host = host();
+    for (what, found) in [("runc", &host.runc), ("crun", &host.crun), ("busybox", &host.busybox)] {
+        if found.is_none() {
+            return Some(format!("needs {what}: install it, or set {}", variable(what)));
+        }
+    }
+    if host.hierarchies.iter().all(|hierarchy| !hierarchy.v2) {
+        return Some("needs a cgroup v2 hierarchy: mount one".to_owned());
+    }
+    None
+}
+
+fn variable(program: &str) -> String {
+    format!("PODTRAIL_ITEST_{}", program.to_ascii_uppercase())
+}
+
+/// Where temporary files of all runs go.
+pub(crate) fn tmp() -> PathBuf {
+    env::var_os("PODTRAIL_ITEST_TMP").map_or_else(|| PathBuf::from("/tmp"), PathBuf::from)
+}
+
+impl Host {
+    fn look() -> Result<Self> {
+        let dir = tmp().join(format!("{PREFIX}{}", process::id()));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let root_is = fs::read_to_string("/proc/self/mounts")?
+            .lines()
+            .filter_map(|line| {
+                let mut fields = line.split(' ').skip(1);
+                (fields.next()? == "/").then(|| fields.next().map(str::to_owned))?
+            })
+            .next_back();
+        Ok(Self {
+            runc: program("runc", &["/usr/sbin/runc", "/usr/bin/runc", "/bin/runc", "/sbin/runc"]),
+            crun: program("crun", &["/usr/bin/crun", "/bin/crun", "/usr/sbin/crun"]),
+            busybox: program("busybox", &["/usr/bin/busybox", "/bin/busybox"]),
+            exe: env::current_exe()?,
+            dir,
+            hierarchies: cgroup::hierarchies()?,
+            no_pivot: root_is.is_some_and(|fs| fs == "rootfs"),
+            cgroup: format!("/{PREFIX}{}", process::id()),
+        })
+    }
+
+    /// The hierarchy whose cgroup ids name containers.
+    pub(crate) fn v2(&self) -> Result<&Hierarchy> {
+        let v2 = self.hierarchies.iter().find(|hierarchy| hierarchy.v2);
+        v2.context("no cgroup v2 hierarchy is mounted")
+    }
+
+    /// A directory of its own for `name`.
+    pub(crate) fn dir(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(name);
+        ensure!(!dir.exists(), "{} is there already", dir.display());
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(dir)
+    }
+}
+
+fn program(name: &str, places: &[&str]) -> Option<PathBuf> {
+    match env::var_os(variable(name)) {
+        Some(path) => Some(PathBuf::from(path)).filter(|path| path.exists()),
+        None => places.iter().map(Path::new).find(|path| path.exists()).map(Path::to_path_buf),
+    }
+}

@@ -1,0 +1,96 @@
+//! What the tests stand on: the machine, containers, agents, and views of what agents reported.
+
+pub(crate) mod agent;
+pub(crate) mod cgroup;
+pub(crate) mod container;
+pub(crate) mod daemon;
+pub(crate) mod exec;
+pub(crate) mod helper;
+pub(crate) mod host;
+pub(crate) mod leftovers;
+pub(crate) mod node;
+pub(crate) mod process;
+pub(crate) mod session;
+pub(crate) mod wait;
+
+use std::{env, process::ExitCode};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+pub(crate) use self::{
+    agent::Agent,
+    container::{Container, Runtime, Spec},
+    host::host,
+    node::Cx,
+    session::{Session, want},
+    wait::{until, within},
+};
+
+/// What a case needs to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// no agent, and no privilege
+    Nothing,
+    /// root and the runtimes
+    Runtime,
+    /// besides, the one agent that all such cases share
+    SharedAgent,
+    /// besides, to be the only one that runs an agent
+    OwnAgent,
+}
+
+/// One test.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) needs: Needs,
+    pub(crate) run: fn(&Cx) -> anyhow::Result<()>,
+}
+
+/// Lists the cases of a module: `cases! { "module", Needs: function, function; Needs: function }`.
+#[macro_export]
+macro_rules! cases {
+    ($module:literal, $($needs:ident: $($case:ident),+ $(,)?);+ $(;)?) => {
+        pub(crate) fn cases() -> Vec<$crate::harness::Case> {
+            vec![$($($crate::harness::Case {
+                name: concat!($module, "::", stringify!($case)),
+                needs: $crate::harness::Needs::$needs,
+                run: $case,
+            }),+),+]
+        }
+    };
+}
+
+/// Runs what the command line asks for, as `cargo test` would.
+pub(crate) fn run(mut cases: Vec<Case>) -> ExitCode {
+    let arguments = Arguments::from_args();
+    // Those that want the node to themselves come last: they would only make the others wait.
+    cases.sort_by_key(|case| case.needs == Needs::OwnAgent);
+    let trials = cases.into_iter().map(trial).collect();
+    if !arguments.list
+        && let Err(e) = leftovers::remove()
+    {
+        eprintln!("cannot remove what a former run left: {e:#}");
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    let ended = node::end();
+    if let Err(e) = &ended {
+        eprintln!("cannot clean up: {e:#}");
+    }
+    if conclusion.has_failed() || ended.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn trial(case: Case) -> Trial {
+    Trial::ignorable_test(case.name, move || {
+        if let Some(reason) = host::missing(case.needs) {
+            return if env::var_os("CI").is_some_and(|ci| ci == "true") {
+                Err(Failed::from(format!("cannot run: {reason}")))
+            } else {
+                Ok(Completion::ignored_with(reason))
+            };
+        }
+        let cx = Cx::begin(&case).map_err(|e| Failed::from(format!("cannot begin: {e:#}")))?;
+        (case.run)(&cx).map_err(|e| Failed::from(format!("{e:#}{}", cx.story())))?;
+        Ok(Completion::Completed)
+    })
+}
