@@ -1,1 +1,3 @@
 //! Configuration: files and flags as written (`raw`), then checked (`checked`), before anything is opened.
+
+pub mod file;

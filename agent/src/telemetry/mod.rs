@@ -1,1 +1,33 @@
-//! Logs to stderr, metrics for Prometheus, `/healthz` and `/readyz`.
+//! Logs to stderr, metrics for Prometheus, `/healthz` and `/readyz`: the same for agent and collector.
+//!
+//! What is worth telling is a struct that implements [`Emit`]: its log line and its metric are written in one place,
+//! in the daemon's own file here. WARN: nothing is lost. ERROR: something is lost, or a person is needed.
+//!
+//! Nothing from outside (a command, a name, an error that quotes one) goes to the log raw: control characters are
+//! escaped, whatever the format.
+
+pub mod escape;
+pub mod health;
+pub mod http;
+pub mod logs;
+pub mod metrics;
+
+pub use health::{Component, Health};
+pub use logs::LogFormat;
+pub use metrics::Metrics;
+
+/// Something worth telling: a log line, a metric, or both.
+pub trait Emit {
+    fn emit(self);
+}
+
+/// Why telemetry cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// {what} {filter:?} is not a log filter
+    #[error("{what} {filter:?} is not a log filter ({why}): write for example info, or podtrail=debug,warn")]
+    Filter { what: &'static str, filter: String, why: String },
+    /// logging is set up already
+    #[error("logging is set up already in this process")]
+    Twice,
+}
