@@ -80,7 +80,7 @@ impl Session {
             }
             Some(Body::SessionEnded(e)) => {
                 self.end = Some(time);
-                self.ended = bounded(e);
+                self.ended = Some(*e);
             }
             Some(Body::Attributed(a)) => {
                 self.learn_container(a.container.as_ref());
@@ -128,7 +128,7 @@ impl Session {
             started: self.started.clone(),
             start: Some(self.start().timestamp()),
             end: self.end.map(Moment::timestamp),
-            ended: self.ended.clone(),
+            ended: self.ended,
             commands: self.cursors.commands(),
             lost: self.lost(id, node),
             last_event: Some(self.last_event.timestamp()),
