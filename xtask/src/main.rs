@@ -2,11 +2,13 @@
 //!
 //! It starts other programs and says which; it must never do in silence what a person would have to undo.
 
+mod demo;
 mod ebpf;
 mod lint;
 mod root;
 mod setup;
 mod sh;
+mod stage;
 mod test;
 
 use std::process::ExitCode;
@@ -38,11 +40,13 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Watch it work: two sessions in a real container and one from the host, as the collector knows them
+    Demo(demo::Options),
     /// Run every test; as root also those against the real kernel and real containers
     Test(test::Options),
-    /// Check formatting, lints and the rules of the code
+    /// Check formatting, lints, the rules of the code, and dependencies
     Lint,
-    /// Check licences, sources and known vulnerabilities of dependencies
+    /// Only check dependencies: licences, sources, known vulnerabilities
     Deny,
 }
 
@@ -64,6 +68,7 @@ fn run(command: Command) -> Result<()> {
             setup::run(setup::For::Build)?;
             ebpf::build_all(release).map(drop)
         }
+        Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint => lint::run(),
         Command::Deny => lint::deny::run(),

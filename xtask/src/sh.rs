@@ -16,13 +16,14 @@ use crate::root;
 pub(crate) struct Cmd {
     inner: Command,
     shown: Vec<String>,
+    quiet: bool,
 }
 
 /// A command that runs in the workspace's folder.
 pub(crate) fn cmd(program: impl AsRef<OsStr>) -> Cmd {
     let mut inner = Command::new(program.as_ref());
     inner.current_dir(root::workspace());
-    Cmd { inner, shown: vec![quote(program.as_ref())] }
+    Cmd { inner, shown: vec![quote(program.as_ref())], quiet: false }
 }
 
 /// The cargo that started this, freed of what it told this program about itself: a build script that looks at one
@@ -69,6 +70,17 @@ impl Cmd {
         self.shown.join(" ")
     }
 
+    /// Not shown when it runs: for what changes nothing that lasts.
+    pub(crate) fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
+    /// The command itself, for what the methods here do not cover.
+    pub(crate) fn into_std(self) -> Command {
+        self.inner
+    }
+
     /// Runs it, shown; its output goes where ours goes.
     pub(crate) fn run(self) -> Result<()> {
         let shown = self.shown();
@@ -78,7 +90,9 @@ impl Cmd {
     /// Runs it, shown; says whether it succeeded.
     pub(crate) fn status(mut self) -> Result<bool> {
         let shown = self.shown();
-        eprintln!("+ {shown}");
+        if !self.quiet {
+            eprintln!("+ {shown}");
+        }
         let status = self.inner.status().with_context(|| format!("cannot start `{shown}`"))?;
         Ok(status.success())
     }

@@ -11,7 +11,7 @@ use crate::{
     sh::{cargo, step},
 };
 
-/// Runs every check but the one that needs the network (`cargo xtask deny`).
+/// Runs every check.
 pub(crate) fn run() -> Result<()> {
     step("the rules of the code");
     tidy::run()?;
@@ -20,5 +20,7 @@ pub(crate) fn run() -> Result<()> {
     step("lints");
     cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).run()?;
     step("lints of the BPF programs");
-    ebpf::check()
+    ebpf::check()?;
+    step("dependencies");
+    deny::run()
 }
