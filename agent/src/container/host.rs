@@ -1,0 +1,121 @@
+//! Where the node's `/proc` and cgroups are mounted, and which namespaces are the node's own.
+//!
+//! Both places are parameters: an agent in a container has the node's mounted elsewhere, and tests have fakes.
+
+use std::path::{Path, PathBuf};
+
+use super::process::{self, NsKind};
+
+/// Inode numbers that the kernel gives its initial namespaces (include/uapi/linux/nsfs.h, include/linux/proc_ns.h).
+const INITIAL_USER_NS: u32 = 0xEFFF_FFFD;
+const INITIAL_PID_NS: u32 = 0xEFFF_FFFC;
+const INITIAL_CGROUP_NS: u32 = 0xEFFF_FFFB;
+
+/// Where the node's things are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// the node's procfs
+    pub proc: PathBuf,
+    /// the node's cgroup mount, or the folder with its mounts; `None`: wherever the agent's own mounts say
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self { proc: PathBuf::from("/proc"), cgroup: None }
+    }
+}
+
+impl Host {
+    /// The folder of a process.
+    #[must_use]
+    pub fn process(&self, pid: u32) -> PathBuf {
+        self.proc.join(pid.to_string())
+    }
+}
+
+/// The node's own namespaces, as inode numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostNamespaces {
+    pub mnt: u32,
+    pub pid: u32,
+    pub user: u32,
+    pub cgroup: u32,
+    /// `Some`: the mount namespace is the agent's own, and this is why
+    pub note: Option<String>,
+}
+
+/// The node's own namespaces: those of its process 1, or the agent's own where that one cannot be read. The
+/// initial pid, user and cgroup namespaces have numbers that never change.
+#[must_use]
+pub fn host_namespaces(host: &Host) -> HostNamespaces {
+    let of = |who: &str, kind: NsKind| process::namespace(&host.proc.join(who), kind);
+    let initial = |mnt: u32, note: Option<String>| HostNamespaces {
+        mnt,
+        pid: INITIAL_PID_NS,
+        user: INITIAL_USER_NS,
+        cgroup: INITIAL_CGROUP_NS,
+        note,
+    };
+    let reason = match of("1", NsKind::Mnt) {
+        Ok(mnt) => return initial(mnt, None),
+        Err(error) => error,
+    };
+    let link = Path::new("1/ns/mnt");
+    let unreadable = format!("{} cannot be read ({reason})", host.proc.join(link).display());
+    match of("self", NsKind::Mnt) {
+        Ok(mnt) => {
+            let mut note = format!("{unreadable}: the agent's own mount namespace is taken for the node's");
+            if of("self", NsKind::Pid).is_ok_and(|pid| pid != INITIAL_PID_NS) {
+                note += ", and the agent is not in the node's pid namespace: run it with hostPID and CAP_SYS_PTRACE";
+            }
+            initial(mnt, Some(note))
+        }
+        Err(error) => {
+            initial(0, Some(format!("{unreadable}, nor can the agent's own ({error}): is /proc mounted?")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::fake::Fake;
+
+    #[test]
+    fn process_1_tells_the_nodes_mount_namespace() {
+        let fake = Fake::unified();
+        fake.process(1).mnt(4_026_531_841).write();
+        fake.link_self(1);
+        let namespaces = host_namespaces(&fake.host());
+        assert_eq!(namespaces.mnt, 4_026_531_841);
+        assert_eq!(namespaces.pid, 4_026_531_836);
+        assert_eq!(namespaces.note, None);
+    }
+
+    #[test]
+    fn the_agents_own_is_taken_and_said_so() {
+        let fake = Fake::unified();
+        fake.process(77).mnt(9).pid_ns(4_026_532_000).write();
+        fake.link_self(77);
+        let namespaces = host_namespaces(&fake.host());
+        assert_eq!((namespaces.mnt, namespaces.pid), (9, INITIAL_PID_NS));
+        let note = namespaces.note.expect("a note");
+        assert!(note.contains("1/ns/mnt cannot be read"), "{note}");
+        assert!(note.contains("hostPID"), "{note}");
+    }
+
+    #[test]
+    fn nothing_readable_gives_no_mount_namespace() {
+        let fake = Fake::unified();
+        let namespaces = host_namespaces(&fake.host());
+        assert_eq!(namespaces.mnt, 0);
+        assert!(namespaces.note.is_some());
+    }
+
+    #[test]
+    fn this_machine() {
+        let namespaces = host_namespaces(&Host::default());
+        assert_ne!(namespaces.mnt, 0, "{namespaces:?}");
+    }
+}
