@@ -351,6 +351,15 @@ pub struct ContainerEnded: 56 {
 }
 }
 
+shared! {
+/// One row of the task iterator: not in the ring, but read from the iterator's file.
+pub struct TaskStart: 16 {
+    pub start_time: u64,
+    pub pid: u32,
+    pub _pad: u32,
+}
+}
+
 // ------------------------------------------------------------------------------------------ map values
 
 /// What a cgroup is.

@@ -1,1 +1,132 @@
-fn main() {}
+//! The BPF programs: hooks on exec, fork, exit, cgroups and setns that follow the tasks of sessions and report them.
+//!
+//! They hold the maps, read the kernel ([`kernel`]) and do what [`podtrail_ebpf::rules`] decides. A process outside
+//! every session costs look-ups and sends nothing. Whatever cannot be kept or sent is counted in `COUNTERS`.
+//!
+//! Must load on Linux 5.10: no `bpf_loop`, no dynptr, no fetching atomics, no map newer than the ring buffer.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)] // for the one atomic addition in `maps`
+
+#[path = "program/cgroups.rs"]
+mod cgroups;
+#[path = "program/exec.rs"]
+mod exec;
+#[path = "program/join.rs"]
+mod join;
+#[path = "program/kernel.rs"]
+mod kernel;
+#[path = "program/maps.rs"]
+mod maps;
+#[path = "program/ring.rs"]
+mod ring;
+#[path = "program/tasks.rs"]
+mod tasks;
+#[path = "program/walk.rs"]
+mod walk;
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    macros::{btf_tracepoint, fexit, kretprobe, tracepoint},
+    programs::{BtfTracePointContext, FExitContext, RetProbeContext, TracePointContext},
+};
+
+/// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn podtrail_exec(ctx: BtfTracePointContext) -> i32 {
+    exec::on_exec(&ctx, pointer(&ctx, 0), pointer(&ctx, 1) as u32, pointer(&ctx, 2));
+    0
+}
+
+/// `(struct task_struct *parent, struct task_struct *child)`
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn podtrail_fork(ctx: BtfTracePointContext) -> i32 {
+    tasks::on_fork(&ctx, pointer(&ctx, 0), pointer(&ctx, 1));
+    0
+}
+
+/// `(struct task_struct *p, …)`
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn podtrail_exit(ctx: BtfTracePointContext) -> i32 {
+    tasks::on_exit(pointer(&ctx, 0));
+    0
+}
+
+/// `(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup)`
+#[btf_tracepoint(function = "cgroup_attach_task")]
+pub fn podtrail_attach(ctx: BtfTracePointContext) -> i32 {
+    cgroups::on_attach(&ctx, pointer(&ctx, 0), pointer(&ctx, 2));
+    0
+}
+
+/// `(struct cgroup *cgrp, const char *path)`
+#[btf_tracepoint(function = "cgroup_mkdir")]
+pub fn podtrail_mkdir(ctx: BtfTracePointContext) -> i32 {
+    cgroups::on_mkdir(pointer(&ctx, 0), pointer(&ctx, 1));
+    0
+}
+
+/// `(struct cgroup *cgrp, const char *path)`
+#[btf_tracepoint(function = "cgroup_rmdir")]
+pub fn podtrail_rmdir(ctx: BtfTracePointContext) -> i32 {
+    cgroups::on_rmdir(pointer(&ctx, 0));
+    0
+}
+
+/// The first choice for setns: nothing but the call itself pays for it. Attached to the system call's function, so
+/// the first argument is its `pt_regs` and the second is what it returned.
+#[fexit]
+pub fn podtrail_setns_fexit(ctx: FExitContext) -> i32 {
+    if ctx.arg::<u64>(1) == 0 {
+        join::on_setns(&ctx);
+    }
+    0
+}
+
+/// The second choice for setns.
+#[kretprobe]
+pub fn podtrail_setns_kprobe(ctx: RetProbeContext) -> u32 {
+    if ctx.ret::<u64>() == 0 {
+        join::on_setns(&ctx);
+    }
+    0
+}
+
+/// The last choice for setns: any enabled system call tracepoint puts every task on the slow path.
+#[tracepoint(category = "syscalls", name = "sys_exit_setns")]
+pub fn podtrail_setns_tracepoint(ctx: TracePointContext) -> u32 {
+    // struct trace_event_raw_sys_exit: 8 bytes common, `long id`, `long ret`; unchanged since syscall tracepoints exist.
+    // SAFETY: the helper checks that the offset is within the tracepoint's record.
+    if let Ok(0) = unsafe { ctx.read_at::<i64>(16) } {
+        join::on_setns(&ctx);
+    }
+    0
+}
+
+/// Tells exact start times, which `/proc` rounds: `struct bpf_iter__task { struct bpf_iter_meta *meta; struct
+/// task_struct *task; }`.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub fn podtrail_tasks(ctx: *mut c_void) -> i32 {
+    tasks::on_iterate(ctx);
+    0
+}
+
+#[inline(always)]
+fn pointer(ctx: &BtfTracePointContext, n: usize) -> u64 {
+    let _ = ctx.as_ptr();
+    ctx.arg::<u64>(n)
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses a program that could come here.
+    loop {}
+}
+
+/// Kernel helpers such as `bpf_probe_read_kernel` ask for it.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -83,6 +83,8 @@ offsets! {
     user_ns_common: "user_namespace" ["ns"] 0 Refuse;
     user_ns_uid_map: "user_namespace" ["uid_map"] 0 Refuse;
     user_ns_gid_map: "user_namespace" ["gid_map"] 0 Refuse;
+    uid_map_count: "uid_gid_map" ["nr_extents"] 4 Refuse;
+    uid_map_extents: "uid_gid_map" ["extent"] 0 Refuse;
     net_common: "net" ["ns"] 0 Lacks("the network namespace (a kernel without network namespaces)");
     ns_inum: "ns_common" ["inum"] 4 Refuse;
     pid_level: "pid" ["level"] 4 Refuse;

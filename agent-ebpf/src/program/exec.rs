@@ -1,0 +1,469 @@
+//! A program runs: is it a session's, and if so, which program with which arguments.
+//!
+//! argv is read from the new address space, after the exec: what the program really got, whatever another thread did
+//! to the caller's memory.
+
+use aya_ebpf::{
+    helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
+    programs::BtfTracePointContext,
+};
+use podtrail_ebpf::{
+    layout::{
+        ABSENT, ARGV_CHUNK, ArgvChunk, ContainerStarted, Exec, FollowedTask, PATH_MAX, SCRIPT_MAX, Session, TaskKey,
+        cgroup_state, counter, entry_kind, exec_flags, kind, task_kind,
+    },
+    rules::{self, Known, Namespaces},
+};
+
+use crate::{
+    kernel::{self, read},
+    maps::{self, NAMESPACES, SCRATCH_SIZE, config, offset},
+    ring, walk,
+};
+
+const FIXED: u32 = size_of::<Exec>() as u32;
+
+#[inline(always)]
+pub fn on_exec(ctx: &BtfTracePointContext, task: u64, old_tid: u32, bprm: u64) {
+    let key = kernel::key(task);
+    if key.tgid == 0 {
+        maps::count(counter::UNREADABLE);
+        return;
+    }
+    let host = maps::host();
+    let ns = Namespaces { mnt: kernel::mnt_ns(task), pid: kernel::pid_ns(task) };
+    let cgroup_id = kernel::cgroup_id(task);
+
+    let followed = maps::task(&key);
+    let mut session = None;
+    if let Some(followed) = &followed
+        && followed.kind == task_kind::SESSION
+    {
+        session = maps::session(&followed.entry);
+    }
+    let place = maps::place(cgroup_id);
+    let foreign = ns.mnt != host.mnt || ns.pid != host.pid;
+    let owner = if foreign && session.is_none() { owner(ns, host, &place) } else { None };
+    let known = Known { task: followed.as_deref(), session: session.as_deref(), place, owner };
+    let self_exec = known.place.state == cgroup_state::FIRST && names_itself(bprm);
+    match rules::exec(&known, ns, host, self_exec) {
+        rules::Exec::Ignore => {}
+        rules::Exec::Init => start_container(&key, &known.place, ns, host),
+        rules::Exec::Host => {
+            if let Some(cgroup) = maps::cgroup(known.place.id) {
+                cgroup.state = cgroup_state::HOST;
+            }
+        }
+        rules::Exec::Staging => {
+            if let (Some(followed), Some(session)) = (followed, session) {
+                session.staged += 1;
+                report(ctx, task, old_tid, bprm, &followed.entry, cgroup_id, ns, exec_flags::STAGING);
+            }
+        }
+        rules::Exec::Command => {
+            if let (Some(followed), Some(session)) = (followed, session) {
+                followed.executed = 1;
+                let first = session.announced == 0;
+                session.announced = 1;
+                if ns.mnt != host.mnt {
+                    nested_namespace(ns.mnt, session.container);
+                }
+                let flags = if first { exec_flags::ROOT } else { 0 };
+                report(ctx, task, old_tid, bprm, &followed.entry, cgroup_id, ns, flags);
+            }
+        }
+        rules::Exec::New(entry_kind, container) => {
+            let new = new_session(&key, container, entry_kind, host.mnt, 1);
+            if maps::open_session(&key, &new, 1) {
+                report(ctx, task, old_tid, bprm, &key, cgroup_id, ns, exec_flags::ROOT);
+            }
+        }
+    }
+}
+
+/// A session as it begins, with one task in it.
+#[inline(always)]
+pub fn new_session(by: &TaskKey, container: u64, kind: u8, origin_mnt_ns: u32, announced: u8) -> Session {
+    Session {
+        container,
+        time: ring::now(),
+        by: *by,
+        live: 1,
+        lost: 0,
+        origin_mnt_ns,
+        joined_mnt_ns: 0,
+        joined_pid_ns: 0,
+        staged: 0,
+        kind,
+        announced,
+        _pad: [0; 6],
+        _reserved: 0,
+        _reserved2: 0,
+    }
+}
+
+/// The container that the namespaces belong to, for a task outside every container. Only those of a container's
+/// init count: the number of a namespace that a container made for itself may be used again by the host.
+#[inline(always)]
+fn owner(ns: Namespaces, host: Namespaces, place: &rules::Place) -> Option<u64> {
+    if place.state == cgroup_state::RUNNING {
+        // Most execs of a node are a container's workload: what follows is for others.
+        if ns.mnt != host.mnt && ns.mnt != place.mnt_ns {
+            nested_namespace(ns.mnt, place.id);
+        }
+        return None;
+    }
+    if place.is_container() || place.state == cgroup_state::FIRST {
+        return None;
+    }
+    if ns.mnt != host.mnt
+        && let Some(container) = maps::owner_of(ns.mnt)
+        && maps::cgroup(container).is_some_and(|c| c.mnt_ns == ns.mnt)
+    {
+        return Some(container);
+    }
+    if ns.pid != host.pid {
+        return maps::owner_of(ns.pid);
+    }
+    None
+}
+
+/// A container's task sees a mount namespace that is not its init's: keep it, so that a join to it is seen.
+#[inline(always)]
+fn nested_namespace(mnt_ns: u32, container: u64) {
+    if NAMESPACES.get_ptr(mnt_ns).is_none() {
+        maps::keep_namespace(mnt_ns, container);
+    }
+}
+
+#[inline(always)]
+fn start_container(key: &TaskKey, place: &rules::Place, ns: Namespaces, host: Namespaces) {
+    let Some(cgroup) = maps::cgroup(place.id) else { return };
+    cgroup.init = *key;
+    cgroup.mnt_ns = if ns.mnt == host.mnt { 0 } else { ns.mnt };
+    cgroup.pid_ns = if ns.pid == host.pid { 0 } else { ns.pid };
+    cgroup.state = cgroup_state::RUNNING;
+    if cgroup.mnt_ns != 0 {
+        maps::keep_namespace(cgroup.mnt_ns, place.id);
+    }
+    // Containers of a pod may share a pid namespace: it belongs to the first.
+    if cgroup.pid_ns != 0 && maps::owner_of(cgroup.pid_ns).is_none() {
+        maps::keep_namespace(cgroup.pid_ns, place.id);
+    }
+    let init = FollowedTask {
+        entry: TaskKey::NONE,
+        container: place.id,
+        kind: task_kind::INIT,
+        executed: 0,
+        _pad: [0; 6],
+        _reserved: 0,
+    };
+    maps::follow(key, &init);
+    let record = ContainerStarted {
+        header: ring::header(kind::CONTAINER_STARTED, size_of::<ContainerStarted>() as u32, ring::now()),
+        cgroup_id: place.id,
+        init: *key,
+        mnt_ns: cgroup.mnt_ns,
+        pid_ns: cgroup.pid_ns,
+        _reserved: 0,
+        _reserved2: 0,
+    };
+    ring::send_small(kind::CONTAINER_STARTED, &record, None);
+}
+
+/// Whether the program was named through a descriptor, as runtimes do to run a sealed copy of themselves.
+#[inline(always)]
+fn names_itself(bprm: u64) -> bool {
+    let mut name = [0u8; 16];
+    let filename: u64 = read(bprm, offset!(bprm_filename));
+    // SAFETY: writes at most the length of `name`.
+    unsafe { bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), 16, filename as *const _) };
+    begins(&name, b"/proc/self/") || begins(&name, b"/dev/fd/")
+}
+
+#[inline(always)]
+fn begins<const N: usize>(name: &[u8; 16], with: &[u8; N]) -> bool {
+    let mut i = 0;
+    while i < N {
+        if name[i] != with[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined; a struct would stand on the stack")]
+fn report(
+    ctx: &BtfTracePointContext,
+    task: u64,
+    old_tid: u32,
+    bprm: u64,
+    entry: &TaskKey,
+    cgroup_id: u64,
+    ns: Namespaces,
+    flags: u32,
+) {
+    let _ = ctx;
+    let entry = *entry;
+    let Some(buffer) = ring::scratch() else { return };
+    let exec = buffer.cast::<Exec>();
+    let time = ring::now();
+    let mut flags = flags;
+    let mut at = FIXED;
+    // SAFETY: `exec` is the beginning of the scratch buffer, which is aligned to 8 and larger than an Exec; every
+    // field is written.
+    unsafe {
+        kernel::fill_task(&raw mut (*exec).task, task, cgroup_id, ns.mnt, ns.pid);
+        kernel::fill_creds(&raw mut (*exec).creds, task);
+        (*exec).entry = entry;
+        if let Some(session) = maps::session(&entry) {
+            (*exec).entered_by = session.by;
+            (*exec).entry_time = session.time;
+            (*exec).container = session.container;
+            (*exec).entry_kind = session.kind;
+        } else {
+            (*exec).entered_by = TaskKey::NONE;
+            (*exec).entry_time = time;
+            (*exec).container = 0;
+            (*exec).entry_kind = entry_kind::RUNTIME;
+        }
+        let tid = kernel::tid(task);
+        (*exec).old_tid = if old_tid == tid { 0 } else { old_tid };
+        (*exec)._pad = [0; 7];
+
+        let fs: u64 = read(task, offset!(task_fs));
+        let root = offset!(fs_root);
+        let root_mnt: u64 = read(fs, root.wrapping_add(offset!(path_mnt)));
+        let root_dentry: u64 = read(fs, root.wrapping_add(offset!(path_dentry)));
+
+        let mm: u64 = read(task, offset!(task_mm));
+        let file: u64 = read(mm, offset!(mm_exe_file));
+        let path = offset!(file_path);
+        let dentry: u64 = read(file, path.wrapping_add(offset!(path_dentry)));
+        let walked = walk::walk(
+            read(file, path.wrapping_add(offset!(path_mnt))),
+            dentry,
+            root_mnt,
+            root_dentry,
+            at,
+        );
+        let exe_len = walked as u32 & (2 * PATH_MAX as u32 - 1);
+        let end = (walked >> 32) as u32;
+        if end != walk::COMPLETE {
+            flags |= exec_flags::EXE_INCOMPLETE;
+        }
+        (*exec).exe_len = exe_len;
+        at += exe_len;
+
+        let pwd = offset!(fs_pwd);
+        let walked = walk::walk(
+            read(fs, pwd.wrapping_add(offset!(path_mnt))),
+            read(fs, pwd.wrapping_add(offset!(path_dentry))),
+            root_mnt,
+            root_dentry,
+            at,
+        );
+        let cwd_len = walked as u32 & (2 * PATH_MAX as u32 - 1);
+        if (walked >> 32) as u32 != walk::COMPLETE {
+            flags |= exec_flags::CWD_INCOMPLETE;
+        }
+        (*exec).cwd_len = cwd_len;
+        at += cwd_len;
+
+        let filename: u64 = read(bprm, offset!(bprm_filename));
+        let interp: u64 = read(bprm, offset!(bprm_interp));
+        let mut script_len = 0;
+        if filename != interp {
+            let to = buffer.add((at & (SCRATCH_SIZE as u32 / 2 - 1)) as usize);
+            let length = bpf_probe_read_kernel_str(to.cast(), SCRIPT_MAX as u32, filename as *const _);
+            if length > 1 {
+                script_len = (length as u32 - 1) & (2 * SCRIPT_MAX as u32 - 1);
+                if script_len == SCRIPT_MAX as u32 - 1 {
+                    flags |= exec_flags::SCRIPT_CUT;
+                }
+            }
+        }
+        (*exec).script_len = script_len;
+        at += script_len;
+
+        flags |= executable(exec, file, dentry, end);
+        flags |= terminal(exec, task);
+        if ns.mnt == config!(host_mnt_ns) {
+            flags |= exec_flags::HOST_MNT;
+        }
+
+        let start: u64 = read(mm, offset!(mm_arg_start));
+        let total = (read::<u64>(mm, offset!(mm_arg_end))).wrapping_sub(start);
+        let limit = u64::from(config!(argv_limit));
+        let (head, tail) = if total <= limit { (total, 0) } else { (limit - limit / 2, limit / 2) };
+        if tail != 0 {
+            flags |= exec_flags::ARGV_CUT;
+        }
+        let kept = head + tail;
+        (*exec).argv_total = total;
+        (*exec).argv_head = head as u32;
+        (*exec).argv_tail = tail as u32;
+
+        // What one record carries comes from the head alone unless all of it is here: chunks do the rest.
+        let first = if head > ARGV_CHUNK as u64 { ARGV_CHUNK as u64 } else { head };
+        let mut carried = 0;
+        if first > 0 {
+            let to = buffer.add((at & (SCRATCH_SIZE as u32 / 2 - 1)) as usize);
+            // The mask is for the verifier, which must see the bound on what it passes on.
+            let length = opaque(first) & (2 * ARGV_CHUNK as u64 - 1);
+            if length <= ARGV_CHUNK as u64 && bpf_probe_read_user(to.cast(), length as u32, start as *const _) == 0 {
+                carried = first as u32;
+            } else {
+                flags |= exec_flags::ARGV_FAULT;
+            }
+        }
+        (*exec).argv_len = carried;
+        at += carried;
+
+        (*exec).flags = flags;
+        (*exec).header = ring::header(kind::EXEC, at, time);
+        if !ring::send(kind::EXEC, buffer, u64::from(at), Some(&entry)) {
+            return;
+        }
+        if kept > first && flags & exec_flags::ARGV_FAULT == 0 {
+            let key = kernel::key(task);
+            chunks(start, total, head as u32, kept as u32, &ChunkOf { key, entry, time, first: first as u32 });
+        }
+    }
+}
+
+struct ChunkOf {
+    key: TaskKey,
+    entry: TaskKey,
+    time: u64,
+    /// bytes that the exec's own record carried
+    first: u32,
+}
+
+/// The kernel's own limit on argv and environment is 6 MiB (3/4 of _STK_LIM, fs/exec.c).
+const CHUNKS: u32 = 6 * 1024 * 1024 / ARGV_CHUNK as u32 + 2;
+
+/// Sends what is kept of argv beyond the first chunk of its head.
+#[inline(never)]
+fn chunks(start: u64, total: u64, head: u32, kept: u32, of: &ChunkOf) {
+    let Some(buffer) = ring::scratch() else { return };
+    let chunk = buffer.cast::<ArgvChunk>();
+    let mut offset = of.first;
+    let mut i = 0;
+    while i < CHUNKS {
+        i += 1;
+        if offset >= kept {
+            break;
+        }
+        // A chunk never spans the cut: head's bytes stand at the beginning, tail's before the end.
+        let (from, left) = if offset < head {
+            (start + u64::from(offset), head - offset)
+        } else {
+            (start + total - u64::from(kept - offset), kept - offset)
+        };
+        let length = if left > ARGV_CHUNK as u32 { ARGV_CHUNK as u32 } else { left };
+        let length = opaque(u64::from(length)) & (2 * ARGV_CHUNK as u64 - 1);
+        if length > ARGV_CHUNK as u64 {
+            break;
+        }
+        // SAFETY: header and a chunk fit into the scratch buffer, which is aligned to 8; every field is written.
+        unsafe {
+            let to = buffer.add(size_of::<ArgvChunk>());
+            if bpf_probe_read_user(to.cast(), length as u32, from as *const _) != 0 {
+                break;
+            }
+            let size = size_of::<ArgvChunk>() as u64 + length;
+            (*chunk).header = ring::header(kind::ARGV_CHUNK, size as u32, ring::now());
+            (*chunk).key = of.key;
+            (*chunk).exec_time = of.time;
+            (*chunk).offset = offset;
+            (*chunk).len = length as u32;
+            if !ring::send(kind::ARGV_CHUNK, buffer, size, Some(&of.entry)) {
+                break;
+            }
+        }
+        offset += length as u32;
+    }
+}
+
+/// Hides a value from the compiler, which else drops the masks that the verifier needs.
+#[inline(always)]
+fn opaque(value: u64) -> u64 {
+    let kept = value;
+    // SAFETY: reads a local variable.
+    unsafe { core::ptr::read_volatile(&raw const kept) }
+}
+
+const S_IFMT_ALL: u32 = 0xffff;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+
+/// Facts of the executable's inode.
+///
+/// # Safety
+/// `exec` must be writable.
+#[inline(always)]
+unsafe fn executable(exec: *mut Exec, file: u64, dentry: u64, walk_end: u32) -> u32 {
+    let inode: u64 = read(file, offset!(file_inode));
+    let sb: u64 = read(inode, offset!(inode_sb));
+    let mode: u16 = read(inode, offset!(inode_mode));
+    let nlink: u32 = read(inode, offset!(inode_nlink));
+    let magic: u64 = read(sb, offset!(sb_magic));
+    // SAFETY: the caller's.
+    unsafe {
+        (*exec).exe_inode = read(inode, offset!(inode_ino));
+        (*exec).exe_dev = read(sb, offset!(sb_dev));
+        (*exec).exe_mode = u32::from(mode) & S_IFMT_ALL;
+    }
+    let mut flags = 0;
+    if nlink == 0 {
+        flags |= exec_flags::DELETED;
+    }
+    if magic == TMPFS_MAGIC && walk_end == walk::DETACHED {
+        let mut name = [0u8; 16];
+        let from: u64 = read(dentry, offset!(dentry_name).wrapping_add(offset!(qstr_name)));
+        // SAFETY: writes at most the length of `name`.
+        unsafe { bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), 16, from as *const _) };
+        if begins(&name, b"memfd:") {
+            flags |= exec_flags::MEMFD;
+        }
+    }
+    if magic == OVERLAYFS_MAGIC {
+        // `struct ovl_inode` has `__upperdentry` right behind the inode it embeds (fs/overlayfs/ovl_entry.h, 4.13 on).
+        let upper: u64 = read(inode, offset!(inode_size));
+        if upper != 0 {
+            flags |= exec_flags::UPPER_LAYER;
+        }
+    }
+    flags
+}
+
+/// The controlling terminal.
+///
+/// # Safety
+/// `exec` must be writable.
+#[inline(always)]
+unsafe fn terminal(exec: *mut Exec, task: u64) -> u32 {
+    // SAFETY: the caller's.
+    unsafe {
+        (*exec).tty_major = 0;
+        (*exec).tty_minor = 0;
+        (*exec).tty_name = [0; 24];
+        if offset!(tty_driver) == ABSENT {
+            return 0;
+        }
+        let signal: u64 = read(task, offset!(task_signal));
+        let tty: u64 = read(signal, offset!(signal_tty));
+        if tty == 0 {
+            return 0;
+        }
+        let driver: u64 = read(tty, offset!(tty_driver));
+        let index: u32 = read(tty, offset!(tty_index));
+        (*exec).tty_major = read(driver, offset!(tty_driver_major));
+        (*exec).tty_minor = read::<u32>(driver, offset!(tty_driver_minor)).wrapping_add(index);
+        kernel::copy((&raw mut (*exec).tty_name).cast(), 24, tty, offset!(tty_name));
+    }
+    exec_flags::TTY
+}

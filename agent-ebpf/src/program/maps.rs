@@ -1,0 +1,234 @@
+//! The maps, the globals, and the few steps on them that several hooks share.
+
+use core::ptr;
+
+use aya_ebpf::{
+    Global,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use podtrail_ebpf::{
+    layout::{ABSENT, Cgroup, Config, FollowedTask, LAYOUT_VERSION, Session, TaskKey, cgroup_state, counter, task_kind},
+    offsets::Offsets,
+    rules::{Namespaces, Place},
+};
+
+#[unsafe(no_mangle)]
+pub static CONFIG: Global<Config> = Global::new(Config {
+    version: LAYOUT_VERSION,
+    host_mnt_ns: 0,
+    host_pid_ns: 0,
+    host_user_ns: 0,
+    argv_limit: 64 * 1024,
+    cgroup_subsys: ABSENT,
+    hierarchy: 0,
+    diagnose: 0,
+    self_tgid: 0,
+    host_cgroup_ns: 0,
+    _reserved: 0,
+});
+
+#[unsafe(no_mangle)]
+pub static OFFSETS: Global<Offsets> = Global::new(Offsets::NONE);
+
+/// One field of a global, so that the verifier sees a constant and prunes branches for what the kernel lacks.
+macro_rules! global {
+    ($global:ident: $type:ty, $field:ident) => {
+        $crate::maps::load(
+            (&raw const $crate::maps::$global)
+                .cast::<u8>()
+                .wrapping_add(core::mem::offset_of!($type, $field))
+                .cast::<u32>(),
+        )
+    };
+}
+
+/// Reads a field of a global; volatile, because user space sets it after compilation.
+#[inline(always)]
+pub fn load(field: *const u32) -> u32 {
+    // SAFETY: only `global!` calls it, with the address of a u32 in an initialized static.
+    unsafe { ptr::read_volatile(field) }
+}
+
+macro_rules! config {
+    ($field:ident) => {
+        $crate::maps::global!(CONFIG: podtrail_ebpf::layout::Config, $field)
+    };
+}
+macro_rules! offset {
+    ($field:ident) => {
+        $crate::maps::global!(OFFSETS: podtrail_ebpf::offsets::Offsets, $field)
+    };
+}
+pub(crate) use {config, global, offset};
+
+/// Sizes are set by user space at load.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
+
+/// 1 while the reader sleeps and wants to be woken.
+#[map]
+pub static READER: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+/// Preallocated and never an LRU: eviction would lose a live session silently.
+#[map]
+pub static TASKS: HashMap<TaskKey, FollowedTask> = HashMap::with_max_entries(65_536, 0);
+
+#[map]
+pub static SESSIONS: HashMap<TaskKey, Session> = HashMap::with_max_entries(16_384, 0);
+
+#[map]
+pub static CGROUPS: HashMap<u64, Cgroup> = HashMap::with_max_entries(16_384, 0);
+
+/// Inode number of a container's mount or pid namespace → cgroup id of the container.
+#[map]
+pub static NAMESPACES: HashMap<u32, u64> = HashMap::with_max_entries(16_384, 0);
+
+/// Records are built here: the largest is far over the stack's 512 bytes. A per-CPU value may have 32 KiB at most.
+#[map]
+pub static SCRATCH: PerCpuArray<[u8; SCRATCH_SIZE]> = PerCpuArray::with_max_entries(1, 0);
+pub const SCRATCH_SIZE: usize = 32 * 1024;
+
+#[inline(always)]
+pub fn count(index: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: the value is this CPU's, and hooks do not nest on one CPU.
+        unsafe { *value += 1 };
+    }
+}
+
+/// The host's own namespaces.
+#[inline(always)]
+pub fn host() -> Namespaces {
+    Namespaces { mnt: config!(host_mnt_ns), pid: config!(host_pid_ns) }
+}
+
+#[inline(always)]
+pub fn cgroup(id: u64) -> Option<&'static mut Cgroup> {
+    // SAFETY: the verifier bounds the value; its fields are plain integers, and a racing writer at worst makes a
+    // decision that is taken again at the next exec.
+    CGROUPS.get_ptr_mut(id).map(|p| unsafe { &mut *p })
+}
+
+#[inline(always)]
+pub fn task(key: &TaskKey) -> Option<&'static mut FollowedTask> {
+    // SAFETY: as for `cgroup`; a task's value is written by the task itself.
+    TASKS.get_ptr_mut(key).map(|p| unsafe { &mut *p })
+}
+
+#[inline(always)]
+pub fn session(key: &TaskKey) -> Option<&'static mut Session> {
+    // SAFETY: as for `cgroup`; counts are only changed atomically.
+    SESSIONS.get_ptr_mut(key).map(|p| unsafe { &mut *p })
+}
+
+/// Where a cgroup id belongs.
+#[inline(always)]
+pub fn place(id: u64) -> Place {
+    let Some(own) = cgroup(id) else { return Place::HOST };
+    if own.state == cgroup_state::NEW || own.state == cgroup_state::FIRST {
+        // Its parent may have become a container since it was made.
+        if let Some(parent) = cgroup(own.parent) {
+            if parent.state == cgroup_state::MEMBER {
+                own.container = parent.container;
+                own.state = cgroup_state::MEMBER;
+            } else if parent.state == cgroup_state::RUNNING || parent.state == cgroup_state::ENDED {
+                own.container = own.parent;
+                own.state = cgroup_state::MEMBER;
+            }
+        }
+    }
+    if own.state != cgroup_state::MEMBER {
+        return Place::of(id, own);
+    }
+    let container = own.container;
+    match cgroup(container) {
+        Some(top) if top.state != cgroup_state::MEMBER => Place::of(container, top),
+        _ => Place::HOST,
+    }
+}
+
+/// The container that a namespace belongs to, if that container still runs: inode numbers are used again.
+#[inline(always)]
+pub fn owner_of(inum: u32) -> Option<u64> {
+    // SAFETY: the value is a plain integer.
+    let container = unsafe { *NAMESPACES.get_ptr(inum)? };
+    match cgroup(container) {
+        Some(top) if top.state == cgroup_state::RUNNING => Some(container),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+pub fn keep_namespace(inum: u32, container: u64) {
+    if NAMESPACES.insert(inum, container, 0).is_err() {
+        count(counter::NAMESPACES_FULL);
+    }
+}
+
+/// The first task of a new container is in.
+#[inline(always)]
+pub fn first_entry(container: u64, key: &TaskKey, maker_mnt_ns: u32) {
+    if let Some(cgroup) = cgroup(container) {
+        cgroup.state = match cgroup.state {
+            cgroup_state::NEW => cgroup_state::FIRST,
+            _ => cgroup_state::NAMED,
+        };
+        cgroup.init = *key;
+        cgroup.mnt_ns = maker_mnt_ns;
+        cgroup.pid_ns = 0;
+    }
+}
+
+/// Makes a session of `key` and follows its first task. False: a table is full, and that is counted.
+#[inline(always)]
+pub fn open_session(key: &TaskKey, value: &Session, executed: u8) -> bool {
+    if SESSIONS.insert(key, value, 0).is_err() {
+        count(counter::SESSIONS_FULL);
+        return false;
+    }
+    follow(
+        key,
+        &FollowedTask {
+            entry: *key,
+            container: value.container,
+            kind: task_kind::SESSION,
+            executed,
+            _pad: [0; 6],
+            _reserved: 0,
+        },
+    )
+}
+
+#[inline(always)]
+pub fn follow(key: &TaskKey, value: &FollowedTask) -> bool {
+    if TASKS.insert(key, value, 0).is_err() {
+        count(counter::TASKS_FULL);
+        return false;
+    }
+    true
+}
+
+/// One task less in a session; true where it was the last, and the session is forgotten. Two tasks that leave at
+/// once may both hear that: user space expects it.
+#[inline(always)]
+pub fn leave(entry: &TaskKey) -> bool {
+    let Some(session) = session(entry) else { return true };
+    add(&raw mut session.live, -1);
+    // SAFETY: a plain integer in a map value.
+    if unsafe { ptr::read_volatile(&raw const session.live) } > 0 {
+        return false;
+    }
+    let _ = SESSIONS.remove(entry);
+    true
+}
+
+/// Adds atomically. rustc knows no atomics for BPF, and those that fetch are newer than 5.10.
+#[inline(always)]
+pub fn add(value: *mut i64, by: i64) {
+    // SAFETY: `value` points into a map value, aligned to 8.
+    unsafe { core::arch::asm!("lock *(u64 *)({at} + 0) += {by}", at = in(reg) value, by = in(reg) by) };
+}
