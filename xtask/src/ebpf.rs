@@ -93,7 +93,7 @@ impl Toolchain {
                 .arg(subcommand)
                 .env("RUSTC", WEB_RUSTC)
                 // Unlocks the one crate that needs an unstable feature, and nothing else.
-                .env("RUSTC_BOOTSTRAP", "aya_ebpf"),
+                .env("RUSTC_BOOTSTRAP", "aya_ebpf,podtrail"),
             Kind::Nightly => cmd("rustup")
                 .args(["run", "nightly", "cargo", subcommand, "-Z", "build-std=core"])
                 .env_remove("RUSTC")

@@ -1,0 +1,299 @@
+//! Bytes of the ring → records. Hostile until proven otherwise: copied out, every length checked, never cast.
+
+use podtrail_ebpf::layout::{self, LAYOUT_VERSION, TaskKey, entry_kind, exec_flags, exit_flags, kind};
+use zerocopy::FromBytes;
+
+use crate::{
+    event::{BootTime, Credentials, Executable, ExitStatus, Namespaces, Process, Tty},
+    session::record::{self, EntryKind, RawArgv, Record},
+};
+
+/// What the kernel side reported.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RawRecord {
+    Session(Record),
+    CgroupCreated(CgroupCreated),
+    CgroupRemoved { time: BootTime, id: u64 },
+}
+
+/// A new cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupCreated {
+    pub time: BootTime,
+    pub id: u64,
+    pub parent: u64,
+    /// the container that it is, or is below of
+    pub container: Option<u64>,
+    /// from the hierarchy's root
+    pub path: Vec<u8>,
+}
+
+/// Why bytes are no record.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// {0} bytes are no record
+    #[error("{0} bytes are no record")]
+    Short(usize),
+    /// layout version
+    #[error("it has layout version {0}, this agent reads {LAYOUT_VERSION}")]
+    Version(u32),
+    /// unknown kind
+    #[error("kind {0} is not known")]
+    Kind(u16),
+    /// its lengths do not fit
+    #[error("a record of kind {0} whose lengths do not fit its {1} bytes")]
+    Length(u16, usize),
+}
+
+/// Decodes one record.
+pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
+    let (header, _) = layout::Header::read_from_prefix(bytes).map_err(|_| DecodeError::Short(bytes.len()))?;
+    if header.version != LAYOUT_VERSION {
+        return Err(DecodeError::Version(header.version));
+    }
+    if header.size as usize != bytes.len() {
+        return Err(DecodeError::Length(header.kind, bytes.len()));
+    }
+    let time = BootTime(header.time);
+    let bad = || DecodeError::Length(header.kind, bytes.len());
+    let record = match header.kind {
+        kind::EXEC => {
+            let (exec, rest) = fixed::<layout::Exec>(bytes).ok_or_else(bad)?;
+            Record::Exec(Box::new(self::exec(time, &exec, rest).ok_or_else(bad)?))
+        }
+        kind::ARGV_CHUNK => {
+            let (chunk, rest) = fixed::<layout::ArgvChunk>(bytes).ok_or_else(bad)?;
+            let layout::ArgvChunk { header: _, key, exec_time, offset, len } = chunk;
+            if len as usize != rest.len() {
+                return Err(bad());
+            }
+            Record::ArgvChunk(record::ArgvChunk {
+                time,
+                key,
+                exec_time: BootTime(exec_time),
+                offset,
+                bytes: rest.to_vec(),
+            })
+        }
+        kind::EXIT => {
+            let layout::Exit { header: _, key, parent, entry, code, flags, lost } = exact(bytes).ok_or_else(bad)?;
+            Record::Exit(record::Exit {
+                time,
+                key,
+                parent,
+                entry,
+                status: ExitStatus::from_wait(code),
+                last: flags & exit_flags::LAST != 0,
+                executed: flags & exit_flags::EXECUTED != 0,
+                lost,
+            })
+        }
+        kind::ENTER => Record::Enter(Box::new(enter(time, &exact(bytes).ok_or_else(bad)?).ok_or_else(bad)?)),
+        kind::JOIN => Record::Join(Box::new(join(time, &exact(bytes).ok_or_else(bad)?))),
+        kind::CONTAINER_STARTED => {
+            let layout::ContainerStarted { header: _, cgroup_id, init, mnt_ns, pid_ns, _reserved, _reserved2 } =
+                exact(bytes).ok_or_else(bad)?;
+            Record::ContainerStarted(record::ContainerStarted { time, cgroup_id, init, mnt_ns, pid_ns })
+        }
+        kind::CONTAINER_ENDED => {
+            let layout::ContainerEnded { header: _, cgroup_id, init, code, _pad } = exact(bytes).ok_or_else(bad)?;
+            Record::ContainerEnded(record::ContainerEnded {
+                time,
+                cgroup_id,
+                init,
+                status: ExitStatus::from_wait(code),
+            })
+        }
+        kind::CGROUP_CREATED => {
+            let (created, rest) = fixed::<layout::CgroupCreated>(bytes).ok_or_else(bad)?;
+            let layout::CgroupCreated { header: _, id, parent, container, path_len, _pad } = created;
+            if path_len as usize != rest.len() {
+                return Err(bad());
+            }
+            let container = (container != 0).then_some(container);
+            return Ok(RawRecord::CgroupCreated(CgroupCreated { time, id, parent, container, path: rest.to_vec() }));
+        }
+        kind::CGROUP_REMOVED => {
+            let layout::CgroupRemoved { header: _, id } = exact(bytes).ok_or_else(bad)?;
+            return Ok(RawRecord::CgroupRemoved { time, id });
+        }
+        other => return Err(DecodeError::Kind(other)),
+    };
+    Ok(RawRecord::Session(record))
+}
+
+fn fixed<T: FromBytes>(bytes: &[u8]) -> Option<(T, &[u8])> {
+    T::read_from_prefix(bytes).ok()
+}
+
+fn exact<T: FromBytes>(bytes: &[u8]) -> Option<T> {
+    T::read_from_bytes(bytes).ok()
+}
+
+fn exec(time: BootTime, exec: &layout::Exec, rest: &[u8]) -> Option<record::Exec> {
+    let mut rest = rest;
+    let mut take = |len: u32| -> Option<&[u8]> {
+        let (taken, left) = rest.split_at_checked(len as usize)?;
+        rest = left;
+        Some(taken)
+    };
+    let flags = exec.flags;
+    let has = |flag| flags & flag != 0;
+    let exe = take(exec.exe_len)?;
+    let cwd = take(exec.cwd_len)?;
+    let script = take(exec.script_len)?;
+    let argv = take(exec.argv_len)?;
+    if !rest.is_empty() || u64::from(exec.argv_len) > u64::from(exec.argv_head) + u64::from(exec.argv_tail) {
+        return None;
+    }
+    let creds = &exec.creds;
+    let foreign = |id: u32| (creds.in_user_ns != 0 && id != u32::MAX).then_some(id);
+    Some(record::Exec {
+        time,
+        process: process(&exec.task),
+        tid: exec.task.tid,
+        entry: exec.entry,
+        entered_by: exec.entered_by,
+        entry_time: BootTime(exec.entry_time),
+        entry_kind: entry(exec.entry_kind)?,
+        container: (exec.container != 0).then_some(exec.container),
+        staging: has(exec_flags::STAGING),
+        root: has(exec_flags::ROOT),
+        host_mnt: has(exec_flags::HOST_MNT),
+        cgroup_id: exec.task.cgroup_id,
+        namespaces: namespaces(&exec.task),
+        credentials: Credentials {
+            uid: creds.uid,
+            gid: creds.gid,
+            euid: creds.euid,
+            egid: creds.egid,
+            container_uid: foreign(creds.ns_uid),
+            container_gid: foreign(creds.ns_gid),
+            cap_effective: creds.cap_effective,
+            cap_permitted: creds.cap_permitted,
+            login_uid: set(exec.task.login_uid),
+            audit_session: set(exec.task.audit_session),
+        },
+        tty: has(exec_flags::TTY).then(|| Tty {
+            major: exec.tty_major,
+            minor: exec.tty_minor,
+            name: tty_name(exec.tty_major, &exec.tty_name),
+        }),
+        path: path(exe, has(exec_flags::MEMFD)),
+        cwd: path(cwd, false),
+        path_incomplete: (has(exec_flags::EXE_INCOMPLETE) && !has(exec_flags::MEMFD))
+            || has(exec_flags::CWD_INCOMPLETE)
+            || has(exec_flags::SCRIPT_CUT),
+        script: (!script.is_empty()).then(|| script.to_vec()),
+        executable: Executable {
+            inode: exec.exe_inode,
+            device_major: exec.exe_dev >> 20,
+            device_minor: exec.exe_dev & 0xf_ffff,
+            deleted: has(exec_flags::DELETED),
+            memfd: has(exec_flags::MEMFD),
+            upper_layer: has(exec_flags::UPPER_LAYER),
+            setuid: exec.exe_mode & 0o4000 != 0,
+            setgid: exec.exe_mode & 0o2000 != 0,
+        },
+        argv: RawArgv {
+            total: exec.argv_total,
+            head: exec.argv_head,
+            tail: exec.argv_tail,
+            bytes: argv.to_vec(),
+            fault: has(exec_flags::ARGV_FAULT),
+        },
+    })
+}
+
+fn enter(time: BootTime, enter: &layout::Enter) -> Option<record::Enter> {
+    let layout::Enter { header: _, task, by, by_comm, container, replaces, entry_kind, _pad, _reserved } = enter;
+    Some(record::Enter {
+        time,
+        process: process(task),
+        by: *by,
+        by_comm: comm(by_comm),
+        kind: entry(*entry_kind)?,
+        container: *container,
+        replaces: (!replaces.is_none()).then_some(*replaces),
+        login_uid: set(task.login_uid),
+        audit_session: set(task.audit_session),
+    })
+}
+
+fn join(time: BootTime, join: &layout::Join) -> record::Join {
+    let layout::Join { header: _, task, entry, container, mnt_ns, pid_ns, _reserved } = join;
+    record::Join {
+        time,
+        process: process(task),
+        tid: task.tid,
+        entry: *entry,
+        container: (*container != 0).then_some(*container),
+        mnt_ns: *mnt_ns,
+        pid_ns: *pid_ns,
+        login_uid: set(task.login_uid),
+        audit_session: set(task.audit_session),
+    }
+}
+
+fn process(task: &layout::Task) -> Process {
+    Process { key: known(task.key), parent: known(task.parent), comm: comm(&task.comm) }
+}
+
+/// A key without its padding, which must not make two of one process.
+fn known(key: TaskKey) -> TaskKey {
+    TaskKey::new(key.tgid, key.start_time)
+}
+
+fn namespaces(task: &layout::Task) -> Namespaces {
+    Namespaces { mnt: task.mnt_ns, pid: task.pid_ns, user: task.user_ns, net: task.net_ns }
+}
+
+fn entry(kind: u8) -> Option<EntryKind> {
+    Some(match kind {
+        entry_kind::RUNTIME => EntryKind::Runtime,
+        entry_kind::SELF_MOVED => EntryKind::SelfMoved,
+        entry_kind::JOIN => EntryKind::Join,
+        entry_kind::HOST_NS => EntryKind::HostNamespace,
+        entry_kind::RECOVERED => EntryKind::Recovered,
+        _ => return None,
+    })
+}
+
+/// The audit subsystem's "not set" is all ones.
+fn set(id: u32) -> Option<u32> {
+    (id != u32::MAX).then_some(id)
+}
+
+fn comm(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().copied().take_while(|b| *b != 0).collect()
+}
+
+/// Components, last first, each with a NUL → an absolute path. A memfd has only its name.
+fn path(components: &[u8], memfd: bool) -> Vec<u8> {
+    let mut names: Vec<&[u8]> = components.split(|b| *b == 0).collect();
+    names.pop(); // behind the last NUL
+    if memfd && let [name] = names.as_slice() {
+        return name.to_vec();
+    }
+    let mut path = Vec::with_capacity(components.len() + 1);
+    for name in names.iter().rev() {
+        path.push(b'/');
+        path.extend_from_slice(name);
+    }
+    if path.is_empty() {
+        path.push(b'/');
+    }
+    path
+}
+
+/// Unix98 terminals have majors 136 to 143 (Documentation/admin-guide/devices.txt); the kernel calls them "pts0".
+fn tty_name(major: u32, name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(&comm(name)).into_owned();
+    match name.strip_prefix("pts") {
+        Some(number) if (136..=143).contains(&major) && !number.starts_with('/') => format!("pts/{number}"),
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests;

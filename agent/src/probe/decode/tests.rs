@@ -1,0 +1,110 @@
+use proptest::prelude::*;
+use zerocopy::{FromZeros as _, IntoBytes as _};
+
+use super::*;
+
+fn header(kind: u16, size: usize) -> layout::Header {
+    layout::Header { time: 7, size: size as u32, kind, cpu: 1, version: LAYOUT_VERSION, _pad: 0 }
+}
+
+/// An exec record as the kernel side makes it.
+fn exec_bytes(exe: &[u8], cwd: &[u8], script: &[u8], argv: &[u8], flags: u32) -> Vec<u8> {
+    let mut exec = layout::Exec::new_zeroed();
+    let rest: Vec<u8> = [exe, cwd, script, argv].concat();
+    exec.header = header(kind::EXEC, size_of::<layout::Exec>() + rest.len());
+    exec.task.key = TaskKey::new(42, 4_200);
+    exec.task.comm[..2].copy_from_slice(b"sh");
+    exec.task.login_uid = u32::MAX;
+    exec.entry = TaskKey::new(41, 4_100);
+    exec.entry_kind = entry_kind::RUNTIME;
+    exec.container = 9;
+    exec.exe_len = exe.len() as u32;
+    exec.cwd_len = cwd.len() as u32;
+    exec.script_len = script.len() as u32;
+    exec.argv_len = argv.len() as u32;
+    exec.argv_head = argv.len() as u32;
+    exec.argv_total = argv.len() as u64;
+    exec.flags = flags;
+    exec.tty_major = 136;
+    exec.tty_name[..4].copy_from_slice(b"pts3");
+    [exec.as_bytes(), &rest].concat()
+}
+
+fn decoded(bytes: &[u8]) -> record::Exec {
+    match decode(bytes).unwrap() {
+        RawRecord::Session(Record::Exec(exec)) => *exec,
+        other => panic!("not an exec: {other:?}"),
+    }
+}
+
+#[test]
+fn an_exec_has_its_paths_the_right_way_round() {
+    let bytes = exec_bytes(b"sh\0bin\0", b"", b"/x.sh", b"sh\0-c\0\0", exec_flags::ROOT | exec_flags::TTY);
+    let exec = decoded(&bytes);
+    assert_eq!(exec.path, b"/bin/sh");
+    assert_eq!(exec.cwd, b"/");
+    assert_eq!(exec.script.as_deref(), Some(&b"/x.sh"[..]));
+    assert_eq!(exec.argv.bytes, b"sh\0-c\0\0");
+    assert_eq!(exec.process.comm, b"sh");
+    assert_eq!(exec.credentials.login_uid, None);
+    assert_eq!(exec.tty.unwrap().name, "pts/3");
+    assert_eq!(exec.container, Some(9));
+    assert!(exec.root && !exec.staging);
+}
+
+#[test]
+fn a_memfd_has_only_its_name() {
+    let bytes = exec_bytes(b"memfd:runc\0", b"tmp\0", b"", b"x\0", exec_flags::MEMFD | exec_flags::EXE_INCOMPLETE);
+    let exec = decoded(&bytes);
+    assert_eq!(exec.path, b"memfd:runc");
+    assert!(exec.executable.memfd && !exec.path_incomplete);
+}
+
+#[test]
+fn lengths_that_do_not_fit_are_refused() {
+    let mut bytes = exec_bytes(b"sh\0", b"", b"", b"sh\0", 0);
+    bytes.pop();
+    assert!(matches!(decode(&bytes), Err(DecodeError::Length(kind::EXEC, _))), "the size is checked");
+    let size = bytes.len() as u32;
+    bytes[8..12].copy_from_slice(&size.to_ne_bytes());
+    assert!(matches!(decode(&bytes), Err(DecodeError::Length(kind::EXEC, _))), "and the parts are");
+}
+
+#[test]
+fn a_foreign_record_is_refused() {
+    assert_eq!(decode(&[0; 10]), Err(DecodeError::Short(10)));
+    let mut other = header(kind::EXIT, 24);
+    other.version = 99;
+    assert_eq!(decode(other.as_bytes()), Err(DecodeError::Version(99)));
+    assert_eq!(decode(header(77, 24).as_bytes()), Err(DecodeError::Kind(77)));
+}
+
+proptest! {
+    #[test]
+    fn bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..700), kind in 0u16..12) {
+        let size = bytes.len();
+        if size >= 24 {
+            bytes[..24].copy_from_slice(header(kind, size).as_bytes());
+        }
+        let _ = decode(&bytes);
+    }
+
+    #[test]
+    fn what_the_kernel_sends_comes_out_whole(
+        exe in proptest::collection::vec("[a-z]{1,9}", 0..6),
+        argv in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let walked: Vec<u8> = exe.iter().rev().flat_map(|c| [c.as_bytes(), b"\0"].concat()).collect();
+        let exec = decoded(&exec_bytes(&walked, b"", b"", &argv, 0));
+        let expected = if exe.is_empty() { "/".to_owned() } else { format!("/{}", exe.join("/")) };
+        prop_assert_eq!(exec.path, expected.into_bytes());
+        prop_assert_eq!(exec.argv.bytes, argv);
+    }
+
+    #[test]
+    fn a_damaged_exec_never_panics(at in 0usize..400, value in any::<u8>()) {
+        let mut bytes = exec_bytes(b"sh\0bin\0", b"root\0", b"", b"sh\0-c\0x\0", 0);
+        if let Some(byte) = bytes.get_mut(at) { *byte = value; }
+        let _ = decode(&bytes);
+    }
+}
