@@ -36,7 +36,7 @@ use aya_ebpf::{
 /// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn podtrail_exec(ctx: BtfTracePointContext) -> i32 {
-    exec::on_exec(&ctx, pointer(&ctx, 0), pointer(&ctx, 1) as u32, pointer(&ctx, 2));
+    exec::on_exec(pointer(&ctx, 0), pointer(&ctx, 1) as u32, pointer(&ctx, 2));
     0
 }
 

@@ -3,8 +3,8 @@
 use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, programs::BtfTracePointContext};
 use podtrail_ebpf::{
     layout::{
-        CGROUP_PATH_MAX, Cgroup, CgroupCreated, CgroupRemoved, FollowedTask, TaskKey, cgroup_state, counter, kind,
-        task_kind,
+        CGROUP_PATH_MAX, Cgroup, CgroupCreated, CgroupRemoved, FollowedTask, TaskKey, cgroup_state, counter,
+        kind, task_kind,
     },
     rules::{self, NAME_MAX},
 };
@@ -36,7 +36,8 @@ pub fn on_mkdir(cgroup: u64, path: u64) {
     let kn: u64 = read(cgroup, offset!(cgroup_kn));
     let from: u64 = read(kn, offset!(kn_name));
     // SAFETY: writes at most the length of `name`.
-    let length = unsafe { bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), NAME_MAX as u32, from as *const _) };
+    let length =
+        unsafe { bpf_probe_read_kernel_str(name.as_mut_ptr().cast(), NAME_MAX as u32, from as *const _) };
     let length = if length > 0 { length as usize - 1 } else { 0 };
 
     let parent = maps::cgroup(parent_id);

@@ -3,14 +3,11 @@
 //! argv is read from the new address space, after the exec: what the program really got, whatever another thread did
 //! to the caller's memory.
 
-use aya_ebpf::{
-    helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user},
-    programs::BtfTracePointContext,
-};
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user};
 use podtrail_ebpf::{
     layout::{
-        ABSENT, ARGV_CHUNK, ArgvChunk, ContainerStarted, Exec, FollowedTask, PATH_MAX, SCRIPT_MAX, Session, TaskKey,
-        cgroup_state, counter, entry_kind, exec_flags, kind, task_kind,
+        ABSENT, ARGV_CHUNK, ArgvChunk, ContainerStarted, Exec, FollowedTask, PATH_MAX, SCRIPT_MAX, Session,
+        TaskKey, cgroup_state, counter, entry_kind, exec_flags, kind, task_kind,
     },
     rules::{self, Known, Namespaces},
 };
@@ -24,7 +21,7 @@ use crate::{
 const FIXED: u32 = size_of::<Exec>() as u32;
 
 #[inline(always)]
-pub fn on_exec(ctx: &BtfTracePointContext, task: u64, old_tid: u32, bprm: u64) {
+pub fn on_exec(task: u64, old_tid: u32, bprm: u64) {
     let key = kernel::key(task);
     if key.tgid == 0 {
         maps::count(counter::UNREADABLE);
@@ -46,39 +43,43 @@ pub fn on_exec(ctx: &BtfTracePointContext, task: u64, old_tid: u32, bprm: u64) {
     let owner = if foreign && session.is_none() { owner(ns, host, &place) } else { None };
     let known = Known { task: followed.as_deref(), session: session.as_deref(), place, owner };
     let self_exec = known.place.state == cgroup_state::FIRST && names_itself(bprm);
-    match rules::exec(&known, ns, host, self_exec) {
-        rules::Exec::Ignore => {}
-        rules::Exec::Init => start_container(&key, &known.place, ns, host),
+    // What is reported, is reported in one place: the verifier goes through all of it once for each.
+    let mut entry = key;
+    let flags = match rules::exec(&known, ns, host, self_exec) {
+        rules::Exec::Ignore => return,
+        rules::Exec::Init => return start_container(&key, &known.place, ns, host),
         rules::Exec::Host => {
             if let Some(cgroup) = maps::cgroup(known.place.id) {
                 cgroup.state = cgroup_state::HOST;
             }
+            return;
         }
         rules::Exec::Staging => {
-            if let (Some(followed), Some(session)) = (followed, session) {
-                session.staged += 1;
-                report(ctx, task, old_tid, bprm, &followed.entry, cgroup_id, ns, exec_flags::STAGING);
-            }
+            let (Some(followed), Some(session)) = (followed, session) else { return };
+            session.staged += 1;
+            entry = followed.entry;
+            exec_flags::STAGING
         }
         rules::Exec::Command => {
-            if let (Some(followed), Some(session)) = (followed, session) {
-                followed.executed = 1;
-                let first = session.announced == 0;
-                session.announced = 1;
-                if ns.mnt != host.mnt {
-                    nested_namespace(ns.mnt, session.container);
-                }
-                let flags = if first { exec_flags::ROOT } else { 0 };
-                report(ctx, task, old_tid, bprm, &followed.entry, cgroup_id, ns, flags);
+            let (Some(followed), Some(session)) = (followed, session) else { return };
+            followed.executed = 1;
+            entry = followed.entry;
+            let first = session.announced == 0;
+            session.announced = 1;
+            if ns.mnt != host.mnt {
+                nested_namespace(ns.mnt, session.container);
             }
+            if first { exec_flags::ROOT } else { 0 }
         }
         rules::Exec::New(entry_kind, container) => {
             let new = new_session(&key, container, entry_kind, host.mnt, 1);
-            if maps::open_session(&key, &new, 1) {
-                report(ctx, task, old_tid, bprm, &key, cgroup_id, ns, exec_flags::ROOT);
+            if !maps::open_session(&key, &new, 1) {
+                return;
             }
+            exec_flags::ROOT
         }
-    }
+    };
+    report(task, old_tid, bprm, &entry, cgroup_id, ns, flags);
 }
 
 /// A session as it begins, with one task in it.
@@ -194,18 +195,7 @@ fn begins<const N: usize>(name: &[u8; 16], with: &[u8; N]) -> bool {
 }
 
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "inlined; a struct would stand on the stack")]
-fn report(
-    ctx: &BtfTracePointContext,
-    task: u64,
-    old_tid: u32,
-    bprm: u64,
-    entry: &TaskKey,
-    cgroup_id: u64,
-    ns: Namespaces,
-    flags: u32,
-) {
-    let _ = ctx;
+fn report(task: u64, old_tid: u32, bprm: u64, entry: &TaskKey, cgroup_id: u64, ns: Namespaces, flags: u32) {
     let entry = *entry;
     let Some(buffer) = ring::scratch() else { return };
     let exec = buffer.cast::<Exec>();
@@ -242,7 +232,7 @@ fn report(
         let file: u64 = read(mm, offset!(mm_exe_file));
         let path = offset!(file_path);
         let dentry: u64 = read(file, path.wrapping_add(offset!(path_dentry)));
-        let walked = walk::walk(
+        let walked = walk::podtrail_walk(
             read(file, path.wrapping_add(offset!(path_mnt))),
             dentry,
             root_mnt,
@@ -258,7 +248,7 @@ fn report(
         at += exe_len;
 
         let pwd = offset!(fs_pwd);
-        let walked = walk::walk(
+        let walked = walk::podtrail_walk(
             read(fs, pwd.wrapping_add(offset!(path_mnt))),
             read(fs, pwd.wrapping_add(offset!(path_dentry))),
             root_mnt,
@@ -313,7 +303,9 @@ fn report(
             let to = buffer.add((at & (SCRATCH_SIZE as u32 / 2 - 1)) as usize);
             // The mask is for the verifier, which must see the bound on what it passes on.
             let length = opaque(first) & (2 * ARGV_CHUNK as u64 - 1);
-            if length <= ARGV_CHUNK as u64 && bpf_probe_read_user(to.cast(), length as u32, start as *const _) == 0 {
+            if length <= ARGV_CHUNK as u64
+                && bpf_probe_read_user(to.cast(), length as u32, start as *const _) == 0
+            {
                 carried = first as u32;
             } else {
                 flags |= exec_flags::ARGV_FAULT;
@@ -328,29 +320,30 @@ fn report(
             return;
         }
         if kept > first && flags & exec_flags::ARGV_FAULT == 0 {
-            let key = kernel::key(task);
-            chunks(start, total, head as u32, kept as u32, &ChunkOf { key, entry, time, first: first as u32 });
+            // The chunks' own header is made in the scratch buffer too; what they need of the exec is passed on there.
+            let chunk = buffer.cast::<ArgvChunk>();
+            let key = (*exec).task.key;
+            (*chunk).key = key;
+            (*chunk).exec_time = time;
+            podtrail_chunks(start, total, head as u32, kept as u32, first as u32);
         }
     }
-}
-
-struct ChunkOf {
-    key: TaskKey,
-    entry: TaskKey,
-    time: u64,
-    /// bytes that the exec's own record carried
-    first: u32,
 }
 
 /// The kernel's own limit on argv and environment is 6 MiB (3/4 of _STK_LIM, fs/exec.c).
 const CHUNKS: u32 = 6 * 1024 * 1024 / ARGV_CHUNK as u32 + 2;
 
-/// Sends what is kept of argv beyond the first chunk of its head.
+/// Sends what is kept of argv beyond the `first` bytes, which the exec's own record carried. A global function, as
+/// `podtrail_walk`. `key` and `exec_time` stand in the scratch buffer already.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn chunks(start: u64, total: u64, head: u32, kept: u32, of: &ChunkOf) {
-    let Some(buffer) = ring::scratch() else { return };
+pub extern "C" fn podtrail_chunks(start: u64, total: u64, head: u32, kept: u32, first: u32) -> u32 {
+    let Some(buffer) = ring::scratch() else { return 0 };
     let chunk = buffer.cast::<ArgvChunk>();
-    let mut offset = of.first;
+    // SAFETY: the scratch buffer is larger than an ArgvChunk and aligned to 8.
+    let key = unsafe { (*chunk).key };
+    let entry = maps::task(&key).map_or(key, |followed| followed.entry);
+    let mut offset = first;
     let mut i = 0;
     while i < CHUNKS {
         i += 1;
@@ -359,9 +352,9 @@ fn chunks(start: u64, total: u64, head: u32, kept: u32, of: &ChunkOf) {
         }
         // A chunk never spans the cut: head's bytes stand at the beginning, tail's before the end.
         let (from, left) = if offset < head {
-            (start + u64::from(offset), head - offset)
+            (start.wrapping_add(u64::from(offset)), head - offset)
         } else {
-            (start + total - u64::from(kept - offset), kept - offset)
+            (start.wrapping_add(total).wrapping_sub(u64::from(kept - offset)), kept - offset)
         };
         let length = if left > ARGV_CHUNK as u32 { ARGV_CHUNK as u32 } else { left };
         let length = opaque(u64::from(length)) & (2 * ARGV_CHUNK as u64 - 1);
@@ -376,16 +369,15 @@ fn chunks(start: u64, total: u64, head: u32, kept: u32, of: &ChunkOf) {
             }
             let size = size_of::<ArgvChunk>() as u64 + length;
             (*chunk).header = ring::header(kind::ARGV_CHUNK, size as u32, ring::now());
-            (*chunk).key = of.key;
-            (*chunk).exec_time = of.time;
             (*chunk).offset = offset;
             (*chunk).len = length as u32;
-            if !ring::send(kind::ARGV_CHUNK, buffer, size, Some(&of.entry)) {
+            if !ring::send(kind::ARGV_CHUNK, buffer, size, Some(&entry)) {
                 break;
             }
         }
-        offset += length as u32;
+        offset = offset.wrapping_add(length as u32);
     }
+    offset
 }
 
 /// Hides a value from the compiler, which else drops the masks that the verifier needs.

@@ -55,7 +55,14 @@ pub fn on_setns<C: EbpfContext>(ctx: &C) {
         }
     }
     if config!(diagnose) != 0 {
-        aya_log_ebpf::info!(ctx, "pid {} joined mnt {} pid {} of container {}", key.tgid, mnt, pid, container);
+        aya_log_ebpf::info!(
+            ctx,
+            "pid {} joined mnt {} pid {} of container {}",
+            key.tgid,
+            mnt,
+            pid,
+            container
+        );
     }
     report(task, cgroup_id, &entry, container, mnt, pid);
 }
@@ -67,7 +74,13 @@ fn report(task: u64, cgroup_id: u64, entry: &TaskKey, container: u64, mnt: u32, 
     // SAFETY: a Join fits into the scratch buffer, which is aligned to 8; every field is written.
     unsafe {
         (*record).header = ring::header(kind::JOIN, size_of::<Join>() as u32, ring::now());
-        kernel::fill_task(&raw mut (*record).task, task, cgroup_id, kernel::mnt_ns(task), kernel::pid_ns(task));
+        kernel::fill_task(
+            &raw mut (*record).task,
+            task,
+            cgroup_id,
+            kernel::mnt_ns(task),
+            kernel::pid_ns(task),
+        );
         (*record).entry = *entry;
         (*record).container = container;
         (*record).mnt_ns = mnt;

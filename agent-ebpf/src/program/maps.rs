@@ -8,7 +8,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use podtrail_ebpf::{
-    layout::{ABSENT, Cgroup, Config, FollowedTask, LAYOUT_VERSION, Session, TaskKey, cgroup_state, counter, task_kind},
+    layout::{
+        ABSENT, Cgroup, Config, FollowedTask, LAYOUT_VERSION, Session, TaskKey, cgroup_state, counter,
+        task_kind,
+    },
     offsets::Offsets,
     rules::{Namespaces, Place},
 };

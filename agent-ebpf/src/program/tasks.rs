@@ -5,8 +5,8 @@ use core::ffi::c_void;
 use aya_ebpf::{helpers::generated::bpf_seq_write, programs::BtfTracePointContext};
 use podtrail_ebpf::{
     layout::{
-        ContainerEnded, Enter, Exit, FollowedTask, TaskKey, TaskStart, cgroup_state, counter, entry_kind, exit_flags,
-        kind, task_kind,
+        ContainerEnded, Enter, Exit, FollowedTask, TaskKey, TaskStart, cgroup_state, counter, entry_kind,
+        exit_flags, kind, task_kind,
     },
     rules::{self, Place},
 };
@@ -62,7 +62,8 @@ pub fn on_fork(_ctx: &BtfTracePointContext, parent: u64, child: u64) {
         }
         rules::Fork::First => maps::first_entry(to.id, &child_key, kernel::mnt_ns(parent)),
         rules::Fork::Enter => {
-            let replaces = if session.is_some() { followed.map_or(TaskKey::NONE, |f| f.entry) } else { TaskKey::NONE };
+            let replaces =
+                if session.is_some() { followed.map_or(TaskKey::NONE, |f| f.entry) } else { TaskKey::NONE };
             enter(child, &child_key, cgroup_id, to.id, parent, &parent_key, entry_kind::RUNTIME, &replaces);
         }
     }
@@ -90,7 +91,13 @@ pub fn enter(
     // SAFETY: an Enter fits into the scratch buffer, which is aligned to 8; every field is written.
     unsafe {
         (*record).header = ring::header(kind::ENTER, size_of::<Enter>() as u32, new.time);
-        kernel::fill_task(&raw mut (*record).task, task, cgroup_id, kernel::mnt_ns(task), kernel::pid_ns(task));
+        kernel::fill_task(
+            &raw mut (*record).task,
+            task,
+            cgroup_id,
+            kernel::mnt_ns(task),
+            kernel::pid_ns(task),
+        );
         (*record).by = *by_key;
         kernel::copy((&raw mut (*record).by_comm).cast(), 16, by, offset!(task_comm));
         (*record).container = container;
@@ -203,7 +210,9 @@ pub fn on_iterate(ctx: *mut c_void) {
     }
     let row = TaskStart { start_time: kernel::key(task).start_time, pid: tgid, _pad: 0 };
     // SAFETY: writes the row's bytes to the reader.
-    let full = unsafe { bpf_seq_write(seq.cast(), (&raw const row).cast_mut().cast(), size_of::<TaskStart>() as u32) };
+    let full = unsafe {
+        bpf_seq_write(seq.cast(), (&raw const row).cast_mut().cast(), size_of::<TaskStart>() as u32)
+    };
     if full != 0 {
         maps::count(counter::UNREADABLE);
     }

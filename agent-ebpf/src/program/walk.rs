@@ -23,9 +23,11 @@ pub const DETACHED: u32 = 2;
 /// Walks from `mnt` and `dentry` to the root, and writes components, each with a NUL, to the scratch buffer at
 /// `start` and on. Answers the bytes written in the low half, and how it ended in the high half.
 ///
-/// A function of its own so that the verifier sees it once a call, not once a path.
+/// Exported, which makes it a global function for the verifier: verified once, by itself, for any arguments, and not
+/// again on every path that leads to it.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn walk(mnt: u64, dentry: u64, root_mnt: u64, root_dentry: u64, start: u32) -> u64 {
+pub extern "C" fn podtrail_walk(mnt: u64, dentry: u64, root_mnt: u64, root_dentry: u64, start: u32) -> u64 {
     let Some(buffer) = ring::scratch() else { return 0 };
     let mut mnt = mnt;
     let mut dentry = dentry;
@@ -59,7 +61,7 @@ pub fn walk(mnt: u64, dentry: u64, root_mnt: u64, root_dentry: u64, start: u32) 
             break;
         }
         // The mask is for the verifier: start is below 8 KiB and written below 4 KiB.
-        let at = ((start + written) & (SCRATCH_SIZE as u32 / 2 - 1)) as usize;
+        let at = (start.wrapping_add(written) & (SCRATCH_SIZE as u32 / 2 - 1)) as usize;
         // SAFETY: at most half of the buffer plus one name.
         let length = unsafe { bpf_probe_read_kernel_str(buffer.add(at).cast(), NAME_MAX, name as *const _) };
         if length <= 0 {

@@ -87,10 +87,7 @@ impl Btf {
             {
                 btf.structs.entry((*name).to_owned()).or_insert(id);
             }
-            at = found
-                .at
-                .checked_add(btf.tail(id, &found)?)
-                .ok_or(BtfError::Short(at))?;
+            at = found.at.checked_add(btf.tail(id, &found)?).ok_or(BtfError::Short(at))?;
         }
         Ok(btf)
     }
@@ -129,12 +126,14 @@ impl Btf {
         }
         for i in 0..of.vlen as usize {
             let at = of.at + i * 12;
-            let (name_at, member, bits) = (self.u32(at).ok()?, self.u32(at + 4).ok()?, self.u32(at + 8).ok()?);
+            let (name_at, member, bits) =
+                (self.u32(at).ok()?, self.u32(at + 4).ok()?, self.u32(at + 8).ok()?);
             // With the flag, a bit field's width stands in the upper byte.
             let (bits, width) = if of.flag { (bits & 0x00ff_ffff, bits >> 24) } else { (bits, 0) };
             let offset = bits / 8;
             if self.string(name_at) == Some(name) {
-                return (width == 0 && bits % 8 == 0).then(|| Member { offset, size: self.size_of(member, DEPTH) });
+                return (width == 0 && bits % 8 == 0)
+                    .then(|| Member { offset, size: self.size_of(member, DEPTH) });
             }
             if name_at == 0
                 && let Some(inner) = self.find(member, name, depth - 1)

@@ -76,7 +76,8 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
             })
         }
         kind::EXIT => {
-            let layout::Exit { header: _, key, parent, entry, code, flags, lost } = exact(bytes).ok_or_else(bad)?;
+            let layout::Exit { header: _, key, parent, entry, code, flags, lost } =
+                exact(bytes).ok_or_else(bad)?;
             Record::Exit(record::Exit {
                 time,
                 key,
@@ -91,12 +92,20 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
         kind::ENTER => Record::Enter(Box::new(enter(time, &exact(bytes).ok_or_else(bad)?).ok_or_else(bad)?)),
         kind::JOIN => Record::Join(Box::new(join(time, &exact(bytes).ok_or_else(bad)?))),
         kind::CONTAINER_STARTED => {
-            let layout::ContainerStarted { header: _, cgroup_id, init, mnt_ns, pid_ns, _reserved, _reserved2 } =
-                exact(bytes).ok_or_else(bad)?;
+            let layout::ContainerStarted {
+                header: _,
+                cgroup_id,
+                init,
+                mnt_ns,
+                pid_ns,
+                _reserved,
+                _reserved2,
+            } = exact(bytes).ok_or_else(bad)?;
             Record::ContainerStarted(record::ContainerStarted { time, cgroup_id, init, mnt_ns, pid_ns })
         }
         kind::CONTAINER_ENDED => {
-            let layout::ContainerEnded { header: _, cgroup_id, init, code, _pad } = exact(bytes).ok_or_else(bad)?;
+            let layout::ContainerEnded { header: _, cgroup_id, init, code, _pad } =
+                exact(bytes).ok_or_else(bad)?;
             Record::ContainerEnded(record::ContainerEnded {
                 time,
                 cgroup_id,
@@ -111,7 +120,13 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
                 return Err(bad());
             }
             let container = (container != 0).then_some(container);
-            return Ok(RawRecord::CgroupCreated(CgroupCreated { time, id, parent, container, path: rest.to_vec() }));
+            return Ok(RawRecord::CgroupCreated(CgroupCreated {
+                time,
+                id,
+                parent,
+                container,
+                path: rest.to_vec(),
+            }));
         }
         kind::CGROUP_REMOVED => {
             let layout::CgroupRemoved { header: _, id } = exact(bytes).ok_or_else(bad)?;
@@ -206,7 +221,8 @@ fn exec(time: BootTime, exec: &layout::Exec, rest: &[u8]) -> Option<record::Exec
 }
 
 fn enter(time: BootTime, enter: &layout::Enter) -> Option<record::Enter> {
-    let layout::Enter { header: _, task, by, by_comm, container, replaces, entry_kind, _pad, _reserved } = enter;
+    let layout::Enter { header: _, task, by, by_comm, container, replaces, entry_kind, _pad, _reserved } =
+        enter;
     Some(record::Enter {
         time,
         process: process(task),

@@ -1,1 +1,80 @@
-//! Loads and attaches the BPF programs and reads their ring: the only module with `unsafe`, the only one that names aya.
+//! Loads and attaches the BPF programs and reads their ring: the only module that names aya.
+//!
+//! Must never lose a record in silence: what the kernel side counts as lost, and what cannot be decoded here, comes
+//! out of [`Probe::losses`]. Must never trust a record: see `decode`.
+
+#![expect(unsafe_code, reason = "the ring's descriptor is registered with the runtime here")]
+
+mod btf;
+mod capabilities;
+mod decode;
+mod load;
+mod offsets;
+mod reader;
+mod survey;
+
+use std::path::PathBuf;
+
+pub use btf::BtfError;
+pub use decode::{CgroupCreated, DecodeError, RawRecord, decode};
+pub use load::ProbeError;
+pub use reader::Probe;
+pub use survey::{Problem, Survey, survey};
+
+/// The BPF object, as `build.rs` found it; empty where it was not built.
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podtrail.bpf.o"));
+
+/// How to see setns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Setns {
+    /// the best that works here
+    #[default]
+    Auto,
+    Fexit,
+    Kprobe,
+    Tracepoint,
+}
+
+/// What the kernel side must be told of the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// inode numbers of the host's own namespaces
+    pub mnt_ns: u32,
+    pub pid_ns: u32,
+    pub user_ns: u32,
+    /// the v1 controller whose cgroup ids are used ("pids"); `None`: the default hierarchy's (v2)
+    pub controller: Option<String>,
+    /// id of the hierarchy, as `/proc/self/cgroup` has it; 0 is the default one
+    pub hierarchy: u32,
+}
+
+/// How to load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// bytes of argv that are kept; what is longer keeps its head and its tail
+    pub argv_limit: u32,
+    /// bytes of the ring: a power of two, and whole pages
+    pub ring_size: u32,
+    /// tasks of sessions that can be followed at once
+    pub tasks: u32,
+    pub setns: Setns,
+    /// BTF of the running kernel; `None`: `/sys/kernel/btf/vmlinux`
+    pub btf: Option<PathBuf>,
+    /// let the BPF programs say what they do, through the log
+    pub diagnose: bool,
+    pub host: Host,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            argv_limit: 64 * 1024,
+            ring_size: 8 * 1024 * 1024,
+            tasks: 65_536,
+            setns: Setns::Auto,
+            btf: None,
+            diagnose: false,
+            host: Host::default(),
+        }
+    }
+}

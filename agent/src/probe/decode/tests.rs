@@ -54,7 +54,8 @@ fn an_exec_has_its_paths_the_right_way_round() {
 
 #[test]
 fn a_memfd_has_only_its_name() {
-    let bytes = exec_bytes(b"memfd:runc\0", b"tmp\0", b"", b"x\0", exec_flags::MEMFD | exec_flags::EXE_INCOMPLETE);
+    let bytes =
+        exec_bytes(b"memfd:runc\0", b"tmp\0", b"", b"x\0", exec_flags::MEMFD | exec_flags::EXE_INCOMPLETE);
     let exec = decoded(&bytes);
     assert_eq!(exec.path, b"memfd:runc");
     assert!(exec.executable.memfd && !exec.path_incomplete);
