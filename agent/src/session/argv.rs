@@ -14,6 +14,8 @@ pub(super) struct Assembly {
     head: usize,
     /// of head and tail together
     kept: usize,
+    /// memory could not be read any further: nothing more will come
+    fault: bool,
     /// the beginning, without a hole
     prefix: Vec<u8>,
     /// what came before its turn, by offset
@@ -23,17 +25,18 @@ pub(super) struct Assembly {
 
 impl Assembly {
     pub(super) fn new(raw: RawArgv) -> Self {
-        let RawArgv { total, head, tail, mut bytes, fault: _ } = raw;
+        let RawArgv { total, head, tail, mut bytes, fault } = raw;
         // Not more than there is: a record that says otherwise must not make us wait for it.
         let kept = (u64::from(head) + u64::from(tail)).min(total);
         let kept = usize::try_from(kept).unwrap_or(usize::MAX);
         let head = usize::try_from(head).unwrap_or(usize::MAX).min(kept);
         bytes.truncate(kept);
-        Self { total, head, kept, prefix: bytes, later: BTreeMap::new(), later_bytes: 0 }
+        Self { total, head, kept, fault, prefix: bytes, later: BTreeMap::new(), later_bytes: 0 }
     }
 
+    /// Whether nothing more is to be waited for.
     pub(super) fn is_complete(&self) -> bool {
-        self.prefix.len() >= self.kept
+        self.fault || self.prefix.len() >= self.kept
     }
 
     /// Bytes that it holds.
@@ -73,11 +76,11 @@ impl Assembly {
 
     /// The arguments, with what is there.
     pub(super) fn finish(mut self) -> Argv {
-        if self.is_complete() && u64::try_from(self.kept).is_ok_and(|kept| kept == self.total) {
+        let whole = u64::try_from(self.kept).is_ok_and(|kept| kept == self.total);
+        if whole && self.prefix.len() >= self.kept {
             return Argv { args: split(&self.prefix), total: self.total, cut: None };
         }
         let end = self.end();
-        let whole = u64::try_from(self.kept).is_ok_and(|kept| kept == self.total);
         let tail = if whole { Vec::new() } else { self.prefix.split_off(self.head.min(self.prefix.len())) };
         let mut args = split(&self.prefix);
         let cut = args.len();
@@ -164,9 +167,11 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_cuts_at_the_end() {
-        let raw = RawArgv { total: 9, head: 4, tail: 0, bytes: b"a\0bc".to_vec(), fault: true };
-        let argv = Assembly::new(raw).finish();
+    fn a_fault_cuts_at_the_end_and_nothing_is_waited_for() {
+        let raw = RawArgv { total: 9, head: 9, tail: 0, bytes: b"a\0bc".to_vec(), fault: true };
+        let assembly = Assembly::new(raw);
+        assert!(assembly.is_complete());
+        let argv = assembly.finish();
         assert_eq!((argv.args, argv.cut), (vec![b"a".to_vec(), b"bc".to_vec()], Some(2)));
     }
 
