@@ -33,7 +33,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let collector = Collector::start(&stage, &programs)?;
     let agent = Agent::start(&stage, &collector)?;
     step("starting a container under runc, with a workload of its own");
-    let container = Container::start(&stage, &["/bin/sh", "-c", "while :; do /bin/sleep 1; done"], &[])?;
+    let container = Container::start(&stage, &["/bin/sh", "-c", "while :; do /bin/sleep 1; done"])?;
     eprintln!("    container {}", container.id());
 
     step("three ways in, all open at once");
@@ -95,7 +95,7 @@ fn play(stage: &Stage, container: &Container) -> Result<()> {
 
 fn type_in(stage: &Stage, shell: &mut Shell, who: &str, line: &str) -> Result<()> {
     eprintln!("    {who:>8} $ {line}");
-    shell.line(stage, line)
+    shell.line(stage, line).map(drop)
 }
 
 fn is_in(session: &Value, container: &str) -> bool {

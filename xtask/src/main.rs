@@ -2,6 +2,7 @@
 //!
 //! It starts other programs and says which; it must never do in silence what a person would have to undo.
 
+mod bench;
 mod demo;
 mod ebpf;
 mod lint;
@@ -15,6 +16,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+/// What shells use for a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
 
 /// Set-up, builds, tests, demo and benchmarks of podtrail.
 #[derive(Debug, Parser)]
@@ -42,6 +46,9 @@ enum Command {
     },
     /// Watch it work: two sessions in a real container and one from the host, as the collector knows them
     Demo(demo::Options),
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Subject),
     /// Run every test; as root also those against the real kernel and real containers
     Test(test::Options),
     /// Check formatting, lints, the rules of the code, and dependencies
@@ -54,6 +61,10 @@ fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            if error.is::<stage::Interrupted>() {
+                eprintln!("{}", stage::Interrupted);
+                return ExitCode::from(INTERRUPTED);
+            }
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
@@ -68,6 +79,7 @@ fn run(command: Command) -> Result<()> {
             setup::run(setup::For::Build)?;
             ebpf::build_all(release).map(drop)
         }
+        Command::Bench(subject) => bench::run(&subject),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint => lint::run(),

@@ -15,7 +15,7 @@ use nix::{
 };
 use serde_json::json;
 
-use super::Stage;
+use super::{Shell, Stage};
 use crate::sh::{Cmd, cmd};
 
 /// A running container.
@@ -27,27 +27,24 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// Starts one whose own work is `workload`. `files` are put into its image.
-    pub(crate) fn start(stage: &Stage, workload: &[&str], files: &[(&Path, &str)]) -> Result<Self> {
-        let id = random_id()?;
-        let bundle = stage.dir().join("bundle");
-        let image = bundle.join("image");
-        fill(&image, files)?;
-        let root = layered(&bundle, &image)?;
-        let config = config(stage.name, &id, &root, workload);
-        let file = bundle.join("config.json");
-        fs::write(&file, config.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
-        let pid_file = bundle.join("pid");
-        runc(stage.dir())
-            .args(["run", "--detach", "--bundle"])
-            .arg(&bundle)
-            .arg("--pid-file")
-            .arg(&pid_file)
-            .arg(&id)
-            .quiet()
-            .run()?;
-        let pid =
-            fs::read_to_string(&pid_file).with_context(|| format!("cannot read {}", pid_file.display()))?;
+    /// Starts one whose own work is `workload`.
+    pub(crate) fn start(stage: &Stage, workload: &[&str]) -> Result<Self> {
+        let (id, run) = prepare(stage, workload, &[])?;
+        run.arg("--detach").arg(&id).quiet().run()?;
+        Self::started(stage, id)
+    }
+
+    /// Starts one whose own work is what is typed into its shell. `files` are put into its image.
+    pub(crate) fn start_shell(stage: &Stage, files: &[(&Path, &str)]) -> Result<(Self, Shell)> {
+        let (id, run) = prepare(stage, &["/bin/sh"], files)?;
+        let mut shell = Shell::on_pipes(run.arg(&id).into_std())?;
+        shell.line(stage, ":")?;
+        Ok((Self::started(stage, id)?, shell))
+    }
+
+    fn started(stage: &Stage, id: String) -> Result<Self> {
+        let file = stage.dir().join("bundle/pid");
+        let pid = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let pid = pid.trim().parse().with_context(|| format!("runc wrote no process id: {pid}"))?;
         Ok(Self { id, dir: stage.dir().to_path_buf(), pid })
     }
@@ -66,6 +63,21 @@ impl Container {
     pub(crate) fn exec(&self, flags: &[&str], command: &[&str]) -> Command {
         runc(&self.dir).arg("exec").args(flags).arg(&self.id).args(command).into_std()
     }
+}
+
+/// Makes a bundle; returns the container's id, and `runc run` short of it.
+fn prepare(stage: &Stage, workload: &[&str], files: &[(&Path, &str)]) -> Result<(String, Cmd)> {
+    let id = random_id()?;
+    let bundle = stage.dir().join("bundle");
+    let image = bundle.join("image");
+    fill(&image, files)?;
+    let root = layered(&bundle, &image)?;
+    let file = bundle.join("config.json");
+    let config = config(stage.name, &id, &root, workload);
+    fs::write(&file, config.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+    let run =
+        runc(stage.dir()).args(["run", "--bundle"]).arg(&bundle).arg("--pid-file").arg(bundle.join("pid"));
+    Ok((id, run))
 }
 
 /// runc, its state in the stage's folder. Where cgroups are hybrid it sees version 2 alone, so that nothing is made

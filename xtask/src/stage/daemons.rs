@@ -15,7 +15,7 @@ use nix::{
 };
 use serde_json::Value;
 
-use super::{Stage, shell};
+use super::{Interrupted, Stage, shell};
 
 /// How long a daemon may take to be ready.
 const START: Duration = Duration::from_secs(20);
@@ -46,6 +46,11 @@ impl Daemon {
         Ok(())
     }
 
+    /// An error, with what the daemon said; an interruption needs no explanation.
+    fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        if error.is::<Interrupted>() { error } else { error.context(self.said()) }
+    }
+
     fn said(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
@@ -63,7 +68,7 @@ impl Daemon {
         let waited = stage.until("the daemon's end", Duration::from_secs(10), || {
             self.child.try_wait().context("cannot wait for a daemon")
         });
-        waited.map(drop).with_context(|| self.said())
+        waited.map(drop).map_err(|error| self.explained(error))
     }
 }
 
@@ -110,7 +115,7 @@ impl Collector {
                 daemon.check()?;
                 Ok(std::net::TcpStream::connect(&address).is_ok().then_some(()))
             })
-            .with_context(|| daemon.said())?;
+            .map_err(|error| daemon.explained(error))?;
         Ok(Self { daemon, programs: programs.to_path_buf(), url: format!("http://{address}") })
     }
 
@@ -135,9 +140,14 @@ impl Collector {
             .collect())
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.child.id()
+    }
+
     /// Ends it.
     pub(crate) fn stop(mut self, stage: &Stage) -> Result<()> {
-        self.daemon.stop(stage).context("the collector did not end")
+        self.daemon.stop(stage)
     }
 }
 
@@ -154,8 +164,11 @@ impl Agent {
         let mut command = Command::new(collector.programs.join("podtrail-agent"));
         command
             .args(["run", "--node-name", node, "--collector", &collector.url])
+            .args(["--metrics-listen", "none"])
             .arg("--socket")
             .arg(stage.dir().join("agent.sock"))
+            .arg("--lock")
+            .arg(stage.dir().join("agent.lock"))
             .arg("--spool")
             .arg(stage.dir().join("spool"));
         let mut daemon = Daemon::start(stage, "agent", command)?;
@@ -165,13 +178,18 @@ impl Agent {
                 let nodes = collector.answer(&["nodes"])?;
                 Ok(nodes.iter().any(|value| has_hooks(value, node)).then_some(()))
             })
-            .with_context(|| daemon.said())?;
+            .map_err(|error| daemon.explained(error))?;
         Ok(Self { daemon })
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.child.id()
     }
 
     /// Ends it.
     pub(crate) fn stop(mut self, stage: &Stage) -> Result<()> {
-        self.daemon.stop(stage).context("the agent did not end")
+        self.daemon.stop(stage)
     }
 }
 

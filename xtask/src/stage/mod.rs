@@ -33,6 +33,18 @@ pub(crate) use container::Container;
 pub(crate) use daemons::{Agent, Collector};
 pub(crate) use shell::Shell;
 
+/// Somebody asked to stop.
+#[derive(Debug)]
+pub(crate) struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted: everything is removed again")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
 /// The place.
 #[derive(Debug)]
 pub(crate) struct Stage {
@@ -71,7 +83,7 @@ impl Stage {
     /// Fails once somebody asked to stop; called in every wait.
     pub(crate) fn check(&self) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) {
-            bail!("interrupted");
+            bail!(Interrupted);
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use nix::{
 use super::Stage;
 
 /// How long a command may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A shell somewhere, and the wires to it.
 #[derive(Debug)]
@@ -57,8 +57,9 @@ impl Shell {
         Ok(Self { child, input: Some(input), output, seen: Vec::new(), lines: 0 })
     }
 
-    /// Types a line, and waits until the shell is through with it.
-    pub(crate) fn line(&mut self, stage: &Stage, line: &str) -> Result<()> {
+    /// Types a line, waits until the shell is through with it, and returns what was said meanwhile.
+    pub(crate) fn line(&mut self, stage: &Stage, line: &str) -> Result<String> {
+        self.seen.clear();
         self.lines += 1;
         // The shell works the sum out, so that what a terminal echoes is not taken for the answer.
         let (typed, answer) =
@@ -74,7 +75,8 @@ impl Shell {
             }
             Ok(None)
         });
-        waited.with_context(|| format!("it said: {}", self.said()))
+        waited.map_err(|error| self.explained(error))?;
+        Ok(String::from_utf8_lossy(&self.seen).into_owned())
     }
 
     /// Types the last line, and waits for the shell's end.
@@ -106,6 +108,15 @@ impl Shell {
                 Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => return Ok(false),
                 Err(error) => return Err(error).context("cannot read from the shell"),
             }
+        }
+    }
+
+    /// An error, with what the shell said; an interruption needs no explanation.
+    fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        if error.is::<super::Interrupted>() {
+            error
+        } else {
+            error.context(format!("it said: {}", self.said()))
         }
     }
 

@@ -1,0 +1,22 @@
+//! `cargo xtask bench`: what podtrail costs, beside what others cost, in the same run.
+
+mod exec;
+mod measure;
+mod report;
+mod tracer;
+
+use anyhow::Result;
+
+/// What to measure.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Subject {
+    /// The price of an exec, and of the agent under exec storms
+    Exec(exec::Options),
+}
+
+/// Measures, and writes what was measured to `docs/benchmarks.md`.
+pub(crate) fn run(subject: &Subject) -> Result<()> {
+    match subject {
+        Subject::Exec(options) => exec::run(options),
+    }
+}

@@ -1,0 +1,159 @@
+//! Turns measurements into the generated section of `docs/benchmarks.md`.
+
+use std::{fmt::Write as _, fs};
+
+use anyhow::{Context, Result, bail};
+
+use super::exec::{Case, Options, Results, Storm, count, micros};
+use super::measure::Samples;
+use crate::{root, sh::cmd};
+
+const BEGIN: &str = "<!-- `cargo xtask bench exec` writes from here -->";
+const END: &str = "<!-- `cargo xtask bench exec` writes up to here -->";
+
+/// The section's text.
+pub(super) fn section(options: &Options, results: &Results) -> Result<String> {
+    let mut text = String::new();
+    machine(&mut text)?;
+    writeln!(
+        text,
+        "\n{} rounds of {} execs a case, all cases in every round.\n",
+        options.rounds, options.count
+    )?;
+    prices(&mut text, results)?;
+    agent(&mut text, options, results)?;
+    Ok(text)
+}
+
+/// Where it was measured.
+fn machine(text: &mut String) -> Result<()> {
+    let info = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
+    let field = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let model = field("model name");
+    let virtual_machine = field("flags").split(' ').any(|flag| flag == "hypervisor");
+    let processors = std::thread::available_parallelism().context("how many processors?")?;
+    let memory = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let memory =
+        memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() >> 20;
+    let kernel =
+        fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
+    let date = cmd("date").args(["--utc", "+%Y-%m-%d"]).peek()?.unwrap_or_default();
+    let commit =
+        cmd("git").args(["describe", "--always", "--dirty", "--exclude=*"]).peek()?.unwrap_or_default();
+    let load = fs::read_to_string("/proc/loadavg").context("cannot read /proc/loadavg")?;
+    writeln!(
+        text,
+        "Measured on {}, at commit {}: {}{processors} processors ({model}), {memory} GiB, Linux {}, \
+         load average at the end {}.",
+        date.trim(),
+        commit.trim(),
+        if virtual_machine { "a virtual machine with " } else { "" },
+        kernel.trim(),
+        load.split(' ').next().unwrap_or_default(),
+    )?;
+    Ok(())
+}
+
+fn of(results: &Results, case: Case) -> Option<&Samples> {
+    results.cases.iter().find(|(at, samples)| *at == case && !samples.is_empty()).map(|(_, samples)| samples)
+}
+
+/// What an exec costs.
+fn prices(text: &mut String, results: &Results) -> Result<()> {
+    writeln!(
+        text,
+        "| what traces | the storm is | µs an exec: median (least to most) | more than with none |"
+    )?;
+    writeln!(text, "|---|---|---|---|")?;
+    for case in Case::ALL {
+        let Some(samples) = of(results, case) else { continue };
+        let (tracer, storm, base) = match case {
+            Case::None => ("nothing", "a session's", None),
+            Case::NoneInit => ("nothing", "the container's own", None),
+            Case::Outside => ("podtrail", "the container's own: in no session", Some(Case::NoneInit)),
+            Case::Session => ("podtrail", "a session's", Some(Case::None)),
+            Case::Execsnoop => ("`execsnoop` (libbpf-tools), every exec", "a session's", Some(Case::None)),
+            Case::Bpftrace => ("`bpftrace` on `sched_process_exec`", "a session's", Some(Case::None)),
+        };
+        let (least, most) = samples.range();
+        let more = base.and_then(|base| of(results, base)).map_or_else(String::new, |base| {
+            let more = samples.median() - base.median();
+            format!("{more:+.1} µs, {:+.1} %", 100.0 * more / base.median())
+        });
+        writeln!(
+            text,
+            "| {tracer} | {storm} | {:.1} ({least:.1} to {most:.1}) | {more} |",
+            samples.median()
+        )?;
+    }
+    if let (Some(none), Some(session), Some(execsnoop)) =
+        (of(results, Case::None), of(results, Case::Session), of(results, Case::Execsnoop))
+    {
+        let (ours, theirs) = (session.median() - none.median(), execsnoop.median() - none.median());
+        writeln!(
+            text,
+            "\nIn a session podtrail adds {:.2} times what `execsnoop` adds (wanted: at most 0.33); in no session {} \
+             (wanted: under 2 %).",
+            ours / theirs,
+            match (of(results, Case::NoneInit), of(results, Case::Outside)) {
+                (Some(none), Some(outside)) =>
+                    format!("{:+.1} %", 100.0 * (outside.median() - none.median()) / none.median()),
+                _ => "it was not measured".to_owned(),
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// How the agent does.
+fn agent(text: &mut String, options: &Options, results: &Results) -> Result<()> {
+    writeln!(
+        text,
+        "\n| storm in a session | execs a second | commands | at the collector | told lost | agent's processor time for 1,000 execs | collector's | agent's memory at most |"
+    )?;
+    writeln!(text, "|---|---|---|---|---|---|---|---|")?;
+    let one = format!("one processor, the worst of {}", options.rounds);
+    let steady = format!("1,000 a second for {} s", options.seconds);
+    let storms = [
+        (one.as_str(), &results.full),
+        ("all processors at once", &results.all_processors),
+        (steady.as_str(), &results.steady),
+    ];
+    for (name, storm) in storms {
+        let Storm { expected, recorded, told_lost, took, agent_time, collector_time, resident_most } = storm;
+        let execs = count(*expected);
+        writeln!(
+            text,
+            "| {name} | {:.0} | {expected} | {recorded} | {told_lost} | {:.1} ms | {:.1} ms | {resident_most:.1} MiB |",
+            execs / took.as_secs_f64(),
+            micros(*agent_time) / execs,
+            micros(*collector_time) / execs,
+        )?;
+    }
+    let steady = &results.steady;
+    writeln!(
+        text,
+        "\nAt 1,000 execs a second the agent takes {:.1} % of one processor (wanted: 2 %) and {:.1} MiB (wanted: 40); \
+         at rest, {:.1} MiB (wanted: 25).",
+        100.0 * steady.agent_time.as_secs_f64() / steady.took.as_secs_f64(),
+        steady.resident_most,
+        results.resident_rest.median(),
+    )?;
+    Ok(())
+}
+
+/// Puts the section into its place.
+pub(super) fn write(section: &str) -> Result<()> {
+    let file = root::workspace().join("docs/benchmarks.md");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let (Some((before, _)), Some((_, after))) = (text.split_once(BEGIN), text.split_once(END)) else {
+        bail!("{} has no place for results (`{BEGIN}` and `{END}`)", file.display());
+    };
+    let text = format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", section.trim());
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    eprintln!("written to {}", file.display());
+    Ok(())
+}
