@@ -109,10 +109,13 @@ pub fn pids(host: &Host) -> io::Result<Vec<u32>> {
 #[must_use]
 pub fn glance(host: &Host, pid: u32) -> Option<Glance> {
     let bytes = read_bounded(&host.process(pid).join("stat"), FILE_MAX).ok()?;
-    // The parser takes the shape for granted up to here.
-    let open = bytes.iter().position(|c| *c == b'(')?;
+    // The parser takes for granted that a number comes first and that something follows the name.
     let close = bytes.iter().rposition(|c| *c == b')')?;
-    if open == 0 || close < open || bytes.get(close + 1) != Some(&b' ') {
+    let shaped = bytes.first()?.is_ascii_digit()
+        && bytes.iter().position(|c| *c == b'(')? < close
+        && bytes.get(close + 1) == Some(&b' ')
+        && bytes.get(close + 2)?.is_ascii_alphabetic();
+    if !shaped {
         return None;
     }
     let stat = Stat::from_read(bytes.as_slice()).ok()?;

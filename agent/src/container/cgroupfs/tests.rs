@@ -1,1 +1,145 @@
-//! To come.
+use super::*;
+use crate::container::fake::Fake;
+
+#[test]
+fn v2_alone() {
+    let fake = Fake::unified();
+    let hierarchy = Hierarchy::find(&fake.host()).unwrap();
+    assert_eq!(hierarchy.mode, Mode::Unified);
+    assert_eq!(hierarchy.mount, fake.mount());
+    assert_eq!((hierarchy.controller.as_deref(), hierarchy.id), (None, 0));
+    assert!(!hierarchy.whole, "the fake's root has no such inode number");
+}
+
+#[test]
+fn hybrid_is_told_by_its_v2_part() {
+    let fake = Fake::hybrid();
+    let hierarchy = Hierarchy::find(&fake.host()).unwrap();
+    assert_eq!(hierarchy.mode, Mode::Hybrid);
+    assert_eq!(hierarchy.mount, fake.mount());
+    assert_eq!((hierarchy.controller.as_deref(), hierarchy.id), (None, 0));
+    assert_eq!(hierarchy.path_in(b"8:pids:/no\n0::/yes\n"), Some(b"/yes".to_vec()));
+}
+
+#[test]
+fn v1_is_told_by_pids_even_where_somebody_mounted_an_empty_v2() {
+    let fake = Fake::legacy();
+    let hierarchy = Hierarchy::find(&fake.host()).unwrap();
+    assert_eq!(hierarchy.mode, Mode::Legacy);
+    assert_eq!(hierarchy.mount, fake.mount());
+    assert_eq!((hierarchy.controller.as_deref(), hierarchy.id), (Some("pids"), 8));
+    assert_eq!(hierarchy.path_in(b"4:memory:/no\n8:rdma,pids:/a:b\n0::/no\n"), Some(b"/a:b".to_vec()));
+}
+
+#[test]
+fn v1_without_pids_is_told_by_memory() {
+    let fake = Fake::legacy();
+    let mountinfo = fake.host().proc.join("self/mountinfo");
+    let top = fake.folder();
+    let line = format!("30 31 0:35 / {}/cgroup/memory rw - cgroup cgroup rw,memory\n", top.display());
+    fs::create_dir_all(top.join("cgroup/memory")).unwrap();
+    fs::write(mountinfo, line).unwrap();
+    let hierarchy = Hierarchy::find(&fake.host()).unwrap();
+    assert_eq!((hierarchy.controller.as_deref(), hierarchy.id), (Some("memory"), 4));
+}
+
+#[test]
+fn only_mounts_at_the_given_place_count() {
+    let fake = Fake::unified();
+    let mut host = fake.host();
+    host.cgroup = Some(fake.folder().join("elsewhere"));
+    let error = Hierarchy::find(&host).unwrap_err().to_string();
+    assert!(
+        error.starts_with("no cgroup hierarchy is mounted at ") && error.contains("elsewhere"),
+        "{error}"
+    );
+    host.cgroup = Some(fake.folder().join("cgroup"));
+    assert_eq!(Hierarchy::find(&host).unwrap().mount, fake.mount());
+}
+
+#[test]
+fn an_unreadable_proc_says_what_to_do() {
+    let host = Host { proc: PathBuf::from("/nonexistent"), cgroup: None };
+    let error = Hierarchy::find(&host).unwrap_err().to_string();
+    assert!(
+        error.contains("/nonexistent/self/mountinfo") && error.contains("is the node's /proc mounted"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_mount_of_a_part_is_read_as_the_kernel_tells_it() {
+    let fake = Fake::unified();
+    let mut hierarchy = Hierarchy::find(&fake.host()).unwrap();
+    // Seen from a cgroup namespace two levels down.
+    hierarchy.root = b"/../..".to_vec();
+    assert_eq!(hierarchy.path_in(b"0::/../../kubepods/x\n"), Some(b"/kubepods/x".to_vec()));
+    assert_eq!(hierarchy.path_in(b"0::/../..\n"), Some(b"/".to_vec()));
+    assert_eq!(hierarchy.path_in(b"0::/own\n"), None);
+    hierarchy.root = b"/kub".to_vec();
+    assert_eq!(hierarchy.path_in(b"0::/kubepods\n"), None, "not below it, only called alike");
+}
+
+#[test]
+fn a_cgroup_that_is_gone_is_no_place() {
+    let fake = Fake::unified();
+    let hierarchy = Hierarchy::find(&fake.host()).unwrap();
+    assert_eq!(hierarchy.path_in(b"0::/a/b (deleted)\n"), None);
+    assert_eq!(hierarchy.path_in(b""), None);
+    assert_eq!(hierarchy.path_in(b"garbage\n\xff\n"), None);
+    assert_eq!(hierarchy.id_of(b"/nothing/here"), None);
+    assert_eq!(hierarchy.id_of(b"/../proc"), None, "not out of the tree");
+}
+
+#[test]
+fn the_walk_finds_all_parents_first() {
+    let fake = Fake::unified();
+    let slice = fake.cgroup("/a.slice");
+    let odd = fake.cgroup(b"/a.slice/\xff\x1b[31m\n");
+    let below = fake.cgroup(b"/a.slice/\xff\x1b[31m\n/x");
+    fs::write(fake.mount().join("cgroup.procs"), "").unwrap();
+    std::os::unix::fs::symlink("/", fake.mount().join("link")).unwrap();
+    let hierarchy = Hierarchy::find(&fake.host()).unwrap();
+    let walk = hierarchy.walk().unwrap();
+    let found = |id, parent, path: &[u8]| Found { id, parent, path: path.to_vec(), container: None };
+    assert_eq!(
+        walk.cgroups,
+        [
+            found(fake.root_id(), 0, b"/"),
+            found(slice, fake.root_id(), b"/a.slice"),
+            found(odd, slice, b"/a.slice/\xff\x1b[31m\n"),
+            found(below, odd, b"/a.slice/\xff\x1b[31m\n/x"),
+        ]
+    );
+    assert_eq!(walk.skipped, 0);
+    assert_eq!(hierarchy.id_of(b"/a.slice/\xff\x1b[31m\n/x"), Some(below));
+    assert_eq!(hierarchy.id_of(b"/"), Some(fake.root_id()));
+}
+
+#[test]
+fn escapes_of_mountinfo() {
+    assert_eq!(unescape(br"/a\040b\134c\012"), b"/a b\\c\n");
+    assert_eq!(unescape(br"\04"), br"\04");
+    assert_eq!(unescape(br"\999\"), br"\999\");
+    let line = br"41 31 0:38 / /sys/fs/c\040g rw shared:1 - cgroup2 none rw";
+    assert_eq!(mount(line).unwrap().point, Path::new("/sys/fs/c g"));
+}
+
+/// On whatever machine this runs: the agent's own process is found where the kernel says.
+#[test]
+fn this_machine() {
+    let hierarchy = match Hierarchy::find(&Host::default()) {
+        Ok(hierarchy) => hierarchy,
+        Err(CgroupError::None { .. }) => return, // a sandbox without cgroups
+        Err(error) => panic!("{error}"),
+    };
+    let walk = hierarchy.walk().unwrap();
+    assert_eq!(walk.cgroups[0].path, b"/");
+    let own = fs::read("/proc/self/cgroup").unwrap();
+    let path = hierarchy.path_in(&own).expect("the test is in a cgroup");
+    let id = hierarchy.id_of(&path).expect("and it is there");
+    assert!(walk.cgroups.iter().any(|found| found.id == id && found.path == path), "{hierarchy:?}");
+    if hierarchy.whole {
+        assert_eq!(walk.cgroups[0].id, ROOT_INODE);
+    }
+}

@@ -109,7 +109,7 @@ pub fn recover(scan: &Scan<'_>, exact: &dyn ExactStart) -> Result<Snapshot, Reco
     snapshot.cgroups = cgroups.states(&walk, |pid| keys.get(pid));
     for (id, container) in cgroups.containers() {
         if let Some(key) = container.init.and_then(|pid| keys.get(pid)) {
-            snapshot.tasks.push((key, task(task_kind::INIT, id, key, false)));
+            snapshot.tasks.push((key, task(task_kind::INIT, id, TaskKey::NONE, false)));
         }
     }
     for (pid, label) in &labels.of {
