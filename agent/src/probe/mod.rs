@@ -11,6 +11,7 @@ mod decode;
 mod load;
 mod offsets;
 mod reader;
+mod seed;
 mod survey;
 
 use std::path::PathBuf;

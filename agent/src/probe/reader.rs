@@ -4,7 +4,12 @@
 //! an event is most of what a tracer costs. Before it sleeps it says so in the map `READER` and looks once more; the
 //! kernel side looks there after each record. So no record waits for the next one, and a storm costs no wake-ups.
 
-use std::{collections::HashMap, fmt, fs, io::Read as _, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, fs,
+    io::Read as _,
+    time::Duration,
+};
 
 use aya::{
     Ebpf,
@@ -22,7 +27,7 @@ use super::{
 };
 use crate::{
     event::{BootTime, GapSource, Hook},
-    session::record::Lost,
+    session::record::{Lost, Record},
 };
 
 /// How long the reader lets records gather while there is work.
@@ -49,6 +54,8 @@ pub struct Probe {
     undecoded_why: String,
     looked: BootTime,
     read: u64,
+    /// containers that ended since the last look
+    ended: HashSet<u64>,
 }
 
 impl fmt::Debug for Probe {
@@ -95,6 +102,7 @@ impl Probe {
             undecoded_why: String::new(),
             looked: boot_now(),
             read: 0,
+            ended: HashSet::new(),
         })
     }
 
@@ -143,7 +151,18 @@ impl Probe {
             bytes += item.len().max(1);
             self.read += 1;
             match decode(&item) {
-                Ok(record) => out.push(record),
+                Ok(record) => {
+                    match &record {
+                        RawRecord::Session(Record::ContainerEnded(ended)) => {
+                            self.ended.insert(ended.cgroup_id);
+                        }
+                        RawRecord::CgroupRemoved { time: _, id } => {
+                            self.ended.insert(*id);
+                        }
+                        RawRecord::Session(_) | RawRecord::CgroupCreated(_) => {}
+                    }
+                    out.push(record);
+                }
                 Err(e) => {
                     self.undecoded += 1;
                     self.undecoded_why = e.to_string();
@@ -181,6 +200,10 @@ impl Probe {
             });
         }
         self.skipped(from, now, &mut losses);
+        let ended = std::mem::take(&mut self.ended);
+        if !ended.is_empty() {
+            self.forget_namespaces(&ended)?;
+        }
         Ok(losses)
     }
 

@@ -1,0 +1,164 @@
+//! What was found in `/proc` at start, written into the kernel side's maps; and namespaces of containers that are gone,
+//! taken out of them.
+
+use std::collections::HashSet;
+
+use aya::maps::{HashMap as BpfMap, MapData, MapError};
+use podtrail_ebpf::layout::{Cgroup, FollowedTask, Session, TaskKey, task_kind};
+use zerocopy::FromBytes as _;
+
+use super::{Probe, ProbeError, RawRecord, load::map_error, reader::boot_now};
+use crate::{
+    container::Snapshot,
+    event::ExitStatus,
+    session::record::{Exit, Record},
+};
+
+/// Insert only what is not there (include/uapi/linux/bpf.h): what a hook decided meanwhile is newer.
+const BPF_NOEXIST: u64 = 1;
+
+type Bytes<const N: usize> = [u8; N];
+const KEY: usize = size_of::<TaskKey>();
+const TASK: usize = size_of::<FollowedTask>();
+const SESSION: usize = size_of::<Session>();
+const CGROUP: usize = size_of::<Cgroup>();
+
+impl Probe {
+    /// Writes what was found into the maps. Returns records of what ended between the look into `/proc` and now: the
+    /// exit hook did not know those tasks yet.
+    pub fn seed(&mut self, snapshot: &Snapshot) -> Result<Vec<RawRecord>, ProbeError> {
+        {
+            let mut cgroups = self.map::<u64, Bytes<CGROUP>>("CGROUPS")?;
+            for (id, value) in &snapshot.cgroups {
+                add(&mut cgroups, "CGROUPS", *id, bytes(value))?;
+            }
+        }
+        {
+            let mut namespaces = self.map::<u32, u64>("NAMESPACES")?;
+            for (inum, container) in &snapshot.namespaces {
+                add(&mut namespaces, "NAMESPACES", *inum, *container)?;
+            }
+        }
+        {
+            let mut sessions = self.map::<Bytes<KEY>, Bytes<SESSION>>("SESSIONS")?;
+            for (key, value) in &snapshot.sessions {
+                add(&mut sessions, "SESSIONS", bytes(key), bytes(value))?;
+            }
+        }
+        {
+            let mut tasks = self.map::<Bytes<KEY>, Bytes<TASK>>("TASKS")?;
+            for (key, value) in &snapshot.tasks {
+                add(&mut tasks, "TASKS", bytes(key), bytes(value))?;
+            }
+        }
+        self.bury(snapshot)
+    }
+
+    /// Takes out the tasks that are gone already.
+    fn bury(&mut self, snapshot: &Snapshot) -> Result<Vec<RawRecord>, ProbeError> {
+        if snapshot.tasks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let alive: HashSet<TaskKey> =
+            self.start_times()?.into_iter().map(|(pid, start)| TaskKey::new(pid, start)).collect();
+        let mut exits = Vec::new();
+        for (key, task) in snapshot.tasks.iter().filter(|(key, _)| !alive.contains(key)) {
+            if self.map::<Bytes<KEY>, Bytes<TASK>>("TASKS")?.remove(&bytes(key)).is_err() {
+                continue; // the exit hook was there first, and has told
+            }
+            if task.kind != task_kind::SESSION {
+                continue;
+            }
+            let mut sessions = self.map::<Bytes<KEY>, Bytes<SESSION>>("SESSIONS")?;
+            let Ok(mut session) =
+                sessions.get(&bytes(&task.entry), 0).map(|b| Session::read_from_bytes(&b).unwrap_or(GONE))
+            else {
+                continue;
+            };
+            session.live -= 1;
+            let last = session.live <= 0;
+            let lost = session.lost;
+            let changed = if last {
+                sessions.remove(&bytes(&task.entry))
+            } else {
+                sessions.insert(bytes(&task.entry), bytes::<_, SESSION>(&session), 0)
+            };
+            changed.map_err(|e| map_error("write", "SESSIONS", &e))?;
+            exits.push(RawRecord::Session(Record::Exit(Exit {
+                time: boot_now(),
+                key: *key,
+                parent: TaskKey::NONE,
+                entry: task.entry,
+                // How it ended nobody saw; the session's end is what matters here.
+                status: ExitStatus::Code(0),
+                last,
+                executed: false,
+                lost,
+            })));
+        }
+        Ok(exits)
+    }
+
+    /// Takes out the namespaces of containers that are gone: their numbers will be used again.
+    pub(super) fn forget_namespaces(&mut self, containers: &HashSet<u64>) -> Result<(), ProbeError> {
+        let mut namespaces = self.map::<u32, u64>("NAMESPACES")?;
+        let gone: Vec<u32> = namespaces
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(_, container)| containers.contains(container))
+            .map(|(inum, _)| inum)
+            .collect();
+        for inum in gone {
+            // The exit hook removes those of the init itself.
+            let _ = namespaces.remove(&inum);
+        }
+        Ok(())
+    }
+
+    fn map<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<BpfMap<&mut MapData, K, V>, ProbeError> {
+        let map =
+            self.ebpf.map_mut(name).ok_or_else(|| ProbeError::Object(format!("it has no map {name}")))?;
+        BpfMap::try_from(map).map_err(|e| map_error("open", name, &e))
+    }
+}
+
+/// Stands for a session whose bytes have another length, which maps do not do.
+const GONE: Session = Session {
+    container: 0,
+    time: 0,
+    by: TaskKey::NONE,
+    live: 0,
+    lost: 0,
+    origin_mnt_ns: 0,
+    joined_mnt_ns: 0,
+    joined_pid_ns: 0,
+    staged: 0,
+    kind: 0,
+    announced: 0,
+    _pad: [0; 6],
+    _reserved: 0,
+    _reserved2: 0,
+};
+
+fn add<K: aya::Pod, V: aya::Pod>(
+    map: &mut BpfMap<&mut MapData, K, V>,
+    name: &'static str,
+    key: K,
+    value: V,
+) -> Result<(), ProbeError> {
+    match map.insert(key, value, BPF_NOEXIST) {
+        Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|e| map_error("write", name, &e)),
+    }
+}
+
+/// The bytes of a map's key or value; N is its size, which the callers' types fix.
+fn bytes<T: zerocopy::IntoBytes + zerocopy::Immutable, const N: usize>(value: &T) -> Bytes<N> {
+    const { assert!(size_of::<T>() == N) };
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(value.as_bytes());
+    bytes
+}
