@@ -3,8 +3,12 @@ use zerocopy::{FromZeros as _, IntoBytes as _};
 
 use super::*;
 
+fn short(length: usize) -> u32 {
+    u32::try_from(length).unwrap()
+}
+
 fn header(kind: u16, size: usize) -> layout::Header {
-    layout::Header { time: 7, size: size as u32, kind, cpu: 1, version: LAYOUT_VERSION, _pad: 0 }
+    layout::Header { time: 7, size: short(size), kind, cpu: 1, version: LAYOUT_VERSION, _pad: 0 }
 }
 
 /// An exec record as the kernel side makes it.
@@ -18,11 +22,11 @@ fn exec_bytes(exe: &[u8], cwd: &[u8], script: &[u8], argv: &[u8], flags: u32) ->
     exec.entry = TaskKey::new(41, 4_100);
     exec.entry_kind = entry_kind::RUNTIME;
     exec.container = 9;
-    exec.exe_len = exe.len() as u32;
-    exec.cwd_len = cwd.len() as u32;
-    exec.script_len = script.len() as u32;
-    exec.argv_len = argv.len() as u32;
-    exec.argv_head = argv.len() as u32;
+    exec.exe_len = short(exe.len());
+    exec.cwd_len = short(cwd.len());
+    exec.script_len = short(script.len());
+    exec.argv_len = short(argv.len());
+    exec.argv_head = short(argv.len());
     exec.argv_total = argv.len() as u64;
     exec.flags = flags;
     exec.tty_major = 136;
@@ -66,7 +70,7 @@ fn lengths_that_do_not_fit_are_refused() {
     let mut bytes = exec_bytes(b"sh\0", b"", b"", b"sh\0", 0);
     bytes.pop();
     assert!(matches!(decode(&bytes), Err(DecodeError::Length(kind::EXEC, _))), "the size is checked");
-    let size = bytes.len() as u32;
+    let size = short(bytes.len());
     bytes[8..12].copy_from_slice(&size.to_ne_bytes());
     assert!(matches!(decode(&bytes), Err(DecodeError::Length(kind::EXEC, _))), "and the parts are");
 }
