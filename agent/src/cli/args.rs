@@ -1,0 +1,275 @@
+//! The command line, checked before anything is opened.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use podtrail_proto::v1::{self, EntryMethod, tail_request};
+
+use super::{
+    client::Source,
+    time::{Moment, TimeError},
+};
+
+/// Where the local agent listens.
+pub const DEFAULT_SOCKET: &str = "/run/podtrail/agent.sock";
+
+/// What is run inside containers after somebody gets in.
+#[derive(Debug, Parser)]
+#[command(name = "podtrail", version, max_term_width = 100)]
+pub struct Args {
+    #[command(flatten)]
+    source: SourceArgs,
+    /// Colours: auto means on a terminal, unless NO_COLOR is set or TERM is dumb
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Colour::Auto)]
+    pub color: Colour,
+    /// Form of the output: text for people; json is canonical protobuf JSON, one message a line
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, ClapArgs)]
+struct SourceArgs {
+    /// Read from a collector (http://host:port or host:port) [env: PODTRAIL_COLLECTOR]
+    #[arg(long, global = true, value_name = "URL", conflicts_with = "socket")]
+    collector: Option<String>,
+    /// Read from the agent of this node [default: /run/podtrail/agent.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Events, as they come
+    Tail(TailArgs),
+    /// Sessions: who was in which container
+    Sessions(SessionsArgs),
+    /// The timeline of one session
+    Session {
+        /// Its id, or a unique beginning of it
+        #[arg(value_parser = session_id)]
+        id: String,
+    },
+    /// Nodes, how far their events have come, and how much is kept
+    Nodes,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct TailArgs {
+    /// Where to begin: oldest, latest, a cursor (a number: what comes after it), a time, or a duration ago
+    #[arg(long, value_name = "oldest|latest|CURSOR|TIME", default_value = "latest", value_parser = From::parse)]
+    pub from: From,
+    /// End at the newest event, do not wait for more
+    #[arg(long)]
+    pub no_follow: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct SessionsArgs {
+    /// Sessions open at or after this time, or this long ago (1h30m, 2d, 2026-11-22T20:14:00Z, 20:14)
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    since: Option<Moment>,
+    /// Sessions open at or before this time
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    until: Option<Moment>,
+    #[arg(long, value_name = "NS")]
+    namespace: Option<String>,
+    #[arg(long, value_name = "POD")]
+    pod: Option<String>,
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// How the session came in
+    #[arg(long, value_enum, ignore_case = true)]
+    method: Option<Method>,
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+    /// Id of the container, or a unique beginning of it
+    #[arg(long, value_name = "ID")]
+    container: Option<String>,
+}
+
+/// `EntryMethod`, as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    #[value(alias = "runtime_exec")]
+    RuntimeExec,
+    #[value(alias = "exec_probe")]
+    ExecProbe,
+    #[value(alias = "lifecycle_hook")]
+    LifecycleHook,
+    #[value(alias = "ephemeral_container")]
+    EphemeralContainer,
+    #[value(alias = "namespace_join")]
+    NamespaceJoin,
+    #[value(alias = "host_namespace")]
+    HostNamespace,
+    Unknown,
+}
+
+/// Where `tail` begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum From {
+    Oldest,
+    Latest,
+    Cursor(String),
+    Time(Moment),
+}
+
+impl From {
+    fn parse(text: &str) -> Result<Self, TimeError> {
+        Ok(match text {
+            "oldest" => Self::Oldest,
+            "latest" => Self::Latest,
+            _ if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Self::Cursor(text.to_owned())
+            }
+            _ => Self::Time(Moment::parse(text)?),
+        })
+    }
+}
+
+/// An empty id would be the beginning of every session's.
+fn session_id(text: &str) -> Result<String, &'static str> {
+    if text.is_empty() { Err("an empty id names no session") } else { Ok(text.to_owned()) }
+}
+
+impl Args {
+    /// Where to read from. `collector` is what the environment says; a flag wins over it.
+    pub fn source(&self, collector: Option<String>) -> Result<Source, super::client::ClientError> {
+        if let Some(path) = &self.source.socket {
+            return Ok(Source::Socket(path.clone()));
+        }
+        match self.source.collector.clone().or(collector.filter(|url| !url.is_empty())) {
+            Some(url) => Source::collector(&url),
+            None => Ok(Source::Socket(PathBuf::from(DEFAULT_SOCKET))),
+        }
+    }
+}
+
+impl TailArgs {
+    #[must_use]
+    pub fn request(&self, now: jiff::Timestamp) -> v1::TailRequest {
+        let from = match &self.from {
+            From::Oldest => tail_request::From::Oldest(true),
+            From::Latest => tail_request::From::Latest(true),
+            From::Cursor(cursor) => tail_request::From::Cursor(cursor.clone()),
+            From::Time(moment) => tail_request::From::Time(moment.resolve(now)),
+        };
+        v1::TailRequest { from: Some(from), follow: Some(!self.no_follow) }
+    }
+}
+
+impl SessionsArgs {
+    #[must_use]
+    pub fn request(&self, now: jiff::Timestamp) -> v1::ListSessionsRequest {
+        let Self { since, until, namespace, pod, user, method, node, container } = self;
+        v1::ListSessionsRequest {
+            since: since.map(|moment| moment.resolve(now)),
+            until: until.map(|moment| moment.resolve(now)),
+            namespace: namespace.clone().unwrap_or_default(),
+            pod: pod.clone().unwrap_or_default(),
+            user: user.clone().unwrap_or_default(),
+            method: method.map(|method| method.proto().into()),
+            node: node.clone().unwrap_or_default(),
+            container_id: container.clone().unwrap_or_default(),
+            page_size: 0,
+            page_token: String::new(),
+        }
+    }
+}
+
+impl Method {
+    fn proto(self) -> EntryMethod {
+        match self {
+            Self::RuntimeExec => EntryMethod::RuntimeExec,
+            Self::ExecProbe => EntryMethod::ExecProbe,
+            Self::LifecycleHook => EntryMethod::LifecycleHook,
+            Self::EphemeralContainer => EntryMethod::EphemeralContainer,
+            Self::NamespaceJoin => EntryMethod::NamespaceJoin,
+            Self::HostNamespace => EntryMethod::HostNamespace,
+            Self::Unknown => EntryMethod::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once(&"podtrail").chain(line))
+    }
+
+    fn tail(from: &str) -> Option<tail_request::From> {
+        let args = parse(&["tail", "--from", from]).unwrap();
+        let Command::Tail(tail) = args.command else { panic!("not tail") };
+        tail.request("2026-11-22T20:00:00Z".parse().unwrap()).from
+    }
+
+    #[test]
+    fn clap_finds_no_fault() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn tail_begins_where_it_is_told() {
+        assert_eq!(tail("oldest"), Some(tail_request::From::Oldest(true)));
+        assert_eq!(tail("latest"), Some(tail_request::From::Latest(true)));
+        assert_eq!(tail("17"), Some(tail_request::From::Cursor("17".to_owned())));
+        let time = podtrail_proto::Timestamp { seconds: 1_795_377_540, nanos: 0 };
+        assert_eq!(tail("2026-11-22T19:59:00Z"), Some(tail_request::From::Time(time)));
+        assert_eq!(tail("1m"), Some(tail_request::From::Time(time)));
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment() {
+        let environment = || Some("http://c:1".to_owned());
+        let source = |line: &[&str]| parse(line).unwrap().source(environment()).unwrap();
+        assert_eq!(source(&["nodes"]), Source::collector("c:1").unwrap());
+        assert_eq!(source(&["nodes", "--collector", "d:2"]), Source::collector("d:2").unwrap());
+        assert_eq!(source(&["--socket", "/x", "nodes"]), Source::Socket("/x".into()));
+        let unset = parse(&["nodes"]).unwrap().source(Some(String::new())).unwrap();
+        assert_eq!(unset, Source::Socket(DEFAULT_SOCKET.into()));
+    }
+
+    #[test]
+    fn wrong_usage_says_what_is_right() {
+        for (line, says) in [
+            (&["sessions", "--since", "yesterday"][..], "1h30m"),
+            (&["sessions", "--method", "ssh"], "runtime-exec, exec-probe, lifecycle-hook"),
+            (&["tail", "--from", "abc"], "2026-11-22T20:14:00Z"),
+            (&["session"], "<ID>"),
+            (&["session", ""], "names no session"),
+            (&["nodes", "--socket", "/x", "--collector", "c:1"], "cannot be used with"),
+            (&["nodes", "-o", "yaml"], "text, json"),
+            (&["tail", "--filter", "x"], "unexpected argument"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+            assert!(error.to_string().contains(says), "{line:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn methods_are_typed_as_in_json_too() {
+        let args = parse(&["sessions", "--method", "NAMESPACE_JOIN"]).unwrap();
+        let Command::Sessions(sessions) = args.command else { panic!("not sessions") };
+        let request = sessions.request(jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(request.method, Some(EntryMethod::NamespaceJoin.into()));
+    }
+}

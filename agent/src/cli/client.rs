@@ -1,0 +1,291 @@
+//! The `Trail` service of a collector (TCP) or of the node's agent (a Unix socket), and clear words where it cannot
+//! be reached.
+
+use std::{error::Error, io, path::PathBuf, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use podtrail_proto::v1::{self, trail_client::TrailClient};
+use tokio::net::UnixStream;
+use tonic::{
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+use super::escape;
+
+/// How long a connection, or one page of an answer, may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A page may hold a thousand events with long arguments; beyond this it is nonsense.
+const MAX_MESSAGE: usize = 512 * 1024 * 1024;
+
+/// Whom to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// `http://host:port`
+    Collector(String),
+    Socket(PathBuf),
+}
+
+impl Source {
+    /// From `http://host:port`, or without its scheme.
+    pub fn collector(url: &str) -> Result<Self, ClientError> {
+        let wrong = |why| ClientError::Url { url: escape::prose(url), why };
+        let rest = match url.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
+                return Err(wrong("TLS is not supported yet"));
+            }
+            Some(_) => return Err(wrong("only http:// is known")),
+            None => url,
+        };
+        let authority: hyper::http::uri::Authority =
+            rest.strip_suffix('/').unwrap_or(rest).parse().map_err(|_| wrong("that is no host and port"))?;
+        if authority.port_u16().is_none() {
+            return Err(wrong("the port is missing"));
+        }
+        if authority.host().is_empty() || authority.as_str().contains('@') {
+            return Err(wrong("that is no host and port"));
+        }
+        Ok(Self::Collector(format!("http://{authority}")))
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Collector(url) => format!("the collector at {}", escape::prose(url)),
+            Self::Socket(path) => {
+                format!("the agent at {}", escape::word(path.as_os_str().as_encoded_bytes()))
+            }
+        }
+    }
+}
+
+/// Why an answer could not be had. Text from elsewhere is escaped already.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("{url:?} is no collector's address: {why}; write http://host:port")]
+    Url { url: String, why: &'static str },
+    #[error(
+        "there is no agent at {0}: start podtrail-agent on this node, or read from a collector with --collector URL"
+    )]
+    NoSocket(String),
+    #[error("nobody listens at {0}: the agent that made this socket is gone; start podtrail-agent again")]
+    DeadSocket(String),
+    #[error("no permission to open {0}: run this as root, or as a user who may read the agent's socket")]
+    Permission(String),
+    #[error("cannot open {path}: {why}; is that the agent's socket?")]
+    Socket { path: String, why: String },
+    #[error("cannot reach {name}: {why}; does podtrail-collector run there, and is the address right?")]
+    Collector { name: String, why: String },
+    #[error("{name} does not answer within {seconds} s; try again, or look at its log")]
+    Slow { name: String, seconds: u64 },
+    #[error("{name} does not speak podtrail's protocol ({why}): is that the right address?")]
+    Protocol { name: String, why: String },
+    #[error("{0}")]
+    Refused(String),
+    #[error("{name} failed: {why}")]
+    Failed { name: String, why: String },
+    #[error("lost the connection to {name}: {why}")]
+    Lost { name: String, why: String },
+    #[error("{0} gives the same page again and again; it needs an upgrade or a look at its log")]
+    Endless(String),
+}
+
+/// A connection to the `Trail` service.
+#[derive(Debug)]
+pub struct Client {
+    trail: TrailClient<Channel>,
+    source: Source,
+}
+
+impl Client {
+    pub async fn connect(source: Source) -> Result<Self, ClientError> {
+        let endpoint = match &source {
+            Source::Collector(url) => Endpoint::from_shared(url.clone()).map_err(|error| {
+                ClientError::Url { url: escape::prose(&error.to_string()), why: "that is no host and port" }
+            })?,
+            Source::Socket(_) => Endpoint::from_static("http://localhost"),
+        };
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            // A collector that vanished without a word is noticed, though no event may come for hours.
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20))
+            .keep_alive_while_idle(true);
+        let connecting = async {
+            match &source {
+                Source::Collector(_) => endpoint.connect().await,
+                Source::Socket(path) => {
+                    let path = path.clone();
+                    let open = tower::service_fn(move |_| {
+                        let path = path.clone();
+                        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+                    });
+                    endpoint.connect_with_connector(open).await
+                }
+            }
+        };
+        let channel = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => return Err(unreachable_source(&source, &error)),
+            Err(_) => {
+                return Err(ClientError::Slow { name: source.name(), seconds: CONNECT_TIMEOUT.as_secs() });
+            }
+        };
+        Ok(Self { trail: TrailClient::new(channel).max_decoding_message_size(MAX_MESSAGE), source })
+    }
+
+    pub async fn tail(&mut self, request: v1::TailRequest) -> Result<Tail, ClientError> {
+        let stream = self.trail.tail(request).await.map_err(|status| failed(&self.source, &status))?;
+        Ok(Tail { stream: stream.into_inner(), source: self.source.clone() })
+    }
+
+    /// One page; an empty token asks for the first.
+    pub async fn sessions(
+        &mut self,
+        request: v1::ListSessionsRequest,
+    ) -> Result<v1::ListSessionsResponse, ClientError> {
+        let asked = request.page_token.clone();
+        let page = timely(&self.source, self.trail.list_sessions(request)).await?;
+        self.moves_on(&asked, &page.next_page_token)?;
+        Ok(page)
+    }
+
+    /// One page; an empty token asks for the first.
+    pub async fn session(
+        &mut self,
+        request: v1::GetSessionRequest,
+    ) -> Result<v1::GetSessionResponse, ClientError> {
+        let asked = request.page_token.clone();
+        let page = timely(&self.source, self.trail.get_session(request)).await?;
+        self.moves_on(&asked, &page.next_page_token)?;
+        Ok(page)
+    }
+
+    pub async fn nodes(&mut self) -> Result<v1::ListNodesResponse, ClientError> {
+        timely(&self.source, self.trail.list_nodes(v1::ListNodesRequest {})).await
+    }
+
+    fn moves_on(&self, asked: &str, next: &str) -> Result<(), ClientError> {
+        if !next.is_empty() && asked == next { Err(ClientError::Endless(self.source.name())) } else { Ok(()) }
+    }
+}
+
+/// Events as they come.
+#[derive(Debug)]
+pub struct Tail {
+    stream: Streaming<v1::TailResponse>,
+    source: Source,
+}
+
+impl Tail {
+    /// The next one; `None`: the server has ended the stream. Nothing is lost where the future is dropped.
+    pub async fn next(&mut self) -> Result<Option<v1::TailResponse>, ClientError> {
+        self.stream.message().await.map_err(|status| failed(&self.source, &status))
+    }
+
+    /// What to say when a stream that should go on has ended.
+    #[must_use]
+    pub fn ended(&self) -> ClientError {
+        ClientError::Lost { name: self.source.name(), why: "it ended the stream".to_owned() }
+    }
+}
+
+async fn timely<T>(
+    source: &Source,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, ClientError> {
+    match tokio::time::timeout(PAGE_TIMEOUT, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(failed(source, &status)),
+        Err(_) => Err(ClientError::Slow { name: source.name(), seconds: PAGE_TIMEOUT.as_secs() }),
+    }
+}
+
+fn failed(source: &Source, status: &Status) -> ClientError {
+    let name = source.name();
+    let why = escape::prose(status.message());
+    match status.code() {
+        Code::NotFound
+        | Code::InvalidArgument
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::ResourceExhausted
+            if !why.is_empty() =>
+        {
+            ClientError::Refused(why)
+        }
+        Code::Unimplemented => ClientError::Protocol { name, why: or(why, "it has no such call") },
+        Code::Unavailable | Code::Cancelled => ClientError::Lost { name, why: or(why, "it went away") },
+        // What the transport itself met has a source, what the server said has none.
+        _ if status.source().is_some() => ClientError::Lost { name, why: deepest(status) },
+        code => ClientError::Failed { name, why: or(why, code.description()) },
+    }
+}
+
+fn or(text: String, instead: &str) -> String {
+    if text.is_empty() { instead.to_owned() } else { text }
+}
+
+/// Says it by the system's error, where there is one at the bottom.
+fn unreachable_source(source: &Source, error: &(dyn Error + 'static)) -> ClientError {
+    let system = chain(error).find_map(|error| error.downcast_ref::<io::Error>());
+    let why = || deepest(error);
+    match (source, system.map(io::Error::kind)) {
+        (Source::Socket(path), kind) => {
+            let path = escape::word(path.as_os_str().as_encoded_bytes());
+            match kind {
+                Some(io::ErrorKind::NotFound) => ClientError::NoSocket(path),
+                Some(io::ErrorKind::ConnectionRefused) => ClientError::DeadSocket(path),
+                Some(io::ErrorKind::PermissionDenied) => ClientError::Permission(path),
+                _ => ClientError::Socket { path, why: why() },
+            }
+        }
+        (Source::Collector(_), _) => ClientError::Collector { name: source.name(), why: why() },
+    }
+}
+
+fn chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error: &&'e (dyn Error + 'static)| (*error).source())
+}
+
+fn deepest(error: &(dyn Error + 'static)) -> String {
+    escape::prose(&chain(error).last().map(ToString::to_string).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_its_scheme_or_not() {
+        let url = |text: &str| Source::collector(text).unwrap();
+        assert_eq!(url("127.0.0.1:7443"), Source::Collector("http://127.0.0.1:7443".to_owned()));
+        assert_eq!(url("http://collector:7443/"), Source::Collector("http://collector:7443".to_owned()));
+        assert_eq!(url("[::1]:7443"), Source::Collector("http://[::1]:7443".to_owned()));
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_refused() {
+        for (text, why) in [
+            ("https://c:1", "TLS is not supported yet"),
+            ("unix:///run/x", "only http:// is known"),
+            ("collector", "the port is missing"),
+            ("", "no host and port"),
+            ("http://", "no host and port"),
+            ("c:1/path", "no host and port"),
+            ("user@c:1", "no host and port"),
+            ("c:99999", "port"),
+            (":80", "no host and port"),
+        ] {
+            let error = Source::collector(text).unwrap_err().to_string();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_is_escaped() {
+        let error = failed(&Source::Socket("/x".into()), &Status::internal("a\x1b[2J\nb"));
+        assert_eq!(error.to_string(), "the agent at /x failed: a\\x1b[2J\\nb");
+    }
+}

@@ -1,0 +1,125 @@
+//! Events for people, one a line, in columns that stay where they are.
+
+use podtrail_proto::v1::{self, agent_state::Phase, event::Body};
+
+use super::{
+    escape,
+    line::{Line, Look, Style, cut},
+    time, words,
+};
+
+/// Remembers how wide columns had to be, so that they only ever move once.
+#[derive(Debug)]
+pub struct Printer {
+    look: Look,
+    node: usize,
+    place: usize,
+}
+
+impl Printer {
+    #[must_use]
+    pub fn new(look: Look) -> Self {
+        Self { look, node: 8, place: 14 }
+    }
+
+    /// Appends one event.
+    pub fn push(&mut self, out: &mut String, event: &v1::Event) {
+        let time = time::moment(event.time.as_ref())
+            .map_or_else(|| "-".to_owned(), |time| format!("{} {}", time::date(time), time::clock_ms(time)));
+        let node = escape::name(event.id.as_ref().map(|id| id.node.as_str()).unwrap_or_default());
+        let place = words::place(event.container.as_ref());
+        self.node = self.node.max(escape::width(&node).min(24));
+        self.place = self.place.max(escape::width(&place).min(40));
+        let (kind, style, text) = describe(event);
+
+        let mut line = Line::new();
+        line.push(Style::Dim, &time).tab(25).plain(&node);
+        let mut column = 25 + self.node + 2;
+        line.tab(column).push(Style::Name, &place);
+        column += self.place + 2;
+        line.tab(column).push(Style::Strong, &words::short(&event.session_id, words::SHORT_ID));
+        column += words::SHORT_ID + 2;
+        line.tab(column).push(style, kind);
+        line.tab(column + 7);
+        match self.look.width {
+            Some(width) => line.push(style, &cut(&text, width.saturating_sub(line.width()).max(20))),
+            None => line.push(style, &text),
+        };
+        line.write(out, self.look.colour);
+    }
+}
+
+fn describe(event: &v1::Event) -> (&'static str, Style, String) {
+    match &event.body {
+        Some(Body::SessionStarted(started)) => {
+            let tty = match &started.tty {
+                Some(tty) => format!(", terminal {}", escape::name(&tty.name)),
+                None => ", no terminal".to_owned(),
+            };
+            let recovered =
+                if started.recovered() { ", recovered: it began before the agent did" } else { "" };
+            ("start", Style::Good, format!("{}{tty}{recovered}", words::method(Some(started))))
+        }
+        Some(Body::Executed(executed)) => ("exec", Style::Plain, words::command_line(executed)),
+        Some(Body::Exited(exited)) => {
+            let outcome = words::outcome(exited.exit_code, exited.signal, exited.core_dumped);
+            let (style, outcome) = outcome.unwrap_or((Style::Warn, "ended".to_owned()));
+            let style = if style == Style::Good { Style::Dim } else { style };
+            let who = exited.process.as_ref().map(words::process).unwrap_or_default();
+            ("exit", style, format!("{outcome}  {who}{}", after(exited.duration.as_ref())))
+        }
+        Some(Body::NamespaceJoined(joined)) => {
+            ("join", Style::Note, words::joined(joined, event.container.as_ref()))
+        }
+        Some(Body::SessionEnded(ended)) => {
+            let outcome = words::outcome(ended.exit_code, ended.signal, false).map(|(_, text)| text);
+            let commands = words::count(ended.commands(), "command");
+            let (style, lost) = match ended.lost() {
+                0 => (Style::Good, "none lost".to_owned()),
+                lost => (Style::Bad, format!("at least {} lost", words::grouped(lost))),
+            };
+            let outcome = outcome.unwrap_or_else(|| "exit not seen".to_owned());
+            ("end", style, format!("{outcome}{}, {commands}, {lost}", after(ended.duration.as_ref())))
+        }
+        Some(Body::Attributed(attributed)) => {
+            let user = attributed.user.as_ref().map(|user| user.name.as_str()).unwrap_or_default();
+            let place = words::place(attributed.container.as_ref());
+            ("who", Style::Note, format!("user {}, {place}", escape::name(user)))
+        }
+        Some(Body::Gap(gap)) => ("gap", Style::Bad, format!("!! {}", words::gap(gap))),
+        Some(Body::NodeCondition(condition)) => {
+            let v1::NodeCondition { r#type, status, reason, message, transition: _ } = condition;
+            let text = format!(
+                "{}={} {} {}",
+                escape::name(r#type),
+                escape::name(status),
+                escape::prose(reason),
+                escape::prose(message)
+            );
+            ("node", Style::Warn, text)
+        }
+        Some(Body::AgentState(state)) => {
+            let phase = match Phase::try_from(state.phase.unwrap_or_default()) {
+                Ok(Phase::Started) => "started",
+                Ok(Phase::Stopped) => "stopped",
+                Ok(Phase::Unspecified) | Err(_) => "changed",
+            };
+            let text = format!(
+                "agent {phase}, version {}, kernel {}, {}",
+                escape::name(&state.version),
+                escape::name(&state.kernel),
+                words::count(state.hooks.len() as u64, "hook")
+            );
+            ("agent", Style::Note, text)
+        }
+        None => ("?", Style::Warn, "an event of a newer podtrail: upgrade this one to read it".to_owned()),
+    }
+}
+
+fn after(duration: Option<&podtrail_proto::Duration>) -> String {
+    duration.map(|duration| format!(" after {}", time::length(time::nanos(duration)))).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "tail_tests.rs"]
+mod tests;
