@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
+use nix::libc;
 
 /// Many measurements of one thing.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +39,12 @@ pub(super) fn processor_time(pid: u32) -> Result<Duration> {
     let mut sum = 0;
     for task in fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))? {
         let file = task.context("cannot list threads")?.path().join("schedstat");
-        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            // A thread that ended since it was listed.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => continue,
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
+        };
         sum += text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).context("no schedstat")?;
     }
     Ok(Duration::from_nanos(sum))
