@@ -1,1 +1,218 @@
 //! The collector: takes events in from agents, keeps them in a log on disk, serves readers.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `directory` | the data directory: its lock and its format |
+//! | [`log`] | the log on disk |
+//! | `writer` | the one thread that writes it: duplicates, missing numbers, one fsync for what comes together |
+//! | `ingest` | `podtrail.v1.Ingest` |
+//! | `retention` | trims by age and size |
+//!
+//! An event is acknowledged once it is on the disk, and never before. Nothing here changes an event, and nothing
+//! here depends on what it carries.
+
+mod directory;
+mod ingest;
+pub mod log;
+mod retention;
+mod writer;
+
+use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Instant};
+
+use podtrail_proto::v1;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task, time,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::TcpIncoming};
+
+use self::{ingest::Ingest, log::DiskLog, writer::Writer};
+use crate::{
+    config::collector::CollectorConfig,
+    telemetry::{
+        self, Component, Emit as _, Health, Metrics,
+        collector::{Listening, LogOpened, Stopping},
+    },
+    trail::{
+        Indexed,
+        log::{Log as _, LogError},
+        service,
+    },
+};
+
+/// From the signal to the end, and how much of that is for peers to leave.
+const GRACE: time::Duration = time::Duration::from_secs(5);
+const LEAVE: time::Duration = time::Duration::from_secs(3);
+/// A peer that answers no ping is gone.
+const PING: time::Duration = time::Duration::from_secs(20);
+
+/// Why the collector does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectorError {
+    /// cannot listen on {address}
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// the server failed
+    #[error("the server failed: {0}")]
+    Serve(#[from] tonic::transport::Error),
+    /// reflection
+    #[error("the description of the services is damaged, build again: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// cannot wait for signals
+    #[error("cannot wait for signals: {0}")]
+    Signal(io::Error),
+    /// a part of the collector panicked
+    #[error("a part of the collector panicked: see the log above")]
+    Panicked,
+    /// it was not done in time
+    #[error("not everything was finished within {} s of the signal; what was acknowledged is safe", GRACE.as_secs())]
+    Late,
+}
+
+/// Runs until SIGTERM or SIGINT, or until it cannot go on.
+pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
+    let CollectorConfig { listen, metrics_listen, data, retention } = config;
+    let stop = on_signal()?;
+    _ = Metrics::global();
+    telemetry::collector::describe();
+    let health = Health::new();
+    let log_health = health.component("log");
+
+    let grpc = bind(listen).await?;
+    let metrics = match metrics_listen {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let listening = Listening {
+        grpc: local(&grpc, listen)?,
+        metrics: metrics.as_ref().map(|m| local(m, listen)).transpose()?,
+    };
+    // Health and metrics answer from the first moment and to the last.
+    let end = CancellationToken::new();
+    let _end = end.clone().drop_guard();
+    if let Some(listener) = metrics {
+        tokio::spawn(telemetry::http::serve(listener, health.clone(), end.clone()));
+    }
+
+    log_health.not_ready("counting what the log holds");
+    let opening = task::spawn_blocking(move || open(&data));
+    let indexed = tokio::select! {
+        opened = opening => opened.map_err(|_| CollectorError::Panicked)??,
+        // Nothing was promised to anybody yet.
+        () = stop.cancelled() => return Ok(()),
+    };
+    let (writer, thread) = Writer::start(indexed.clone(), stop.clone())?;
+    tokio::spawn(retention::run(indexed.clone(), retention, stop.clone()));
+    listening.emit();
+    log_health.ready();
+
+    let trail = service::Service::new(indexed.clone(), retention, stop.clone()).into_server();
+    let ingest = Ingest::new(writer.clone(), indexed.clone(), stop.clone());
+    let serving = serve(grpc, trail, ingest, stop.clone(), log_health);
+    let finish = async {
+        let served = tokio::select! {
+            served = serving => served,
+            // Whoever has not left by then is cut.
+            () = after(&stop, LEAVE) => Ok(()),
+        };
+        writer.finish().await;
+        task::spawn_blocking(move || finish(thread, &indexed))
+            .await
+            .map_err(|_| CollectorError::Panicked)??;
+        served
+    };
+    tokio::select! {
+        finished = finish => finished,
+        () = after(&stop, GRACE) => Err(CollectorError::Late),
+    }
+}
+
+/// Ends this long after the stop.
+async fn after(stop: &CancellationToken, grace: time::Duration) {
+    stop.cancelled().await;
+    time::sleep(grace).await;
+}
+
+fn open(data: &std::path::Path) -> Result<Arc<Indexed<DiskLog>>, LogError> {
+    let began = Instant::now();
+    let indexed = Indexed::open(Arc::new(DiskLog::open(data)?))?;
+    let bounds = indexed.log().bounds()?;
+    let (sessions, _) = indexed.index().session_counts();
+    let path = data.display().to_string();
+    LogOpened { path: &path, bounds: &bounds, sessions, took: began.elapsed() }.emit();
+    Ok(Arc::new(indexed))
+}
+
+fn finish(
+    thread: JoinHandle<Result<(), LogError>>,
+    indexed: &Indexed<DiskLog>,
+) -> Result<(), CollectorError> {
+    thread.join().map_err(|_| CollectorError::Panicked)??;
+    indexed.log().flush()?;
+    Ok(())
+}
+
+async fn serve(
+    listener: TcpListener,
+    trail: v1::trail_server::TrailServer<service::Service<DiskLog>>,
+    ingest: v1::ingest_server::IngestServer<Ingest>,
+    stop: CancellationToken,
+    component: Component,
+) -> Result<(), CollectorError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<v1::trail_server::TrailServer<service::Service<DiskLog>>>().await;
+    reporter.set_serving::<v1::ingest_server::IngestServer<Ingest>>().await;
+    let describe = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Server::builder()
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING))
+        .max_concurrent_streams(Some(256))
+        .initial_stream_window_size(Some(1 << 20))
+        .initial_connection_window_size(Some(4 << 20))
+        .add_service(trail)
+        .add_service(ingest)
+        .add_service(health)
+        .add_service(describe().build_v1()?)
+        .add_service(describe().build_v1alpha()?)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
+            stop.cancelled().await;
+            component.not_ready("stopping");
+            reporter.set_not_serving::<v1::trail_server::TrailServer<service::Service<DiskLog>>>().await;
+            reporter.set_not_serving::<v1::ingest_server::IngestServer<Ingest>>().await;
+        })
+        .await?;
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, CollectorError> {
+    TcpListener::bind(address).await.map_err(|source| CollectorError::Listen { address, source })
+}
+
+fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, CollectorError> {
+    listener.local_addr().map_err(|source| CollectorError::Listen { address, source })
+}
+
+/// Cancelled at the first SIGTERM or SIGINT.
+fn on_signal() -> Result<CancellationToken, CollectorError> {
+    let stop = CancellationToken::new();
+    let mut term = signal(SignalKind::terminate()).map_err(CollectorError::Signal)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(CollectorError::Signal)?;
+    let stopped = stop.clone();
+    tokio::spawn(async move {
+        let why = tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
+        };
+        Stopping { why }.emit();
+        stopped.cancel();
+    });
+    Ok(stop)
+}

@@ -59,7 +59,8 @@ fn filter(level: Option<&str>) -> Result<EnvFilter, TelemetryError> {
     let (what, filter) = match (level, env::var("RUST_LOG")) {
         (Some(level), _) => ("--log-level", level.to_owned()),
         (None, Ok(env)) if !env.is_empty() => ("RUST_LOG", env),
-        (None, _) => ("--log-level", "info".to_owned()),
+        // The store tells of its housekeeping at info.
+        (None, _) => ("--log-level", "info,fjall=warn,lsm_tree=warn".to_owned()),
     };
     EnvFilter::try_new(&filter).map_err(|e| TelemetryError::Filter { what, filter, why: e.to_string() })
 }

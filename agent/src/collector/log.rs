@@ -1,0 +1,474 @@
+//! The log on disk.
+//!
+//! # Invariants
+//! 1. An append is one batch of the store, written and synced (one fsync) before [`Log::append`] returns: after a
+//!    crash at any moment either all of its events are there or none.
+//! 2. Cursors are dense: between oldest and newest every number has its event, and no number is given twice, not
+//!    even after everything was trimmed.
+//! 3. What a node's numbers have come to is kept in the same batch as its events: there is no moment at which an
+//!    event is in the log and could be taken again.
+//! 4. `logged` never decreases, so places in time are found by halving.
+//! 5. What cannot be read any more is said in its place: a [`v1::Gap`] from `COLLECTOR_STORE`, never silence and
+//!    never a panic.
+//!
+//! # Format 1
+//! Three keyspaces of one fjall database; numbers are big-endian, so that keys sort as numbers do.
+//!
+//! ```text
+//! events      cursor u64                                → logged i64 (unix ns) · before u64 · Event (protobuf)
+//! sequences   len u16 · cluster · len u16 · node · epoch u64 → seq u64 · time i64 (unix ns) · cursor u64
+//! state       "trimmed"                                 → cursor u64, the last that is trimmed
+//! ```
+//!
+//! `before` is the length of all events ever appended before this one: the bytes between any two cursors are known
+//! without reading what is between. `sequences` holds the last of each node and epoch.
+//!
+//! # Trimming
+//! First `trimmed` is moved on and synced; from then on nobody reads what is below. Then the store drops the tables
+//! that lie wholly below: nothing is rewritten and no tombstones are left. What shares a table, or the memtable,
+//! with newer events goes when a later trim takes the whole of it.
+//!
+//! # Recovery
+//! The store replays its journal: a batch that is not whole at the journal's end was never acknowledged and is
+//! dropped. Newest is the last key (or `trimmed`), all else follows from it. The index is not kept here: it is
+//! counted anew from the events.
+
+mod codec;
+mod tail;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use podtrail_proto::v1;
+use tokio::sync::watch;
+
+use self::{
+    codec::{Header, Stored},
+    tail::Tail,
+};
+use super::directory::Directory;
+use crate::{
+    telemetry::{Emit as _, collector::EventsUnreadable},
+    trail::{
+        Moment,
+        log::{Bounds, Cursor, Entry, Limits, Log, LogError, Page},
+        moment::Clock,
+    },
+};
+
+pub use codec::{NodeEpoch, Reached};
+
+const TRIMMED: &[u8] = b"trimmed";
+/// The store's caches; all in bytes.
+const CACHE: u64 = 32 * 1024 * 1024;
+const MEMTABLE: u64 = 32 * 1024 * 1024;
+const JOURNAL: u64 = 128 * 1024 * 1024;
+
+/// See the module.
+pub struct DiskLog {
+    store: Database,
+    events: Keyspace,
+    sequences: Keyspace,
+    state: Keyspace,
+    clock: Clock,
+    ends: Mutex<Ends>,
+    /// held for a whole append or trim
+    writing: Mutex<()>,
+    newest: watch::Sender<Cursor>,
+    /// last, so that the lock outlives the store
+    _directory: Directory,
+}
+
+/// Where the log begins and ends, and its newest events.
+#[derive(Debug)]
+struct Ends {
+    oldest: Cursor,
+    oldest_header: Option<Header>,
+    newest: Cursor,
+    newest_logged: Moment,
+    /// `before` of the next event
+    total: u64,
+    tail: Tail,
+}
+
+impl DiskLog {
+    /// Opens the log in a data directory, making both where they are missing.
+    pub fn open(path: &Path) -> Result<Self, LogError> {
+        Self::open_with(path, Moment::clock(), MEMTABLE)
+    }
+
+    fn open_with(path: &Path, clock: Clock, memtable: u64) -> Result<Self, LogError> {
+        let directory = Directory::open(path)?;
+        let store = Database::builder(directory.store())
+            .cache_size(CACHE)
+            .max_journaling_size(JOURNAL)
+            .worker_threads(2)
+            .open()
+            .map_err(store_error)?;
+        let keyspace = |name, memtable| {
+            store
+                .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable))
+                .map_err(store_error)
+        };
+        let events = keyspace("events", memtable)?;
+        let sequences = keyspace("sequences", 4 * 1024 * 1024)?;
+        let state = keyspace("state", 1024 * 1024)?;
+        let ends = Ends::recover(&events, &state)?;
+        let newest = watch::Sender::new(ends.newest);
+        let (ends, writing) = (Mutex::new(ends), Mutex::default());
+        Ok(Self { store, events, sequences, state, clock, ends, writing, newest, _directory: directory })
+    }
+
+    // Every change leaves `Ends` whole.
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_lock(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Syncs all that was written; only tidiness, since nothing that was promised waits for it.
+    pub fn flush(&self) -> Result<(), LogError> {
+        self.store.persist(PersistMode::SyncAll).map_err(store_error)
+    }
+
+    /// How far every node has come.
+    pub fn sequences(&self) -> Result<BTreeMap<NodeEpoch, Reached>, LogError> {
+        let mut all = BTreeMap::new();
+        for item in self.sequences.iter() {
+            let (key, value) = item.into_inner().map_err(store_error)?;
+            let (Some(node), Some(reached)) = (NodeEpoch::decode(&key), Reached::decode(&value)) else {
+                return Err(LogError::Store("a node's sequence number is damaged".to_owned()));
+            };
+            all.insert(node, reached);
+        }
+        Ok(all)
+    }
+
+    /// Forgets epochs that ended before everything that the log holds; the latest of each node is kept.
+    fn prune_sequences(&self, oldest: Cursor) -> Result<(), LogError> {
+        let all = self.sequences()?;
+        let mut latest: BTreeMap<(&str, &str), Cursor> = BTreeMap::new();
+        for (node, reached) in &all {
+            let cursor = latest.entry((&node.cluster, &node.node)).or_default();
+            *cursor = reached.cursor.max(*cursor);
+        }
+        let mut batch = self.store.batch();
+        for (node, reached) in &all {
+            let last = latest.get(&(&*node.cluster, &*node.node)).copied().unwrap_or(0);
+            if reached.cursor < oldest && reached.cursor < last {
+                batch.remove(&self.sequences, node.encode());
+            }
+        }
+        batch.commit().map_err(store_error)
+    }
+
+    /// Reads `from..=to`, in order, calling `take` until it says no.
+    fn scan(
+        &self,
+        from: Cursor,
+        to: Cursor,
+        mut take: impl FnMut(Entry, usize) -> bool,
+    ) -> Result<(), LogError> {
+        let mut next = from;
+        'again: while next <= to {
+            for item in self.events.range(next.to_be_bytes()..=to.to_be_bytes()) {
+                let Ok((key, value)) = item.into_inner() else {
+                    let (gap, after) = self.unreadable(next, to)?;
+                    next = after;
+                    if !take(gap, 0) {
+                        return Ok(());
+                    }
+                    continue 'again;
+                };
+                let cursor = codec::cursor(&key).unwrap_or(next);
+                if cursor > next && !take(self.gap(next, cursor - 1, "they are not in the store"), 0) {
+                    return Ok(());
+                }
+                next = cursor + 1;
+                let entry = match Stored::decode(&value) {
+                    Ok(Stored { header, event }) => Entry { cursor, logged: header.logged, event },
+                    Err(why) => self.gap(cursor, cursor, why),
+                };
+                if !take(entry, value.len()) {
+                    return Ok(());
+                }
+            }
+            if next <= to {
+                take(self.gap(next, to, "they are not in the store"), 0);
+            }
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    /// The store cannot read the event at `from`: finds the next that it can.
+    fn unreadable(&self, from: Cursor, to: Cursor) -> Result<(Entry, Cursor), LogError> {
+        let readable = |c: Cursor| matches!(self.events.get(c.to_be_bytes()), Ok(Some(_)));
+        // Damage is taken to be in one piece: first in growing steps, then halving the last of them.
+        let (mut bad, mut step) = (from, 1);
+        let good = loop {
+            let at = bad.saturating_add(step);
+            if at > to {
+                break to + 1;
+            }
+            if readable(at) {
+                break at;
+            }
+            (bad, step) = (at, step.saturating_mul(2));
+        };
+        let mut good = good;
+        while good - bad > 1 {
+            let middle = bad + (good - bad) / 2;
+            *if readable(middle) { &mut good } else { &mut bad } = middle;
+        }
+        Ok((self.gap(from, good - 1, "the store cannot read them"), good))
+    }
+
+    /// Stands for `from..=to`, at the last of them.
+    fn gap(&self, from: Cursor, to: Cursor, why: &'static str) -> Entry {
+        EventsUnreadable { from, to, why }.emit();
+        let after = self.events.get((to + 1).to_be_bytes()).ok().flatten();
+        let logged =
+            after.and_then(|v| Header::decode(&v)).map_or_else(|| self.ends().newest_logged, |h| h.logged);
+        let gap = v1::Gap {
+            source: Some(v1::GapSource::CollectorStore.into()),
+            count: Some(to - from + 1),
+            exact: Some(true),
+            // Events may be logged long after they happened: when these did is not known.
+            from: None,
+            to: Some(logged.timestamp()),
+            session_ids: Vec::new(),
+            detail: why.to_owned(),
+        };
+        let event = v1::Event {
+            time: Some(logged.timestamp()),
+            body: Some(v1::event::Body::Gap(gap)),
+            ..v1::Event::default()
+        };
+        Entry { cursor: to, logged, event: Arc::new(event) }
+    }
+
+    /// The header at a cursor, or where that cannot be read at the first after it that can, up to `to`.
+    fn header(&self, from: Cursor, to: Cursor) -> Option<Header> {
+        let at = |c: Cursor| self.events.get(c.to_be_bytes()).ok().flatten().and_then(|v| Header::decode(&v));
+        at(from).or_else(|| {
+            let (_, next) = self.unreadable(from, to).ok()?;
+            (next <= to).then(|| at(next)).flatten()
+        })
+    }
+
+    /// The first cursor of `oldest..=newest` for which `wanted` holds (it must go on holding); `newest + 1`: none.
+    fn first(&self, oldest: Cursor, newest: Cursor, wanted: impl Fn(&Header) -> bool) -> Cursor {
+        let (mut low, mut high) = (oldest, newest + 1);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.header(middle, newest).is_some_and(|h| wanted(&h)) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low
+    }
+}
+
+impl Ends {
+    fn recover(events: &Keyspace, state: &Keyspace) -> Result<Self, LogError> {
+        let trimmed = match state.get(TRIMMED).map_err(store_error)? {
+            None => 0,
+            Some(value) => codec::cursor(&value).ok_or_else(|| {
+                LogError::Store("the place up to which it is trimmed is damaged".to_owned())
+            })?,
+        };
+        let mut ends = Self {
+            oldest: trimmed + 1,
+            oldest_header: None,
+            newest: trimmed,
+            newest_logged: Moment::MIN,
+            total: 0,
+            tail: Tail::default(),
+        };
+        if let Some(last) = events.last_key_value() {
+            let (key, value) = last.into_inner().map_err(store_error)?;
+            let newest = codec::cursor(&key).ok_or_else(|| LogError::Store("a key is damaged".to_owned()))?;
+            let header = Header::decode(&value)
+                .ok_or_else(|| LogError::Corrupt(newest, "it is cut short".to_owned()))?;
+            ends.total = header.before + (value.len() - Header::BYTES) as u64;
+            ends.newest_logged = header.logged;
+            ends.newest = newest.max(trimmed);
+        }
+        if let Ok(Some(value)) = events.get(ends.oldest.to_be_bytes()) {
+            ends.oldest_header = Header::decode(&value);
+        }
+        Ok(ends)
+    }
+}
+
+impl Log for DiskLog {
+    fn append(&self, events: Vec<Arc<v1::Event>>) -> Result<Cursor, LogError> {
+        let _writing = self.write_lock();
+        let (mut cursor, mut before, newest_logged) = {
+            let ends = self.ends();
+            (ends.newest, ends.total, ends.newest_logged)
+        };
+        if events.is_empty() {
+            return Ok(cursor);
+        }
+        let logged = (self.clock)().max(newest_logged);
+        let first_header = Header { logged, before };
+        let mut batch = self.store.batch().durability(Some(PersistMode::SyncData));
+        let mut reached: BTreeMap<NodeEpoch, Reached> = BTreeMap::new();
+        let mut entries = Vec::with_capacity(events.len());
+        for event in events {
+            cursor += 1;
+            let value = Stored::encode(Header { logged, before }, &event);
+            let bytes = value.len() - Header::BYTES;
+            before += bytes as u64;
+            batch.insert(&self.events, cursor.to_be_bytes(), value);
+            if let Some((node, seq)) = NodeEpoch::of(&event) {
+                let time = event.time.as_ref().map_or(logged, Moment::from_timestamp);
+                reached.insert(node, Reached { seq, time, cursor });
+            }
+            entries.push((Entry { cursor, logged, event }, bytes));
+        }
+        for (node, reached) in &reached {
+            batch.insert(&self.sequences, node.encode(), reached.encode());
+        }
+        batch.commit().map_err(store_error)?;
+        let mut ends = self.ends();
+        ends.newest = cursor;
+        ends.newest_logged = logged;
+        ends.total = before;
+        ends.oldest_header.get_or_insert(first_header);
+        ends.tail.extend(entries);
+        drop(ends);
+        self.newest.send_replace(cursor);
+        Ok(cursor)
+    }
+
+    fn read(&self, after: Cursor, page: Page) -> Result<Vec<Entry>, LogError> {
+        let (from, to) = {
+            let ends = self.ends();
+            let from = after.saturating_add(1).max(ends.oldest);
+            if let Some(entries) = ends.tail.read(from, page) {
+                return Ok(entries);
+            }
+            (from, ends.newest)
+        };
+        let mut entries = Vec::new();
+        let mut total = 0;
+        self.scan(from, to, |entry, bytes| {
+            let takes = page.takes(entries.len(), total, bytes);
+            if takes {
+                total += bytes;
+                entries.push(entry);
+            }
+            takes
+        })?;
+        Ok(entries)
+    }
+
+    fn get(&self, cursors: &[Cursor], page: Page) -> Result<Vec<Entry>, LogError> {
+        let (oldest, newest) = {
+            let ends = self.ends();
+            (ends.oldest, ends.newest)
+        };
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut total = 0;
+        for &cursor in cursors.iter().filter(|c| (oldest..=newest).contains(c)) {
+            let (entry, bytes) = match self.events.get(cursor.to_be_bytes()) {
+                Ok(Some(value)) => match Stored::decode(&value) {
+                    Ok(Stored { header, event }) => {
+                        (Entry { cursor, logged: header.logged, event }, value.len())
+                    }
+                    Err(why) => (self.gap(cursor, cursor, why), 0),
+                },
+                Ok(None) => (self.gap(cursor, cursor, "it is not in the store"), 0),
+                Err(_) => (self.gap(cursor, cursor, "the store cannot read it"), 0),
+            };
+            if !page.takes(entries.len(), total, bytes) {
+                break;
+            }
+            total += bytes;
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn seek(&self, time: Moment) -> Result<Cursor, LogError> {
+        let (oldest, newest) = {
+            let ends = self.ends();
+            (ends.oldest, ends.newest)
+        };
+        Ok(self.first(oldest, newest, |h| h.logged >= time) - 1)
+    }
+
+    fn bounds(&self) -> Result<Bounds, LogError> {
+        let ends = self.ends();
+        let events = ends.newest + 1 - ends.oldest;
+        let header = ends.oldest_header.filter(|_| events > 0);
+        Ok(Bounds {
+            oldest: ends.oldest,
+            newest: ends.newest,
+            oldest_time: header.map(|h| h.logged),
+            events,
+            bytes: header.map_or(0, |h| ends.total - h.before),
+        })
+    }
+
+    fn trim(&self, limits: &Limits) -> Result<u64, LogError> {
+        let _writing = self.write_lock();
+        let (oldest, newest, total) = {
+            let ends = self.ends();
+            (ends.oldest, ends.newest, ends.total)
+        };
+        let from = (self.clock)().before(limits.max_age);
+        let new = self.first(oldest, newest, |h| {
+            h.logged >= from && total.saturating_sub(h.before) <= limits.max_bytes
+        });
+        if new == oldest {
+            return Ok(0);
+        }
+        let mut batch = self.store.batch().durability(Some(PersistMode::SyncData));
+        batch.insert(&self.state, TRIMMED, (new - 1).to_be_bytes());
+        batch.commit().map_err(store_error)?;
+        let header = if new > newest { None } else { self.header(new, newest) };
+        {
+            let mut ends = self.ends();
+            ends.oldest = new;
+            ends.oldest_header = header;
+            ends.tail.trim(new);
+        }
+        self.events.tree.drop_range(..new.to_be_bytes()).map_err(|e| store_error(e.into()))?;
+        self.prune_sequences(new)?;
+        Ok(new - oldest)
+    }
+
+    fn newest(&self) -> watch::Receiver<Cursor> {
+        self.newest.subscribe()
+    }
+}
+
+impl fmt::Debug for DiskLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskLog").field("path", &self.events.path()).finish_non_exhaustive()
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn store_error(e: fjall::Error) -> LogError {
+    LogError::Store(match e {
+        fjall::Error::Poisoned => "an earlier write failed: see the log, then start again".to_owned(),
+        e => e.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! What the collector has to tell.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use tracing::{debug, error, info, warn};
+
+use super::Emit;
+use crate::trail::log::{Bounds, Cursor};
+
+/// Names and units, for `/metrics`; to be called once, at start.
+pub fn describe() {
+    use Unit::{Bytes, Count, Seconds};
+    describe_counter!("podtrail_collector_events_total", Count, "Events taken into the log");
+    describe_counter!(
+        "podtrail_collector_duplicates_total",
+        Count,
+        "Events that came again and were passed over"
+    );
+    describe_counter!("podtrail_collector_missing_total", Count, "Event numbers that never came");
+    describe_counter!("podtrail_collector_unreadable_total", Count, "Events in the log that cannot be read");
+    describe_counter!("podtrail_collector_trimmed_total", Count, "Events dropped by retention");
+    describe_counter!("podtrail_collector_refused_total", Count, "Reports refused, by reason");
+    describe_counter!(
+        "podtrail_collector_commits_total",
+        Count,
+        "Batches written to the log, one fsync each"
+    );
+    describe_histogram!("podtrail_collector_commit_seconds", Seconds, "Time to write a batch to the log");
+    describe_gauge!("podtrail_collector_agents_connected", Count, "Streams of agents");
+    describe_gauge!("podtrail_collector_log_events", Count, "Events in the log");
+    describe_gauge!("podtrail_collector_log_bytes", Bytes, "Encoded length of the events in the log");
+    describe_gauge!("podtrail_collector_log_newest_cursor", Count, "Newest place in the log");
+    describe_gauge!("podtrail_collector_sessions", Count, "Sessions known, open and all");
+    // So that they are there, at 0, before anything goes wrong.
+    for name in ["events", "duplicates", "missing", "unreadable", "trimmed", "commits"] {
+        counter!(format!("podtrail_collector_{name}_total")).increment(0);
+    }
+    gauge!("podtrail_collector_agents_connected").set(0);
+}
+
+/// The log is open, and counted.
+#[derive(Debug)]
+pub struct LogOpened<'a> {
+    pub path: &'a str,
+    pub bounds: &'a Bounds,
+    pub sessions: usize,
+    pub took: Duration,
+}
+
+impl Emit for LogOpened<'_> {
+    fn emit(self) {
+        let Self { path, bounds, sessions, took } = self;
+        let Bounds { oldest, newest, oldest_time: _, events, bytes } = bounds;
+        info!(path, oldest, newest, events, bytes, sessions, seconds = took.as_secs_f64(), "log opened");
+        LogMeasured { bounds, sessions, open: None }.emit();
+    }
+}
+
+/// What the log holds now.
+#[derive(Debug)]
+pub struct LogMeasured<'a> {
+    pub bounds: &'a Bounds,
+    pub sessions: usize,
+    pub open: Option<usize>,
+}
+
+impl Emit for LogMeasured<'_> {
+    #[expect(clippy::cast_precision_loss, reason = "metrics")]
+    fn emit(self) {
+        let Self { bounds, sessions, open } = self;
+        gauge!("podtrail_collector_log_events").set(bounds.events as f64);
+        gauge!("podtrail_collector_log_bytes").set(bounds.bytes as f64);
+        gauge!("podtrail_collector_log_newest_cursor").set(bounds.newest as f64);
+        gauge!("podtrail_collector_sessions", "state" => "known").set(sessions as f64);
+        if let Some(open) = open {
+            gauge!("podtrail_collector_sessions", "state" => "open").set(open as f64);
+        }
+    }
+}
+
+/// A batch is in the log.
+#[derive(Debug)]
+pub struct BatchCommitted {
+    pub events: u64,
+    pub duplicates: u64,
+    pub took: Duration,
+}
+
+impl Emit for BatchCommitted {
+    fn emit(self) {
+        let Self { events, duplicates, took } = self;
+        counter!("podtrail_collector_events_total").increment(events);
+        counter!("podtrail_collector_duplicates_total").increment(duplicates);
+        counter!("podtrail_collector_commits_total").increment(1);
+        histogram!("podtrail_collector_commit_seconds").record(took);
+        debug!(events, duplicates, took_us = took.as_micros(), "batch committed");
+    }
+}
+
+/// Numbers of a node are missing: events are lost.
+#[derive(Debug)]
+pub struct SequenceMissing<'a> {
+    pub cluster: &'a str,
+    pub node: &'a str,
+    pub epoch: u64,
+    pub first: u64,
+    pub count: u64,
+}
+
+impl Emit for SequenceMissing<'_> {
+    fn emit(self) {
+        let Self { cluster, node, epoch, first, count } = self;
+        counter!("podtrail_collector_missing_total").increment(count);
+        error!(cluster, node, epoch, first, count, "events of a node never came: recorded as a gap");
+    }
+}
+
+/// The log holds events that it cannot read.
+#[derive(Debug)]
+pub struct EventsUnreadable {
+    pub from: Cursor,
+    pub to: Cursor,
+    pub why: &'static str,
+}
+
+impl Emit for EventsUnreadable {
+    fn emit(self) {
+        let Self { from, to, why } = self;
+        counter!("podtrail_collector_unreadable_total").increment(to - from + 1);
+        error!(from, to, why, "events in the log cannot be read: shown as a gap; check the disk");
+    }
+}
+
+/// The log cannot be written: the collector stops.
+#[derive(Debug)]
+pub struct LogFailed<'a> {
+    pub error: &'a str,
+}
+
+impl Emit for LogFailed<'_> {
+    fn emit(self) {
+        error!(
+            error = self.error,
+            "the log cannot be written: stopping, agents keep what is not acknowledged"
+        );
+    }
+}
+
+/// Retention could not do its work.
+#[derive(Debug)]
+pub struct TrimFailed<'a> {
+    pub error: &'a str,
+}
+
+impl Emit for TrimFailed<'_> {
+    fn emit(self) {
+        warn!(error = self.error, "the log cannot be trimmed: it grows beyond its retention");
+    }
+}
+
+/// Retention dropped events.
+#[derive(Debug)]
+pub struct LogTrimmed {
+    pub events: u64,
+}
+
+impl Emit for LogTrimmed {
+    fn emit(self) {
+        counter!("podtrail_collector_trimmed_total").increment(self.events);
+        debug!(events = self.events, "trimmed");
+    }
+}
+
+/// An agent's stream began, or ended.
+#[derive(Debug)]
+pub struct AgentStream<'a> {
+    pub cluster: &'a str,
+    pub node: &'a str,
+    pub epoch: u64,
+    pub connected: bool,
+}
+
+impl Emit for AgentStream<'_> {
+    fn emit(self) {
+        let Self { cluster, node, epoch, connected } = self;
+        if connected {
+            gauge!("podtrail_collector_agents_connected").increment(1);
+            info!(cluster, node, epoch, "agent connected");
+        } else {
+            gauge!("podtrail_collector_agents_connected").decrement(1);
+            info!(cluster, node, epoch, "agent disconnected");
+        }
+    }
+}
+
+/// A report was refused, and nothing of that request taken.
+#[derive(Debug)]
+pub struct ReportRefused<'a> {
+    pub peer: &'a str,
+    pub reason: &'static str,
+    pub message: &'a str,
+}
+
+impl Emit for ReportRefused<'_> {
+    fn emit(self) {
+        let Self { peer, reason, message } = self;
+        counter!("podtrail_collector_refused_total", "reason" => reason).increment(1);
+        warn!(peer, reason, error = message, "report refused");
+    }
+}
+
+/// Ports are open. Tests and scripts read this line.
+#[derive(Debug)]
+pub struct Listening {
+    pub grpc: std::net::SocketAddr,
+    pub metrics: Option<std::net::SocketAddr>,
+}
+
+impl Emit for Listening {
+    fn emit(self) {
+        let Self { grpc, metrics } = self;
+        let metrics = metrics.map_or_else(|| "none".to_owned(), |m| m.to_string());
+        info!(%grpc, metrics, "listening");
+    }
+}
+
+/// A signal came; what is under way is finished.
+#[derive(Debug)]
+pub struct Stopping {
+    pub why: &'static str,
+}
+
+impl Emit for Stopping {
+    fn emit(self) {
+        info!(why = self.why, "stopping");
+    }
+}
