@@ -124,6 +124,7 @@ pub fn gap(gap: &v1::Gap) -> String {
         Ok(GapSource::AgentDecode) => "the agent could not read them",
         Ok(GapSource::AgentBuffer) => "the agent's buffer was full",
         Ok(GapSource::CollectorSequence) => "the collector did not get these numbers",
+        Ok(GapSource::CollectorStore) => "the collector's log cannot read them",
         Ok(GapSource::Unspecified) | Err(_) => "reason not told",
     };
     text.push_str(": ");

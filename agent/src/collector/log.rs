@@ -462,7 +462,6 @@ impl fmt::Debug for DiskLog {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn store_error(e: fjall::Error) -> LogError {
     LogError::Store(match e {
         fjall::Error::Poisoned => "an earlier write failed: see the log, then start again".to_owned(),
