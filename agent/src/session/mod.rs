@@ -44,6 +44,9 @@ const MAX_WAITS: usize = 4096;
 const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 /// How long a command waits for the rest of its argv.
 const ARGV_WAIT_NS: u64 = 1_000_000_000;
+/// How long a session whose last task has left waits for exits still on their way: tasks that end at once on two
+/// processors may be told of in either order, and both as the last.
+const END_WAIT_NS: u64 = 1_000_000_000;
 /// Sessions that a gap names; where it may touch more, it names none, which means any.
 const MAX_GAP_SESSIONS: usize = 256;
 
@@ -57,6 +60,8 @@ pub struct Machine {
     /// commands whose argv is not complete, oldest first; some of them have been told by now
     waits: VecDeque<Wait>,
     waiting_bytes: usize,
+    /// sessions that are over but for exits on their way, and since when
+    endings: VecDeque<(BootTime, TaskKey)>,
 }
 
 /// A session that is over.
@@ -87,6 +92,7 @@ impl Machine {
             ended: Bounded::new(MAX_ENDED),
             waits: VecDeque::new(),
             waiting_bytes: 0,
+            endings: VecDeque::new(),
         }
     }
 
@@ -126,6 +132,9 @@ impl Machine {
     /// Says all that waits, with what is there. Sessions stay open: they are the kernel's, not this machine's.
     pub fn finish(&mut self, out: &mut Vec<Event>) {
         while self.release_oldest(out) {}
+        while let Some((_, entry)) = self.endings.pop_front() {
+            self.end(&entry, out);
+        }
         self.entries.flush(None, out);
     }
 
@@ -275,17 +284,25 @@ impl Machine {
         if exit.executed {
             open.exited(exit, out);
         }
-        if exit.last {
-            self.end(exit, out);
+        let was_ending = open.ending.is_some();
+        if exit.last || was_ending {
+            open.ending = open.ending.max(Some(exit.time));
+        }
+        if open.ending.is_some() && !open.is_running() {
+            self.end(&exit.entry, out);
+        } else if exit.last && !was_ending {
+            self.endings.push_back((exit.time, exit.entry));
         }
     }
 
-    fn end(&mut self, exit: &Exit, out: &mut Vec<Event>) {
-        let Some(open) = self.open.remove(&exit.entry) else { return };
-        let ended = Ended { id: open.id.clone(), container: open.container, time: exit.time };
-        open.ended(exit.time, out);
-        self.forget_waits(|wait| wait.entry == exit.entry);
-        let _ = self.ended.insert(exit.entry, ended);
+    fn end(&mut self, entry: &TaskKey, out: &mut Vec<Event>) {
+        let Some(open) = self.open.remove(entry) else { return };
+        let time = open.ending.unwrap_or(open.entered);
+        let ended = Ended { id: open.id.clone(), container: open.container, time };
+        open.ended(time, out);
+        self.forget_waits(|wait| wait.entry == *entry);
+        self.endings.retain(|(_, ending)| ending != entry);
+        let _ = self.ended.insert(*entry, ended);
     }
 
     fn join(&mut self, join: Box<record::Join>, out: &mut Vec<Event>) {
@@ -346,6 +363,10 @@ impl Machine {
     fn release_late(&mut self, now: BootTime, out: &mut Vec<Event>) {
         while self.waits.front().is_some_and(|wait| now.since(wait.exec_time) >= ARGV_WAIT_NS) {
             self.release_oldest(out);
+        }
+        while let Some((_, entry)) = self.endings.pop_front_if(|(since, _)| now.since(*since) >= END_WAIT_NS)
+        {
+            self.end(&entry, out);
         }
         self.entries.flush(Some(now), out);
     }

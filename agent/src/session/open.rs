@@ -15,6 +15,9 @@ use crate::event::{
 /// told by a gap.
 pub(super) const MAX_PROCESSES: usize = 4096;
 
+/// Processes that ended last, remembered so that each is told once.
+const MAX_GONE: usize = 64;
+
 /// Events of one session that may wait behind an argv that is not complete.
 pub(super) const MAX_QUEUED: usize = 1024;
 
@@ -29,8 +32,11 @@ pub(super) struct Open {
     pub(super) join_missing: bool,
     pub(super) commands: u64,
     pub(super) lost: u64,
+    /// the kernel side saw the last task leave, then
+    pub(super) ending: Option<BootTime>,
     root_status: Option<ExitStatus>,
     processes: HashMap<TaskKey, Running>,
+    gone: VecDeque<TaskKey>,
     queue: VecDeque<Queued>,
 }
 
@@ -65,8 +71,10 @@ impl Open {
             join_missing: false,
             commands: 0,
             lost: 0,
+            ending: None,
             root_status: None,
             processes: HashMap::new(),
+            gone: VecDeque::new(),
             queue: VecDeque::new(),
         }
     }
@@ -147,9 +155,12 @@ impl Open {
         }
         let (comm, since) = match self.processes.remove(key) {
             Some(Running { process, since }) => (process.comm, since),
+            None if self.gone.contains(key) => return,
             // Its exec was lost: it did not run longer than since its birth.
             None => (Vec::new(), BootTime(if key.start_time == 0 { time.0 } else { key.start_time })),
         };
+        self.gone.push_front(*key);
+        self.gone.truncate(MAX_GONE);
         let exited = Exited {
             process: Process { key: *key, parent: *parent, comm },
             status: *status,
@@ -157,6 +168,11 @@ impl Open {
         };
         let event = self.event(*time, Body::Exited(exited));
         self.say(event, out);
+    }
+
+    /// Whether processes that ran a command are still to be told of.
+    pub(super) fn is_running(&self) -> bool {
+        !self.processes.is_empty()
     }
 
     /// The last descendant is gone.

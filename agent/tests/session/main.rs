@@ -3,7 +3,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
+mod build;
 mod kernel;
+mod machine;
 mod tell;
 mod trace;
 mod traces;
