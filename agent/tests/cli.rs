@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    io::{ErrorKind, Read as _},
+    io::{BufRead as _, BufReader, ErrorKind, Read as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
@@ -348,14 +348,10 @@ fn a_socket_that_cannot_be_used_says_what_to_do() {
 #[test]
 fn a_socket_without_permission_asks_for_root() {
     use std::os::unix::{fs::PermissionsExt, process::CommandExt as _};
-    if !nix::unistd::geteuid().is_root() {
-        // Without root the socket of root's own agent shows the same; there is none in a test.
-        return;
-    }
     let dir = TempDir::new().unwrap();
     let socket = dir.path().join("s");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0)).unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     // The program itself may lie where nobody else may go.
     let program = dir.path().join("podtrail");
@@ -451,4 +447,78 @@ fn a_message_of_a_newer_version_hides_none_after_it() {
     let lines = json_lines(&String::from_utf8(output.stdout).unwrap());
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["executed"]["argv"][0], "ls");
+}
+
+#[test]
+fn an_event_is_shown_when_it_comes_and_an_interrupt_ends_the_tail() {
+    let server = Server::start(&fake());
+    let mut child = podtrail()
+        .arg("--socket")
+        .arg(server.socket())
+        .args(["tail", "--from", "2", "-o", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("\"ls\""), "{line}");
+    assert!(child.try_wait().unwrap().is_none(), "it follows");
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let output = within(Duration::from_secs(30), child);
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_server_that_goes_away_fails_the_tail() {
+    let server = Server::start(&fake());
+    let mut child = podtrail()
+        .args(["tail", "--from", "2", "--collector", &server.address.to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = server.address;
+    drop(server);
+    let output = within(Duration::from_secs(30), child);
+    assert_fails(&output, 1, &format!("lost the connection to the collector at http://{address}"));
+}
+
+/// What it writes to a terminal of this width.
+fn on_terminal(server: &Server, columns: u16, args: &[&str], environment: &[(&str, &str)]) -> String {
+    let size = nix::pty::Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = nix::pty::openpty(&size, None).unwrap();
+    let child = podtrail()
+        .env("TERM", "xterm")
+        .envs(environment.iter().copied())
+        .arg("--socket")
+        .arg(server.socket())
+        .args(args)
+        .stdout(pty.slave)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Read until the last who has the other end is gone, which Linux tells as an error.
+    let mut text = Vec::new();
+    let _ = std::fs::File::from(pty.master).read_to_end(&mut text);
+    let output = within(Duration::from_secs(30), child);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn a_terminal_has_colours_and_a_width() {
+    let long = exec(1, &["echo", &"x".repeat(500)]);
+    let server = Server::start(&Fake { events: vec![long], ..fake() });
+    let text = on_terminal(&server, 80, &["session", "s1"], &[]);
+    assert!(text.contains("\x1b[1m"), "{text:?}");
+    assert!(!text.contains(&"x".repeat(81)), "wrapped: {text:?}");
+    for environment in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        let text = on_terminal(&server, 80, &["tail", "--from", "oldest", "--no-follow"], &[environment]);
+        assert!(!text.contains('\x1b'), "{environment:?}: {text:?}");
+        assert!(text.contains("xxx…"), "cut: {text:?}");
+    }
 }

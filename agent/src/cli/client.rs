@@ -17,7 +17,7 @@ use super::escape;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PAGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A page may hold a thousand events with long arguments; beyond this it is nonsense.
-const MAX_MESSAGE: usize = 512 * 1024 * 1024;
+const MAX_MESSAGE: usize = 128 * 1024 * 1024;
 
 /// Whom to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,1 +1,134 @@
+use podtrail_proto::{Duration, Timestamp};
 
+use super::*;
+
+const BASE: i64 = 1_795_378_442; // 2026-11-22T20:14:02Z
+
+fn look(width: Option<usize>) -> Look {
+    Look { colour: false, width, now: "2026-11-22T21:00:00Z".parse().unwrap() }
+}
+
+fn at(seconds: i64) -> Option<Timestamp> {
+    Some(Timestamp { seconds: BASE + seconds, nanos: 0 })
+}
+
+fn two() -> Vec<v1::Session> {
+    let closed = v1::Session {
+        id: "4k7qabcdXYZ".to_owned(),
+        node: "n1".to_owned(),
+        container: Some(v1::Container {
+            name: "app".to_owned(),
+            pod: Some(v1::Pod {
+                namespace: "prod".to_owned(),
+                name: "payments-0".to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        started: Some(v1::SessionStarted {
+            method: Some(v1::EntryMethod::RuntimeExec.into()),
+            tty: Some(v1::Tty { name: "pts/0".to_owned(), major: 136, minor: 0 }),
+            ..Default::default()
+        }),
+        start: at(-86_400),
+        end: at(29 - 86_400),
+        ended: Some(v1::SessionEnded {
+            duration: Some(Duration { seconds: 29, nanos: 0 }),
+            lost: Some(3),
+            ..Default::default()
+        }),
+        commands: 1234,
+        attributed: Some(v1::Attributed {
+            user: Some(v1::User { name: "eve\n@example.org".to_owned(), ..Default::default() }),
+            ..Default::default()
+        }),
+        first_command: "sh -c id\n".to_owned(),
+        ..Default::default()
+    };
+    let open = v1::Session {
+        id: "4k7qabcdXZZ".to_owned(),
+        node: "n1".to_owned(),
+        container: Some(v1::Container { id: "0123456789abcdef".to_owned(), ..Default::default() }),
+        start: at(0),
+        commands: 1,
+        ..Default::default()
+    };
+    vec![closed, open]
+}
+
+#[test]
+fn sessions_stand_in_columns() {
+    let golden = r"
+SESSION     START                          LENGTH  NODE  CONTAINER            METHOD        TTY    USER                  COMMANDS  LOST  FIRST COMMAND
+4k7qabcdXY  2026-11-21 20:14:02              29 s  n1    prod/payments-0/app  runtime exec  pts/0  $'eve\n@example.org'     1,234     3  sh -c id\n
+4k7qabcdXZ  20:14:02             open 45 min 58 s  n1    0123456789ab         not known     -      -                            1     0
+";
+    let shown = sessions(&two(), &look(None));
+    assert_eq!(format!("\n{shown}"), golden);
+}
+
+#[test]
+fn the_last_column_is_cut_on_a_terminal_only() {
+    let mut long = two();
+    long[0].first_command = "x".repeat(300);
+    for line in sessions(&long, &look(Some(170))).lines() {
+        assert!(escape::width(line) <= 170, "{line}");
+    }
+    assert!(sessions(&long, &look(Some(170))).contains("xxx…\n"));
+    assert!(sessions(&long, &look(None)).contains(&"x".repeat(300)));
+}
+
+#[test]
+fn nodes_and_what_is_kept() {
+    let hook = v1::Hook {
+        name: "setns".to_owned(),
+        kind: "tracepoint".to_owned(),
+        reason: "fexit: \x1bEPERM".to_owned(),
+    };
+    let node = v1::Node {
+        name: "n1".to_owned(),
+        last_seen: at(0),
+        connected: true,
+        events: 1_234_567,
+        lost: 12,
+        agent: Some(v1::AgentState { version: "0.1.0".to_owned(), hooks: vec![hook], ..Default::default() }),
+        conditions: vec![v1::NodeCondition {
+            r#type: "Ready".to_owned(),
+            status: "True".to_owned(),
+            ..Default::default()
+        }],
+        lag: Some(Duration { seconds: 0, nanos: 20_000_000 }),
+        ..Default::default()
+    };
+    let gone = v1::Node { name: "node two".to_owned(), ..Default::default() };
+    let answer = v1::ListNodesResponse {
+        nodes: vec![node, gone],
+        retention: Some(v1::Retention {
+            max_age: Some(Duration { seconds: 7 * 86_400, nanos: 0 }),
+            max_bytes: 10 << 30,
+            bytes: 1_288_490_189,
+            events: 5000,
+            oldest_cursor: "1".to_owned(),
+            newest_cursor: "5000".to_owned(),
+            oldest: at(-86_400),
+        }),
+    };
+    let golden = r"
+NODE        AGENT  HOOKS  LAST SEEN  CONNECTED     LAG     EVENTS  LOST  CONDITIONS
+n1          0.1.0      1  20:14:02   yes        0.02 s  1,234,567    12  Ready=True
+'node two'  -          -  -          no              -          0     0  -
+  n1: setns by tracepoint: fexit: \x1bEPERM
+kept: at most 7 days or 10 GiB; now 5,000 events, 1.2 GiB, since 2026-11-21 20:14:02, cursors 1 to 5000
+";
+    assert_eq!(format!("\n{}", nodes(&answer, &look(None))), golden);
+}
+
+#[test]
+fn ids_are_as_long_as_they_must_be_and_eight_at_least() {
+    let short = shortest(["aaaaaaaaaa1", "aaaaaaaaaa2", "b", "cccccccccc"].into_iter());
+    let of = |id: &str| short.get(id).copied();
+    assert_eq!(
+        (of("aaaaaaaaaa1"), of("aaaaaaaaaa2"), of("b"), of("cccccccccc")),
+        (Some(11), Some(11), Some(8), Some(8))
+    );
+}

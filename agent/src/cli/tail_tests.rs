@@ -1,1 +1,87 @@
+use super::*;
 
+fn shown(bodies: Vec<Body>) -> String {
+    let look = Look { colour: false, width: None, now: jiff::Timestamp::UNIX_EPOCH };
+    let mut printer = Printer::new(look);
+    let mut out = String::new();
+    for body in bodies {
+        let event = v1::Event {
+            id: Some(v1::EventId { node: "n1".to_owned(), ..Default::default() }),
+            time: Some(podtrail_proto::Timestamp { seconds: 1_795_378_442, nanos: 118_000_000 }),
+            session_id: "4k7qabcdefgh".to_owned(),
+            container: Some(v1::Container { name: "app".to_owned(), ..Default::default() }),
+            body: Some(body),
+            ..Default::default()
+        };
+        printer.push(&mut out, &event);
+    }
+    out
+}
+
+#[test]
+fn every_kind_has_its_line() {
+    let sh = || Some(v1::Process { pid: 7, comm: "sh".to_owned(), ..Default::default() });
+    let second = Some(podtrail_proto::Duration { seconds: 1, nanos: 0 });
+    let bodies = vec![
+        Body::AgentState(v1::AgentState {
+            phase: Some(Phase::Started.into()),
+            version: "0.1.0".to_owned(),
+            kernel: "6.18".to_owned(),
+            ..Default::default()
+        }),
+        Body::SessionStarted(v1::SessionStarted {
+            method: Some(v1::EntryMethod::NamespaceJoin.into()),
+            entered_by: Some(v1::Process { comm: "nsenter".to_owned(), ..Default::default() }),
+            ..Default::default()
+        }),
+        Body::Executed(v1::Executed {
+            argv: vec!["sh".to_owned(), "-c".to_owned(), "a\nb".to_owned()],
+            ..Default::default()
+        }),
+        Body::Exited(v1::Exited { process: sh(), signal: Some(9), duration: second, ..Default::default() }),
+        Body::NamespaceJoined(v1::NamespaceJoined {
+            process: sh(),
+            namespaces: Some(v1::Namespaces { mount: 1, ..Default::default() }),
+            ..Default::default()
+        }),
+        Body::Gap(v1::Gap { count: Some(2), exact: Some(false), ..Default::default() }),
+        Body::Attributed(v1::Attributed {
+            user: Some(v1::User { name: "eve".to_owned(), ..Default::default() }),
+            ..Default::default()
+        }),
+        Body::NodeCondition(v1::NodeCondition {
+            r#type: "Ready".to_owned(),
+            status: "False".to_owned(),
+            reason: "Gone".to_owned(),
+            message: "no\x1b[2J".to_owned(),
+            ..Default::default()
+        }),
+        Body::SessionEnded(v1::SessionEnded {
+            exit_code: Some(0),
+            duration: second,
+            commands: Some(2),
+            lost: Some(1),
+            ..Default::default()
+        }),
+    ];
+    let golden = r"
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  agent  agent started, version 0.1.0, kernel 6.18, 0 hooks
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  start  namespace join (nsenter), no terminal
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  exec   sh -c $'a\nb'
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  exit   killed (9) SIGKILL  sh (pid 7) after 1.00 s
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  join   sh (pid 7) joined the mount namespace of app
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  gap    !! at least 2 events missing here: reason not told; from any session open then
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  who    user eve, -
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  node   Ready=False Gone no\x1b[2J
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  end    exit 0 after 1.00 s, 2 commands, at least 1 lost
+";
+    assert_eq!(format!("\n{}", shown(bodies)), golden);
+}
+
+#[test]
+fn an_event_of_a_newer_version_is_not_hidden() {
+    let look = Look { colour: false, width: None, now: jiff::Timestamp::UNIX_EPOCH };
+    let mut out = String::new();
+    Printer::new(look).push(&mut out, &v1::Event::default());
+    assert!(out.contains("upgrade this one"), "{out}");
+}

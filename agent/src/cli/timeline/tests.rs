@@ -373,3 +373,145 @@ fn a_terminal_wraps_and_nothing_is_wider_than_it() {
     assert_eq!(piped.lines().count(), 4, "never wrapped");
     assert!(piped.contains(&"a".repeat(2000)));
 }
+
+/// Deep, wide, and with a gap after each: time and text must grow with the number of events alone.
+#[test]
+fn a_hundred_thousand_events_take_no_more_than_their_number() {
+    let deep = |n: u32| {
+        let mut events = Vec::new();
+        for pid in 1..=n {
+            events.push(exec(pid.into(), pid, pid - 1, "/bin/sh", &["sh"]));
+        }
+        for pid in (1..=n).rev() {
+            events.push(exit(pid.into(), pid, Ok(0), 1));
+            events.push(gap(pid.into(), 1));
+        }
+        events
+    };
+    let wide = |n: u32| -> Vec<_> {
+        let child =
+            |pid: u32| [exec(pid.into(), pid, 1, "/bin/ls", &["ls"]), exit(pid.into(), pid, Ok(0), 1)];
+        std::iter::once(exec(0, 1, 0, "/bin/sh", &["sh"])).chain((2..n).flat_map(child)).collect()
+    };
+    for (few, many) in [(deep(3_400), deep(34_000)), (wide(5_000), wide(50_000))] {
+        let (few, many) = (body(&look(), &few).len(), body(&look(), &many).len());
+        assert!(many < few * 11, "{few} bytes for a tenth, {many} for all");
+    }
+    let begin = std::time::Instant::now();
+    let text = body(&look(), &deep(34_000));
+    assert!(text.lines().count() > 60_000);
+    assert!(begin.elapsed().as_secs() < 20, "unoptimized, on a busy machine: {:?}", begin.elapsed());
+}
+
+#[test]
+fn deeper_than_the_indent_the_depth_is_a_number() {
+    let events: Vec<_> = (1..=40).map(|pid| exec(pid.into(), pid, pid - 1, "/bin/sh", &["sh"])).collect();
+    let text = body(&look(), &events);
+    assert!(text.lines().last().unwrap().contains(" +7 └─ sh"), "{text}");
+}
+
+mod hostile {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof![any::<String>(), Just("\x1b]0;x\x07\n\u{202e}".to_owned())]
+    }
+
+    fn process() -> impl Strategy<Value = Option<v1::Process>> {
+        // Few, so that they meet: themselves, as parents of each other, again after their end.
+        let process = (0..4u32, 0..4u32, text()).prop_map(|(pid, parent, comm)| v1::Process {
+            pid,
+            start_time: 0,
+            parent_pid: parent,
+            parent_start_time: 0,
+            comm,
+        });
+        prop::option::of(process)
+    }
+
+    fn any_body() -> impl Strategy<Value = Body> {
+        let executed =
+            (process(), vec(text(), 0..3), vec(any::<Vec<u8>>(), 0..3), text(), any::<(u32, bool, bool)>());
+        let executed = executed.prop_map(|(process, argv, raw, path, (cut, truncated, root))| {
+            Body::Executed(v1::Executed {
+                process,
+                argv,
+                argv_raw: raw.into_iter().map(Into::into).collect(),
+                cwd: path.clone(),
+                script: path.clone(),
+                path,
+                argv_cut_index: cut % 4,
+                truncated: Some(truncated),
+                root: Some(root),
+                ..Default::default()
+            })
+        });
+        let exited = (process(), any::<(i32, i32, i64, i32)>()).prop_map(
+            |(process, (code, signal, seconds, nanos))| {
+                Body::Exited(v1::Exited {
+                    process,
+                    exit_code: (code > 0).then_some(code),
+                    signal: (signal > 0).then_some(signal),
+                    core_dumped: true,
+                    duration: Some(Duration { seconds, nanos }),
+                })
+            },
+        );
+        let gap = (text(), any::<(Option<u64>, i32, i64, i32)>()).prop_map(
+            |(detail, (count, source, seconds, nanos))| {
+                let time = Some(Timestamp { seconds, nanos });
+                Body::Gap(v1::Gap {
+                    source: Some(source),
+                    count,
+                    detail,
+                    from: time,
+                    to: time,
+                    ..Default::default()
+                })
+            },
+        );
+        let joined = (process(), text()).prop_map(|(process, path)| {
+            Body::NamespaceJoined(v1::NamespaceJoined { process, path, ..Default::default() })
+        });
+        prop_oneof![executed, exited, gap, joined]
+    }
+
+    proptest! {
+        #[test]
+        fn any_events_make_plain_text_and_every_command_is_there(
+            bodies in vec((any_body(), any::<(i64, i32)>()), 0..20),
+            names in vec(text(), 6),
+            width in prop::option::of(0usize..200),
+        ) {
+            let events: Vec<_> = bodies
+                .into_iter()
+                .map(|(body, (seconds, nanos))| v1::Event {
+                    time: Some(Timestamp { seconds, nanos }),
+                    ..event(0, body)
+                })
+                .collect();
+            let mut session = session();
+            session.id.clone_from(&names[0]);
+            session.node.clone_from(&names[1]);
+            session.container = Some(v1::Container {
+                id: names[2].clone(),
+                name: names[3].clone(),
+                image: names[4].clone(),
+                pod: Some(v1::Pod { name: names[5].clone(), ..Default::default() }),
+                ..Default::default()
+            });
+            let text = render(&Look { width, ..look() }, &session, &events);
+            for line in text.lines() {
+                prop_assert!(line.chars().all(escape::is_plain), "{line:?}");
+            }
+            if width.is_none() {
+                let header = render(&look(), &session, &[]).lines().count();
+                let shown = events.iter().filter(|event| !matches!(event.body, Some(Body::Exited(_)))).count();
+                let recorded = text.lines().count();
+                prop_assert!(recorded == header + shown || recorded == header + shown + 1, "{text}");
+            }
+        }
+    }
+}
