@@ -1,4 +1,6 @@
-//! Configuration: files and flags as written (`raw`), then checked (`checked`), before anything is opened.
+//! Configuration: files and flags as written, then checked, before anything is opened.
 
+pub mod agent;
 pub mod collector;
 pub mod file;
+pub mod settings;

@@ -1,0 +1,480 @@
+//! The agent's configuration.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr as _,
+};
+
+use nix::unistd::gethostname;
+use tonic::transport::Uri;
+use tracing_subscriber::EnvFilter;
+
+use super::settings::{Checker, Origin, Setting, SettingsError, bytes, file, quoted};
+use crate::telemetry::LogFormat;
+
+/// Where everything of an agent on its node is.
+pub const SOCKET: &str = "/run/podtrail/agent.sock";
+pub const LOCK: &str = "/run/podtrail/agent.lock";
+
+/// Bytes of argv that are kept unless told otherwise, and the most that a kernel lets a program have.
+const ARGV_LIMIT: u64 = 64 << 10;
+const ARGV_LIMIT_MIN: u64 = 256;
+const ARGV_LIMIT_MAX: u64 = 6 << 20;
+
+const RING_SIZE_MIN: u64 = 64 << 10;
+const RING_SIZE_MAX: u64 = 1 << 30;
+
+const SPOOL_SIZE: u64 = 16 << 20;
+const SPOOL_SIZE_MIN: u64 = 64 << 10;
+const SPOOL_SIZE_MAX: u64 = 4 << 30;
+
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9444);
+
+/// `podtrail-agent run`, as written.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Flags {
+    /// A TOML file; its keys are these flags without the dashes, and flags go first
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// This node's name in every event; default: the host name
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// This cluster's name in every event
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Send events to this collector, like http://127.0.0.1:9443; default: to none
+    #[arg(long, value_name = "URL")]
+    pub collector: Option<String>,
+    /// Directory for events that are not acknowledged yet (no use is made of it yet: they are kept in memory)
+    #[arg(long, value_name = "DIR")]
+    pub spool: Option<String>,
+    /// Memory for events, like 16MiB; when it is full, the oldest are dropped, and counted
+    #[arg(long, value_name = "BYTES")]
+    pub spool_size: Option<String>,
+    /// The socket that `podtrail` on this node reads from, or "none" [default: /run/podtrail/agent.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<String>,
+    /// Print every event of this node as a line of JSON
+    #[arg(long)]
+    pub stdout: bool,
+    /// Bytes of a command's arguments to keep, like 64KiB; of longer ones, head and tail
+    #[arg(long, value_name = "BYTES")]
+    pub argv_limit: Option<String>,
+    /// Size of the ring between kernel and agent, a power of two, like 8MiB
+    #[arg(long, value_name = "BYTES")]
+    pub ring_size: Option<String>,
+    /// Where to serve /metrics, /healthz and /readyz, or "none" [default: 127.0.0.1:9444]
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_listen: Option<String>,
+    /// error, warn, info, debug or trace, or a filter as in RUST_LOG [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// auto, text, logfmt or json [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// The hook for setns: auto, fexit, kprobe or tracepoint
+    #[arg(long, value_name = "HOOK", hide = true)]
+    pub setns: Option<String>,
+    /// The file whose lock makes this the node's only agent
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub lock: Option<String>,
+}
+
+/// The agent's configuration, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
+    pub node_name: String,
+    pub cluster: String,
+    /// a URL with scheme, host and port
+    pub collector: Option<String>,
+    pub spool: Option<PathBuf>,
+    pub spool_size: usize,
+    pub socket: Option<PathBuf>,
+    pub lock: PathBuf,
+    pub stdout: bool,
+    pub argv_limit: u32,
+    /// `None`: as the probe sees fit
+    pub ring_size: Option<u32>,
+    pub metrics_listen: Option<SocketAddr>,
+    pub setns: Setns,
+    /// a filter as in `RUST_LOG`
+    pub log_level: Option<String>,
+    pub log_format: LogFormat,
+}
+
+/// The hook for `setns`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Setns {
+    #[default]
+    Auto,
+    Fexit,
+    Kprobe,
+    Tracepoint,
+}
+
+/// Every setting, as written.
+#[derive(Debug, Default)]
+struct Raw {
+    node_name: Option<Setting>,
+    cluster: Option<Setting>,
+    collector: Option<Setting>,
+    spool: Option<Setting>,
+    spool_size: Option<Setting>,
+    socket: Option<Setting>,
+    lock: Option<Setting>,
+    stdout: Option<Setting>,
+    argv_limit: Option<Setting>,
+    ring_size: Option<Setting>,
+    metrics_listen: Option<Setting>,
+    setns: Option<Setting>,
+    log_level: Option<Setting>,
+    log_format: Option<Setting>,
+}
+
+/// Keys that a file may have.
+const KEYS: [&str; 12] = [
+    "node-name",
+    "cluster",
+    "collector",
+    "spool",
+    "spool-size",
+    "socket",
+    "stdout",
+    "argv-limit",
+    "ring-size",
+    "metrics-listen",
+    "log-level",
+    "log-format",
+];
+
+impl AgentConfig {
+    /// Reads the file, where there is one, puts the flags over it, and checks it all.
+    pub fn load(flags: Flags) -> Result<Self, SettingsError> {
+        let mut checker = Checker::default();
+        let mut raw = Raw::default();
+        if let Some(path) = &flags.config {
+            let (settings, wrong) = file::read(path, &KEYS)?;
+            checker.note(wrong);
+            for (key, setting) in settings {
+                if let Some(place) = raw.by_key(&key) {
+                    *place = Some(setting);
+                }
+            }
+        }
+        raw.put_flags(flags);
+        let config = raw.check(&mut checker);
+        checker.finish(config)
+    }
+}
+
+impl Raw {
+    fn by_key(&mut self, key: &str) -> Option<&mut Option<Setting>> {
+        Some(match key {
+            "node-name" => &mut self.node_name,
+            "cluster" => &mut self.cluster,
+            "collector" => &mut self.collector,
+            "spool" => &mut self.spool,
+            "spool-size" => &mut self.spool_size,
+            "socket" => &mut self.socket,
+            "stdout" => &mut self.stdout,
+            "argv-limit" => &mut self.argv_limit,
+            "ring-size" => &mut self.ring_size,
+            "metrics-listen" => &mut self.metrics_listen,
+            "log-level" => &mut self.log_level,
+            "log-format" => &mut self.log_format,
+            _ => return None,
+        })
+    }
+
+    fn put_flags(&mut self, flags: Flags) {
+        let Flags {
+            config: _,
+            node_name,
+            cluster,
+            collector,
+            spool,
+            spool_size,
+            socket,
+            stdout,
+            argv_limit,
+            ring_size,
+            metrics_listen,
+            log_level,
+            log_format,
+            setns,
+            lock,
+        } = flags;
+        put(&mut self.node_name, "--node-name", node_name);
+        put(&mut self.cluster, "--cluster", cluster);
+        put(&mut self.collector, "--collector", collector);
+        put(&mut self.spool, "--spool", spool);
+        put(&mut self.spool_size, "--spool-size", spool_size);
+        put(&mut self.socket, "--socket", socket);
+        put(&mut self.stdout, "--stdout", stdout.then(|| "true".to_owned()));
+        put(&mut self.argv_limit, "--argv-limit", argv_limit);
+        put(&mut self.ring_size, "--ring-size", ring_size);
+        put(&mut self.metrics_listen, "--metrics-listen", metrics_listen);
+        put(&mut self.log_level, "--log-level", log_level);
+        put(&mut self.log_format, "--log-format", log_format);
+        put(&mut self.setns, "--setns", setns);
+        put(&mut self.lock, "--lock", lock);
+    }
+
+    fn check(self, checker: &mut Checker) -> AgentConfig {
+        let Self {
+            node_name,
+            cluster,
+            collector,
+            spool,
+            spool_size,
+            socket,
+            lock,
+            stdout,
+            argv_limit,
+            ring_size,
+            metrics_listen,
+            setns,
+            log_level,
+            log_format,
+        } = self;
+        // A host name is whatever somebody set it to: checked like one that was written.
+        let node_name = node_name.unwrap_or_else(|| Setting {
+            text: gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default(),
+            from: Origin::Flag("--node-name (not given; the host name)"),
+        });
+        let mut size = |setting, default: u64, range: std::ops::RangeInclusive<u64>| {
+            checker.check(setting, default, |text| within(bytes(text)?, &range))
+        };
+        let spool_size = size(spool_size, SPOOL_SIZE, SPOOL_SIZE_MIN..=SPOOL_SIZE_MAX);
+        let argv_limit = size(argv_limit, ARGV_LIMIT, ARGV_LIMIT_MIN..=ARGV_LIMIT_MAX);
+        AgentConfig {
+            node_name: checker.check(Some(node_name), String::new(), name),
+            cluster: checker.check(cluster, "default".to_owned(), name),
+            collector: checker.check(collector, None, |text| collector_url(text).map(Some)),
+            spool: checker.check(spool, None, |text| path(text).map(Some)),
+            spool_size: usize::try_from(spool_size).unwrap_or(usize::MAX),
+            socket: checker.check(socket, Some(PathBuf::from(SOCKET)), |text| optional(text, path)),
+            lock: checker.check(lock, PathBuf::from(LOCK), path),
+            stdout: checker.check(stdout, false, |text| {
+                text.parse().map_err(|_wrong| format!("{} is neither true nor false", quoted(text)))
+            }),
+            argv_limit: u32::try_from(argv_limit).unwrap_or(u32::MAX),
+            ring_size: checker.check(ring_size, None, |text| ring(text).map(Some)),
+            metrics_listen: checker.check(metrics_listen, Some(METRICS), |text| {
+                optional(text, |text| {
+                    text.parse().map_err(|_wrong| {
+                        format!("{} is no address with a port, like 127.0.0.1:9444, or none", quoted(text))
+                    })
+                })
+            }),
+            setns: checker.check(setns, Setns::Auto, |text| {
+                one_of(
+                    text,
+                    &[
+                        ("auto", Setns::Auto),
+                        ("fexit", Setns::Fexit),
+                        ("kprobe", Setns::Kprobe),
+                        ("tracepoint", Setns::Tracepoint),
+                    ],
+                )
+            }),
+            log_level: checker.check(log_level, None, |text| {
+                EnvFilter::try_new(text)
+                    .map(|_filter| Some(text.to_owned()))
+                    .map_err(|_wrong| format!("{} is no log level, like info, or podtrail=debug,warn", quoted(text)))
+            }),
+            log_format: checker.check(log_format, LogFormat::Auto, |text| {
+                one_of(
+                    text,
+                    &[
+                        ("auto", LogFormat::Auto),
+                        ("text", LogFormat::Text),
+                        ("logfmt", LogFormat::Logfmt),
+                        ("json", LogFormat::Json),
+                    ],
+                )
+            }),
+        }
+    }
+}
+
+fn put(place: &mut Option<Setting>, flag: &'static str, text: Option<String>) {
+    if let Some(text) = text {
+        *place = Some(Setting { text, from: Origin::Flag(flag) });
+    }
+}
+
+fn within(number: u64, range: &std::ops::RangeInclusive<u64>) -> Result<u64, String> {
+    if range.contains(&number) {
+        return Ok(number);
+    }
+    Err(format!("{number} bytes is not between {} and {}", range.start(), range.end()))
+}
+
+fn ring(text: &str) -> Result<u32, String> {
+    let size = within(bytes(text)?, &(RING_SIZE_MIN..=RING_SIZE_MAX))?;
+    match u32::try_from(size) {
+        Ok(size) if size.is_power_of_two() => Ok(size),
+        _ => Err(format!("{size} is not a power of two, like 4MiB or 8MiB")),
+    }
+}
+
+/// The name of a node or a cluster: it is in every event, so it is short, and safe to show.
+fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 253 || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(format!("{} is no name: 1 to 253 bytes, without spaces", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    if Path::new(text).is_absolute() && !text.contains('\0') {
+        Ok(PathBuf::from(text))
+    } else {
+        Err(format!("{} is not an absolute path", quoted(text)))
+    }
+}
+
+fn optional<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    if text == "none" { Ok(None) } else { parse(text).map(Some) }
+}
+
+fn one_of<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
+    known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+        format!("{} is none of {}", quoted(text), names.join(", "))
+    })
+}
+
+/// Without TLS, what was run on a node may not leave it.
+fn collector_url(text: &str) -> Result<String, String> {
+    let like = "like http://127.0.0.1:9443";
+    let uri = Uri::from_str(text).map_err(|_wrong| format!("{} is no URL, {like}", quoted(text)))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => {
+            return Err("https is not supported yet: use a collector on this node, over http".to_owned());
+        }
+        _ => return Err(format!("{} has no scheme, {like}", quoted(text))),
+    }
+    let host = uri.host().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let loopback = bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if !loopback {
+        return Err(format!(
+            "{} is not on this node: events go out in the clear, so only to a loopback address until TLS is supported",
+            quoted(host)
+        ));
+    }
+    let Some(port) = uri.port_u16() else { return Err(format!("{} has no port, {like}", quoted(text))) };
+    if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
+        return Err(format!("{} has more than scheme, host and port, {like}", quoted(text)));
+    }
+    Ok(format!("http://{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(flags: Flags) -> Vec<String> {
+        match AgentConfig::load(flags) {
+            Err(error) => error.to_string().lines().map(str::to_owned).collect(),
+            Ok(config) => panic!("{config:?}"),
+        }
+    }
+
+    fn with_file(text: &str, flags: Flags) -> (tempfile::TempDir, Flags) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, text).unwrap();
+        (dir, Flags { config: Some(path), ..flags })
+    }
+
+    #[test]
+    fn nothing_is_needed() {
+        let config = AgentConfig::load(Flags::default()).unwrap();
+        assert_eq!(config.node_name, gethostname().unwrap().to_str().unwrap());
+        assert_eq!((config.cluster.as_str(), config.collector, config.stdout), ("default", None, false));
+        assert_eq!(config.socket, Some(PathBuf::from("/run/podtrail/agent.sock")));
+        assert_eq!((config.argv_limit, config.ring_size, config.spool_size), (65_536, None, 16 << 20));
+        assert_eq!(config.metrics_listen, Some("127.0.0.1:9444".parse().unwrap()));
+    }
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let flags = Flags { cluster: Some("flag".to_owned()), ..Flags::default() };
+        let (_dir, flags) =
+            with_file("cluster = \"file\"\nnode-name = \"n\"\nargv-limit = 1024\nstdout = true\n", flags);
+        let config = AgentConfig::load(flags).unwrap();
+        assert_eq!((config.cluster.as_str(), config.node_name.as_str()), ("flag", "n"));
+        assert_eq!((config.argv_limit, config.stdout), (1024, true));
+    }
+
+    #[test]
+    fn every_error_at_once_with_its_place() {
+        let flags = Flags {
+            log_level: Some("a=b=c".to_owned()),
+            ring_size: Some("3MiB".to_owned()),
+            ..Flags::default()
+        };
+        let (dir, flags) = with_file("node_name = \"n\"\ncluster = \"a b\"\nargv-limit = 1\n", flags);
+        let file = dir.path().join("agent.toml").display().to_string();
+        let errors = errors(flags);
+        let expected = [
+            format!("{file}:1:1: node_name: no such key; there are: node-name, cluster,"),
+            format!("{file}:2:1: cluster: \"a b\" is no name"),
+            format!("{file}:3:1: argv-limit: 1 bytes is not between 256 and 6291456"),
+            "--log-level: \"a=b=c\" is no log level".to_owned(),
+            "--ring-size: 3145728 is not a power of two".to_owned(),
+        ];
+        for expected in &expected {
+            assert!(errors.iter().any(|line| line.starts_with(expected)), "{expected} not in {errors:#?}");
+        }
+        assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+    }
+
+    #[test]
+    fn every_key_has_its_place() {
+        let mut raw = Raw::default();
+        for key in KEYS {
+            assert!(raw.by_key(key).is_some(), "{key}");
+        }
+    }
+
+    #[test]
+    fn events_leave_the_node_in_the_clear_for_nowhere() {
+        for good in
+            ["http://127.0.0.1:9443", "http://localhost:1/", "http://[::1]:9443", "http://127.9.9.9:80"]
+        {
+            assert_eq!(collector_url(good), Ok(good.trim_end_matches('/').to_owned()));
+        }
+        for (bad, why) in [
+            ("http://10.0.0.1:9443", "not on this node"),
+            ("http://collector.example:9443", "not on this node"),
+            ("http://127.0.0.1.example:9443", "not on this node"),
+            ("https://127.0.0.1:9443", "https is not supported yet"),
+            ("127.0.0.1:9443", "no scheme"),
+            ("http://127.0.0.1", "no port"),
+            ("http://127.0.0.1:9443/x", "more than scheme"),
+            ("ftp://x:1", "no scheme"),
+            ("", "no URL"),
+            ("http://\u{1b}[2J", "no URL"),
+        ] {
+            let error = collector_url(bad).unwrap_err();
+            assert!(
+                error.contains(why) && !error.contains('\n') && !error.contains('\u{1b}'),
+                "{bad}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn none_is_an_answer() {
+        let none = || Some("none".to_owned());
+        let config =
+            AgentConfig::load(Flags { socket: none(), metrics_listen: none(), ..Flags::default() }).unwrap();
+        assert_eq!((config.socket, config.metrics_listen), (None, None));
+    }
+}

@@ -1,1 +1,0 @@
-//! Internal events → `podtrail.v1` messages: proto types stop here.

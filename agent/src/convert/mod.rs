@@ -1,0 +1,279 @@
+//! Events as the agent speaks of them → `podtrail.v1` messages: the one place in the pipeline with proto types.
+//!
+//! Must never fail and never lose a byte: what is not UTF-8 goes out twice, readable in the text field and exact in
+//! the `*_raw` field beside it. Everything is destructured, so that a new field cannot be forgotten here.
+
+mod clock;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use podtrail_proto::{Duration, Timestamp, v1};
+
+pub use self::clock::{WallOffset, boot_now};
+use self::text::{Text, text, texts};
+use crate::event::{
+    AgentPhase, AgentState, Argv, Body, Credentials, Event, Executable, Executed, ExitStatus, Exited, Gap,
+    GapSource, Hook, Method, NamespaceJoined, Namespaces, Process, SessionEnded, SessionId, SessionStarted,
+    Tty,
+};
+
+/// One event as the world sees it, still without its id. `container` is what is known of `event.container`.
+#[must_use]
+pub fn event(event: Event, container: Option<v1::Container>, offset: WallOffset) -> v1::Event {
+    let Event { time, container: cgroup_id, session, body } = event;
+    let container = container
+        .or_else(|| cgroup_id.map(|cgroup_id| v1::Container { cgroup_id, ..v1::Container::default() }));
+    v1::Event {
+        id: None,
+        time: Some(offset.wall(time)),
+        boottime_ns: time.0,
+        container,
+        session_id: session.map(|SessionId(id)| id).unwrap_or_default(),
+        body: Some(self::body(body, offset)),
+    }
+}
+
+fn body(body: Body, offset: WallOffset) -> v1::event::Body {
+    use v1::event::Body as Out;
+    match body {
+        Body::SessionStarted(started) => Out::SessionStarted(session_started(*started, offset)),
+        Body::Executed(executed) => Out::Executed(self::executed(*executed)),
+        Body::Exited(exited) => Out::Exited(self::exited(exited)),
+        Body::NamespaceJoined(joined) => Out::NamespaceJoined(namespace_joined(*joined)),
+        Body::SessionEnded(ended) => Out::SessionEnded(session_ended(&ended)),
+        Body::Gap(gap) => Out::Gap(self::gap(gap, offset)),
+        Body::AgentState(state) => Out::AgentState(agent_state(state)),
+    }
+}
+
+fn session_started(started: SessionStarted, offset: WallOffset) -> v1::SessionStarted {
+    let SessionStarted {
+        method,
+        evidence,
+        tty,
+        root,
+        entered_by,
+        entered,
+        login_uid,
+        audit_session,
+        recovered,
+    } = started;
+    v1::SessionStarted {
+        method: Some(self::method(method).into()),
+        evidence,
+        interactive: Some(tty.is_some()),
+        tty: tty.map(self::tty),
+        root: Some(process(root)),
+        entered_by: entered_by.map(process),
+        entered: Some(offset.wall(entered)),
+        login_uid,
+        audit_session,
+        recovered: Some(recovered.is_some()),
+        observed_from: recovered.map(|from| offset.wall(from)),
+    }
+}
+
+fn method(method: Method) -> v1::EntryMethod {
+    match method {
+        Method::Unknown => v1::EntryMethod::Unknown,
+        Method::RuntimeExec => v1::EntryMethod::RuntimeExec,
+        Method::NamespaceJoin => v1::EntryMethod::NamespaceJoin,
+        Method::HostNamespace => v1::EntryMethod::HostNamespace,
+    }
+}
+
+fn executed(executed: Executed) -> v1::Executed {
+    let Executed {
+        process: task,
+        path,
+        cwd,
+        path_incomplete,
+        argv,
+        script,
+        credentials: creds,
+        tty: terminal,
+        executable: file,
+        namespaces: ns,
+        cgroup_id,
+        root,
+    } = executed;
+    let Argv { args, total, cut } = argv;
+    let Text { text: path, raw: path_raw } = text(path);
+    let Text { text: cwd, raw: cwd_raw } = text(cwd);
+    let Text { text: script, raw: script_raw } = text(script.unwrap_or_default());
+    let (argv, argv_raw) = texts(args);
+    v1::Executed {
+        process: Some(process(task)),
+        path,
+        path_raw,
+        argv,
+        argv_raw,
+        argv_bytes: Some(total),
+        truncated: Some(cut.is_some()),
+        argv_cut_index: cut.map_or(0, |index| u32::try_from(index).unwrap_or(u32::MAX)),
+        cwd,
+        cwd_raw,
+        credentials: Some(credentials(creds)),
+        tty: terminal.map(tty),
+        script,
+        script_raw,
+        executable: Some(executable(file)),
+        namespaces: Some(namespaces(ns)),
+        root: Some(root),
+        path_incomplete,
+        cgroup_id,
+    }
+}
+
+fn exited(exited: Exited) -> v1::Exited {
+    let Exited { process: task, status, duration_ns } = exited;
+    let (exit_code, signal, core_dumped) = self::status(Some(status));
+    v1::Exited {
+        process: Some(process(task)),
+        exit_code,
+        signal,
+        core_dumped,
+        duration: Some(duration(duration_ns)),
+    }
+}
+
+fn status(status: Option<ExitStatus>) -> (Option<i32>, Option<i32>, bool) {
+    match status {
+        None => (None, None, false),
+        Some(ExitStatus::Code(code)) => (Some(code), None, false),
+        Some(ExitStatus::Signal { signal, core }) => (None, Some(signal), core),
+    }
+}
+
+fn namespace_joined(joined: NamespaceJoined) -> v1::NamespaceJoined {
+    let NamespaceJoined { process: task, joined, login_uid, audit_session } = joined;
+    v1::NamespaceJoined {
+        process: Some(process(task)),
+        namespaces: Some(namespaces(joined)),
+        credentials: None,
+        path: String::new(),
+        login_uid,
+        audit_session,
+    }
+}
+
+fn session_ended(ended: &SessionEnded) -> v1::SessionEnded {
+    let SessionEnded { status, duration_ns, commands, lost } = *ended;
+    let (exit_code, signal, _core) = self::status(status);
+    v1::SessionEnded {
+        exit_code,
+        signal,
+        duration: Some(duration(duration_ns)),
+        commands: Some(commands),
+        lost: Some(lost),
+    }
+}
+
+fn gap(gap: Gap, offset: WallOffset) -> v1::Gap {
+    let Gap { source, count, exact, from, to, sessions, detail } = gap;
+    v1::Gap {
+        source: Some(gap_source(source).into()),
+        count: Some(count),
+        exact: Some(exact),
+        from: Some(offset.wall(from)),
+        to: Some(offset.wall(to)),
+        session_ids: sessions.into_iter().map(|SessionId(id)| id).collect(),
+        detail,
+    }
+}
+
+fn gap_source(source: GapSource) -> v1::GapSource {
+    match source {
+        GapSource::KernelRing => v1::GapSource::KernelRing,
+        GapSource::KernelTable => v1::GapSource::KernelTable,
+        GapSource::KernelRecursion => v1::GapSource::KernelRecursion,
+        GapSource::AgentDecode => v1::GapSource::AgentDecode,
+        GapSource::AgentBuffer => v1::GapSource::AgentBuffer,
+    }
+}
+
+fn agent_state(state: AgentState) -> v1::AgentState {
+    let AgentState { phase, version, kernel, boot_id, hooks } = state;
+    let phase = match phase {
+        AgentPhase::Started => v1::agent_state::Phase::Started,
+        AgentPhase::Stopped => v1::agent_state::Phase::Stopped,
+    };
+    let hooks = hooks
+        .into_iter()
+        .map(|hook| {
+            let Hook { name, kind, reason } = hook;
+            v1::Hook { name, kind, reason }
+        })
+        .collect();
+    v1::AgentState { phase: Some(phase.into()), version, kernel, boot_id, hooks }
+}
+
+fn process(process: Process) -> v1::Process {
+    let Process { key, parent, comm } = process;
+    v1::Process {
+        pid: key.tgid,
+        start_time: key.start_time,
+        parent_pid: parent.tgid,
+        parent_start_time: parent.start_time,
+        comm: text(comm).text,
+    }
+}
+
+fn tty(tty: Tty) -> v1::Tty {
+    let Tty { major, minor, name } = tty;
+    v1::Tty { name, major, minor }
+}
+
+fn credentials(credentials: Credentials) -> v1::Credentials {
+    let Credentials {
+        uid,
+        gid,
+        euid,
+        egid,
+        container_uid,
+        container_gid,
+        cap_effective,
+        cap_permitted,
+        login_uid,
+        audit_session,
+    } = credentials;
+    v1::Credentials {
+        uid,
+        gid,
+        effective_uid: euid,
+        effective_gid: egid,
+        container_uid,
+        container_gid,
+        effective_capabilities: cap_effective,
+        permitted_capabilities: cap_permitted,
+        login_uid,
+        audit_session,
+    }
+}
+
+fn executable(executable: Executable) -> v1::Executable {
+    let Executable { inode, device_major, device_minor, deleted, memfd, upper_layer, setuid, setgid } =
+        executable;
+    v1::Executable { inode, device_major, device_minor, deleted, memfd, upper_layer, setuid, setgid }
+}
+
+fn namespaces(namespaces: Namespaces) -> v1::Namespaces {
+    let Namespaces { mnt, pid, user, net } = namespaces;
+    v1::Namespaces { mount: mnt, pid, user, network: net }
+}
+
+fn duration(nanos: u64) -> Duration {
+    let (seconds, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+    Duration { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: i32::try_from(nanos).unwrap_or(0) }
+}
+
+/// A moment of the wall clock, from nanoseconds since 1970.
+fn timestamp(nanos: i128) -> Timestamp {
+    const SECOND: i128 = 1_000_000_000;
+    Timestamp {
+        seconds: i64::try_from(nanos.div_euclid(SECOND)).unwrap_or(i64::MAX),
+        nanos: i32::try_from(nanos.rem_euclid(SECOND)).unwrap_or(0),
+    }
+}

@@ -1,1 +1,0 @@
-//! The node's socket: `Trail` for whoever may open it.

@@ -1,1 +1,0 @@
-//! Numbers events and keeps them until the collector has acknowledged them; readers of the node's socket read from it too.

@@ -1,0 +1,189 @@
+use super::*;
+use crate::trail::log::Log as _;
+
+fn spool(max_bytes: usize, acknowledged: bool) -> Spool {
+    let identity = Identity { cluster: "c".to_owned(), node: "n".to_owned(), epoch: 7 };
+    Spool::new(identity, Options { max_bytes, acknowledged })
+}
+
+fn at(seconds: i64) -> Moment {
+    Moment { wall: Timestamp { seconds, nanos: 0 }, boottime_ns: 1 }
+}
+
+/// An event of about 200 bytes.
+fn event(session: &str, seconds: i64) -> v1::Event {
+    let path = "x".repeat(150);
+    v1::Event {
+        time: Some(Timestamp { seconds, nanos: 0 }),
+        session_id: session.to_owned(),
+        body: Some(v1::event::Body::Executed(v1::Executed { path, ..v1::Executed::default() })),
+        ..v1::Event::default()
+    }
+}
+
+fn push(spool: &Spool, seconds: std::ops::Range<i64>, session: &str) {
+    for second in seconds {
+        spool.push(&mut vec![event(session, second)], at(second));
+    }
+}
+
+fn gaps(spool: &Spool) -> Vec<v1::Gap> {
+    let all = spool.read(0, usize::MAX).unwrap();
+    all.iter()
+        .filter_map(|(_, event)| match &event.body {
+            Some(v1::event::Body::Gap(gap)) => Some(gap.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn seqs(entries: &[Entry]) -> Vec<u64> {
+    entries.iter().map(|entry| entry.seq).collect()
+}
+
+#[test]
+fn numbers_are_dense_and_in_the_event() {
+    let spool = spool(1 << 20, true);
+    assert_eq!(spool.push(&mut vec![event("a", 1), event("a", 2)], at(2)), 2);
+    assert_eq!(spool.push(&mut vec![event("a", 3)], at(3)), 3);
+    let events = spool.read(1, 10).unwrap();
+    assert_eq!(events.iter().map(|(cursor, _)| *cursor).collect::<Vec<_>>(), [2, 3]);
+    let id = events[0].1.id.clone().unwrap();
+    assert_eq!((id.cluster.as_str(), id.node.as_str(), id.epoch, id.seq), ("c", "n", 7, 2));
+    assert_eq!(*spool.newest().borrow(), 3);
+}
+
+#[test]
+fn what_is_dropped_becomes_one_exact_gap_when_there_is_room() {
+    let spool = spool(4096, true);
+    push(&spool, 0..100, "a");
+    push(&spool, 100..140, "b");
+    let fill = spool.fill();
+    assert!(fill.bytes <= 4096, "{fill:?}");
+    assert_eq!(fill.dropped + u64::try_from(fill.events).unwrap(), 140, "kept or counted");
+    assert_eq!(gaps(&spool), [], "no room yet");
+
+    let mut received = Vec::new();
+    loop {
+        let batch = spool.take(received.last().copied().unwrap_or(0), 3, usize::MAX);
+        let Some(last) = batch.last() else { break };
+        received.extend(seqs(&batch));
+        assert!(spool.ack(last.seq, at(500)));
+    }
+    let gaps = gaps(&spool);
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!(gaps[0].source, Some(v1::GapSource::AgentBuffer.into()));
+    assert_eq!((gaps[0].count, gaps[0].exact), (Some(fill.dropped), Some(true)));
+    assert_eq!(gaps[0].from.unwrap().seconds, 0);
+    assert_eq!(gaps[0].to.unwrap().seconds, i64::try_from(fill.dropped).unwrap() - 1);
+    assert_eq!(gaps[0].session_ids, ["a", "b"]);
+    assert_eq!(*received.last().unwrap(), 141, "the gap is the last event");
+    let missing = 141 - u64::try_from(received.len()).unwrap();
+    assert_eq!(Some(missing), gaps[0].count, "what the reader misses by counting is what the gap says");
+}
+
+#[test]
+fn a_dropped_gap_is_carried_on() {
+    let spool = spool(4096, true);
+    let gap = v1::Gap {
+        source: Some(v1::GapSource::KernelRing.into()),
+        count: Some(1000),
+        exact: Some(false),
+        detail: "exec".to_owned(),
+        ..v1::Gap::default()
+    };
+    for _ in 0..2 {
+        let body = Some(v1::event::Body::Gap(gap.clone()));
+        spool.push(&mut vec![v1::Event { body, ..event("", 1) }], at(1));
+    }
+    push(&spool, 0..100, "a");
+    spool.report_drops(at(200), true);
+    let gaps = gaps(&spool);
+    let of = |source: v1::GapSource| {
+        gaps.iter().filter(|gap| gap.source == Some(source.into())).collect::<Vec<_>>()
+    };
+    let ring = of(v1::GapSource::KernelRing);
+    assert_eq!(ring.len(), 1, "{gaps:?}");
+    assert_eq!((ring[0].count, ring[0].exact, ring[0].detail.as_str()), (Some(2000), Some(false), "exec"));
+    assert_eq!(ring[0].session_ids, Vec::<String>::new(), "any session");
+    assert_eq!(of(v1::GapSource::AgentBuffer).len(), 1, "{gaps:?}");
+}
+
+#[test]
+fn what_was_sent_is_not_dropped_and_is_sent_again() {
+    let spool = spool(4096, true);
+    push(&spool, 0..4, "a");
+    let sent = spool.take(0, 100, usize::MAX);
+    assert_eq!(seqs(&sent), [1, 2, 3, 4]);
+    push(&spool, 4..100, "a");
+    assert_eq!(spool.take(0, 4, usize::MAX), sent, "the connection was cut: the same again");
+    assert!(spool.ack(2, at(1)));
+    assert_eq!(seqs(&spool.take(0, 2, usize::MAX)), [3, 4], "not what is acknowledged");
+}
+
+#[test]
+fn the_window_bounds_what_is_sent_and_not_acknowledged() {
+    let spool = spool(16 * 1024, true);
+    push(&spool, 0..60, "a");
+    let mut after = 0;
+    let mut sent = 0;
+    while let Some(last) = spool.take(after, 5, usize::MAX).last() {
+        after = last.seq;
+        sent = last.seq;
+        assert!(sent < 60, "the window never filled");
+    }
+    assert!(sent > 5);
+    assert!(spool.ack(sent, at(1)));
+    assert_eq!(spool.take(after, 1, usize::MAX)[0].seq, sent + 1, "room again");
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_never_sent_is_refused() {
+    let spool = spool(1 << 20, true);
+    push(&spool, 0..10, "a");
+    assert!(!spool.ack(1, at(1)));
+    let _ = spool.take(0, 5, usize::MAX);
+    assert!(!spool.ack(6, at(1)));
+    assert!(spool.ack(5, at(1)));
+    assert!(spool.ack(3, at(1)), "late, and harmless");
+    assert_eq!(spool.fill().acked_seq, 5);
+    assert!(!spool.ack(u64::MAX, at(1)));
+}
+
+#[test]
+fn without_a_collector_the_oldest_make_room_and_nobody_misses_them() {
+    let spool = spool(4096, false);
+    push(&spool, 0..200, "a");
+    let fill = spool.fill();
+    assert!(fill.bytes <= 4096 && fill.events > 5, "{fill:?}");
+    assert_eq!((fill.dropped, fill.last_seq), (0, 200));
+    assert_eq!(gaps(&spool), []);
+    let bounds = spool.bounds().unwrap();
+    assert_eq!((bounds.newest, bounds.oldest), (200, 201 - bounds.events));
+    assert_eq!(bounds.oldest_time.unwrap().seconds, i64::try_from(bounds.oldest).unwrap() - 1);
+}
+
+#[test]
+fn an_event_greater_than_the_whole_buffer_is_kept_alone() {
+    let spool = spool(1000, true);
+    push(&spool, 0..3, "a");
+    let path = "y".repeat(5000);
+    let body = Some(v1::event::Body::Executed(v1::Executed { path, ..v1::Executed::default() }));
+    spool.push(&mut vec![v1::Event { body, ..event("a", 3) }], at(3));
+    assert_eq!(seqs(&spool.take(0, 10, 100)), [4]);
+    assert!(spool.ack(4, at(4)));
+    let rest = spool.take(4, 10, usize::MAX);
+    assert_eq!(seqs(&rest), [5], "the gap of the three");
+    assert_eq!(gaps(&spool)[0].count, Some(3));
+}
+
+#[test]
+fn many_sessions_are_any_session() {
+    let spool = spool(2048, true);
+    for i in 0..1000 {
+        spool.push(&mut vec![event(&format!("s{i}"), i)], at(i));
+    }
+    spool.report_drops(at(2000), true);
+    let gaps = gaps(&spool);
+    assert_eq!((gaps.len(), gaps[0].session_ids.len()), (1, 0));
+}

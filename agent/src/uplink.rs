@@ -1,1 +1,0 @@
-//! The stream to the collector: batches up, acknowledgements down, back-off in between.

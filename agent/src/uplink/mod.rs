@@ -1,0 +1,232 @@
+//! The stream to the collector: sends what the spool holds, in order, until it is acknowledged.
+//!
+//! Must never make the spool wait, and never give up: whatever the collector does, it is tried again with back-off.
+//! Nothing that the collector says reaches a log unescaped, and no acknowledgement is believed for what was not sent.
+
+mod backoff;
+mod codec;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::Stream;
+use podtrail_proto::v1;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tonic::{
+    Status,
+    codegen::http::uri::PathAndQuery,
+    transport::{Channel, Endpoint},
+};
+
+pub use self::backoff::Backoff;
+use self::codec::{Batch, ReportCodec};
+use crate::spool::{Moment, Spool};
+
+/// Events and bytes of one message. Bytes are well under the 4 MiB that gRPC servers take by default.
+const BATCH_EVENTS: usize = 1000;
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// Least time between two messages: under load, events wait this long for company.
+const BATCH_WAIT: Duration = Duration::from_millis(5);
+
+/// A collector that takes events for this long and acknowledges none is not well: the stream is made anew.
+const ACK_WAIT: Duration = Duration::from_secs(20);
+
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+/// What the uplink is to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// the collector's URL, checked
+    pub collector: String,
+    pub hello: v1::Hello,
+    pub backoff: Backoff,
+    /// tells the time, for what the spool has to date
+    pub clock: fn() -> Moment,
+}
+
+/// How the uplink does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// the collector has answered on the present stream
+    pub connected: bool,
+    /// streams begun
+    pub attempts: u64,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum UplinkError {
+    /// {0}
+    #[error("{0}")]
+    Address(tonic::transport::Error),
+    /// cannot connect: {0}
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    /// no answer within {0:?}
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    /// {0}
+    #[error("{0}")]
+    Status(String),
+    /// it closed the stream
+    #[error("it closed the stream")]
+    Closed,
+    /// it acknowledged event {0}, which it was not sent
+    #[error("it acknowledged event {0}, which it was not sent")]
+    FalseAck(u64),
+}
+
+/// Sends until dropped. Never returns.
+pub async fn run(spool: Arc<Spool>, options: Options, state: watch::Sender<State>) {
+    let mut backoff = options.backoff.clone();
+    let mut told = false;
+    loop {
+        state.send_modify(|state| state.attempts += 1);
+        let error = match stream(&spool, &options, &state, &mut told).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        if state.borrow().connected {
+            backoff = options.backoff.clone();
+        }
+        state.send_modify(|state| state.connected = false);
+        if !told {
+            told = true;
+            tracing::warn!(
+                collector = options.collector,
+                error = %error.to_string().escape_debug(),
+                "the collector cannot be reached: events are buffered, retrying"
+            );
+        }
+        sleep(backoff.next_wait()).await;
+    }
+}
+
+/// One stream, to its end.
+async fn stream(
+    spool: &Arc<Spool>,
+    options: &Options,
+    state: &watch::Sender<State>,
+    told: &mut bool,
+) -> Result<std::convert::Infallible, UplinkError> {
+    let channel = connect(&options.collector).await?;
+    let mut client = tonic::client::Grpc::new(channel);
+    timeout(CONNECT_WAIT, client.ready())
+        .await
+        .map_err(|_elapsed| UplinkError::Silent(CONNECT_WAIT))?
+        .map_err(|e| UplinkError::Connect(sources(&e)))?;
+    let path = PathAndQuery::from_static("/podtrail.v1.Ingest/Report");
+    let requests = tonic::Request::new(batches(Arc::clone(spool), options.hello.clone()));
+    let answer = timeout(ACK_WAIT, client.streaming(requests, path, ReportCodec));
+    let mut acks = answer
+        .await
+        .map_err(|_elapsed| UplinkError::Silent(ACK_WAIT))?
+        .map_err(|status| UplinkError::Status(status_line(&status)))?
+        .into_inner();
+
+    loop {
+        let response = tokio::select! {
+            response = acks.message() => response.map_err(|status| UplinkError::Status(status_line(&status)))?,
+            () = overdue(spool) => return Err(UplinkError::Silent(ACK_WAIT)),
+        };
+        let v1::ReportResponse { epoch, acked_seq } = response.ok_or(UplinkError::Closed)?;
+        // An answer about an earlier epoch says nothing about these events.
+        if epoch == options.hello.epoch && !spool.ack(acked_seq, (options.clock)()) {
+            return Err(UplinkError::FalseAck(acked_seq));
+        }
+        if !state.borrow().connected {
+            state.send_modify(|state| state.connected = true);
+            if *told {
+                *told = false;
+                tracing::info!(collector = options.collector, "the collector is reachable again");
+            }
+        }
+    }
+}
+
+async fn connect(collector: &str) -> Result<Channel, UplinkError> {
+    let endpoint = Endpoint::from_shared(collector.to_owned())
+        .map_err(UplinkError::Address)?
+        .connect_timeout(CONNECT_WAIT)
+        .tcp_nodelay(true)
+        // A connection that a firewall forgot is found even when there is nothing to send.
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true);
+    endpoint.connect().await.map_err(|e| UplinkError::Connect(sources(&e)))
+}
+
+/// Returns when the oldest unacknowledged event has waited too long.
+async fn overdue(spool: &Spool) {
+    let mut acked = spool.acked_seq();
+    loop {
+        let before = *acked.borrow_and_update();
+        sleep(ACK_WAIT).await;
+        if *acked.borrow() == before && spool.fill().last_seq > before {
+            return;
+        }
+    }
+}
+
+/// What goes up: the greeting at once, then batches as the spool has them. Pulled by the connection, so a slow
+/// collector slows down nothing but this.
+fn batches(spool: Arc<Spool>, hello: v1::Hello) -> impl Stream<Item = Batch> + Send + 'static {
+    struct Upstream {
+        spool: Arc<Spool>,
+        hello: Option<v1::Hello>,
+        sent: u64,
+        last: Option<Instant>,
+    }
+    let upstream = Upstream { spool, hello: Some(hello), sent: 0, last: None };
+    futures::stream::unfold(upstream, |mut up| async move {
+        if let Some(hello) = up.hello.take() {
+            return Some((Batch { hello: Some(hello), events: Vec::new() }, up));
+        }
+        loop {
+            if let Some(since) = up.last.map(|last| last.elapsed())
+                && since < BATCH_WAIT
+            {
+                sleep(BATCH_WAIT - since).await;
+            }
+            let events = up.spool.take(up.sent, BATCH_EVENTS, BATCH_BYTES);
+            if let Some(last) = events.last() {
+                up.sent = last.seq;
+                // A full batch has company enough.
+                up.last = (events.len() < BATCH_EVENTS / 2).then(Instant::now);
+                return Some((Batch { hello: None, events }, up));
+            }
+            up.spool.wake().await;
+        }
+    })
+}
+
+/// An error with its causes, in one line: tonic's own text is only "transport error".
+fn sources(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_line = cause.to_string();
+        if !line.ends_with(&cause_line) {
+            line = format!("{line}: {cause_line}");
+        }
+        source = cause.source();
+    }
+    line
+}
+
+fn status_line(status: &Status) -> String {
+    let mut message: String = status.message().chars().take(300).collect();
+    if message.is_empty() {
+        message = status.code().description().to_owned();
+    }
+    format!("{:?}: {message}", status.code())
+}
