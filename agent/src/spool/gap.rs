@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use podtrail_proto::{Timestamp, v1};
 use prost::Message as _;
 
-use super::{Entry, Moment};
+use super::{Encoded, Now};
 
 /// Sessions named in one gap; where more are touched, none is named, which means any.
 const SESSIONS_MAX: usize = 256;
@@ -45,7 +45,7 @@ impl Pending {
     }
 
     /// An event is dropped. If it is a gap itself, what it counted is carried on.
-    pub(super) fn count(&mut self, entry: &Entry) {
+    pub(super) fn count(&mut self, entry: &Encoded) {
         let peek = Peek::decode(&*entry.bytes).unwrap_or_default();
         let missing = self.of(v1::GapSource::AgentBuffer.into(), "events");
         missing.count += 1;
@@ -65,14 +65,14 @@ impl Pending {
     }
 
     /// The gaps as events, and nothing pending from here on.
-    pub(super) fn take(&mut self, now: Moment) -> Vec<v1::Event> {
-        let Moment { wall, boottime_ns } = now;
+    pub(super) fn take(&mut self, now: Now) -> Vec<v1::Event> {
+        let Now { wall, boot } = now;
         std::mem::take(&mut self.gaps)
             .into_iter()
             .map(|((source, detail), missing)| v1::Event {
                 id: None,
-                time: Some(wall),
-                boottime_ns,
+                time: Some(wall.timestamp()),
+                boottime_ns: boot.0,
                 container: None,
                 session_id: String::new(),
                 body: Some(v1::event::Body::Gap(missing.into_gap(source, detail))),

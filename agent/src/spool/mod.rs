@@ -22,11 +22,18 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use podtrail_proto::{Timestamp, v1};
+use podtrail_proto::v1;
 use prost::Message as _;
 use tokio::sync::{Notify, watch};
 
 use self::gap::Pending;
+use crate::{
+    event::BootTime,
+    trail::{
+        Moment,
+        log::{Entry, Page},
+    },
+};
 
 /// What this agent's events are called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,17 +52,19 @@ pub struct Options {
     pub acknowledged: bool,
 }
 
-/// A moment, on both clocks.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Moment {
-    pub wall: Timestamp,
-    pub boottime_ns: u64,
+/// What time it is, on both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    pub wall: Moment,
+    pub boot: BootTime,
 }
 
 /// An event as it goes over the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct Encoded {
     pub seq: u64,
+    /// when it was numbered
+    pub logged: Moment,
     pub bytes: Bytes,
 }
 
@@ -85,10 +94,11 @@ pub struct Spool {
 #[derive(Debug, Default)]
 struct Inner {
     /// sent, or not to be sent: oldest first; of these, all up to `acked` are history
-    kept: VecDeque<Entry>,
+    kept: VecDeque<Encoded>,
     /// not sent yet: oldest first, all newer than `kept`
-    queue: VecDeque<Entry>,
+    queue: VecDeque<Encoded>,
     last: u64,
+    logged: Moment,
     acked: u64,
     /// of `kept` and `queue`
     bytes: usize,
@@ -101,7 +111,7 @@ struct Inner {
 }
 
 /// What an entry costs beside its bytes.
-const OVERHEAD: usize = size_of::<Entry>();
+const OVERHEAD: usize = size_of::<Encoded>();
 
 /// Encoded events share allocations of this size.
 const CHUNK: usize = 16 * 1024;
@@ -124,35 +134,41 @@ impl Spool {
         &self.identity
     }
 
-    /// Numbers and keeps `events`, oldest first, and leaves the vector empty. Returns the last number given.
-    pub fn push(&self, events: &mut Vec<v1::Event>, now: Moment) -> u64 {
-        self.push_each(events, now, |_| ())
+    /// Numbers and keeps `events`, oldest first, and leaves the vector empty; then reports what had to be dropped, if
+    /// there is room for it by now. To be called now and then without events for that alone. What was kept is
+    /// appended to `kept`.
+    pub fn push(&self, events: &mut Vec<v1::Event>, now: Now, kept: &mut Vec<Entry>) {
+        self.push_all(events, now, false, kept);
     }
 
-    /// The same, and shows each event with its number to `see`.
-    pub fn push_each(
-        &self,
-        events: &mut Vec<v1::Event>,
-        now: Moment,
-        mut see: impl FnMut(&v1::Event),
-    ) -> u64 {
+    /// The same, but what was dropped is reported even where there is no room: for the last words of an agent.
+    pub fn push_last(&self, events: &mut Vec<v1::Event>, now: Now, kept: &mut Vec<Entry>) {
+        self.push_all(events, now, true, kept);
+    }
+
+    fn push_all(&self, events: &mut Vec<v1::Event>, now: Now, force: bool, kept: &mut Vec<Entry>) {
         let mut inner = self.lock();
-        for mut event in events.drain(..) {
-            self.keep(&mut inner, &mut event);
-            see(&event);
+        for event in events.drain(..) {
+            kept.push(self.keep(&mut inner, event, now));
         }
-        self.settle(inner, now, false, see)
-    }
-
-    /// Reports what was dropped, if there is room for it by now. `force`: even if there is not.
-    pub fn report_drops(&self, now: Moment, force: bool) {
-        self.settle(self.lock(), now, force, |_| ());
+        // Not at the brim: a gap for each dropped event would push out the next.
+        let room = inner.unacked_bytes() <= self.options.max_bytes / 8 * 7;
+        if !inner.pending.is_empty() && (room || force) {
+            for event in inner.pending.take(now) {
+                kept.push(self.keep(&mut inner, event, now));
+            }
+        }
+        let last = inner.last;
+        drop(inner);
+        if self.newest.send_if_modified(|newest| std::mem::replace(newest, last) != last) {
+            self.uplink.notify_one();
+        }
     }
 
     /// Events after `after`, for the acknowledging consumer; they count as sent from here on. Nothing while the
     /// window of sent and unacknowledged events is full.
     #[must_use]
-    pub fn take(&self, after: u64, max_events: usize, max_bytes: usize) -> Vec<Entry> {
+    pub fn take(&self, after: u64, max_events: usize, max_bytes: usize) -> Vec<Encoded> {
         let mut inner = self.lock();
         let after = after.max(inner.acked);
         let mut out = Vec::new();
@@ -166,7 +182,7 @@ impl Spool {
             out.push(entry.clone());
         }
         while out.len() < max_events {
-            let unacked = inner.bytes - inner.acked_bytes - inner.queue_bytes;
+            let unacked = inner.unacked_bytes() - inner.queue_bytes;
             let Some(next) = inner.queue.front() else { break };
             let fits = bytes + next.bytes.len() <= max_bytes || out.is_empty();
             if !fits || (unacked > self.window() && unacked > 0) {
@@ -182,7 +198,7 @@ impl Spool {
     }
 
     /// The consumer has everything up to `seq`. Returns whether that can be: nobody has what was not sent.
-    pub fn ack(&self, seq: u64, now: Moment) -> bool {
+    pub fn ack(&self, seq: u64) -> bool {
         let mut inner = self.lock();
         let sent = inner.kept.back().map_or(inner.acked, |entry| entry.seq.max(inner.acked));
         if seq > sent {
@@ -198,7 +214,7 @@ impl Spool {
             };
             inner.acked_bytes += newly;
             self.trim_history(&mut inner);
-            self.settle(inner, now, false, |_| ());
+            drop(inner);
             self.acked.send_replace(seq);
             self.uplink.notify_one();
         }
@@ -234,13 +250,13 @@ impl Spool {
         }
     }
 
-    /// Up to `max` events after `after`, for a reader that acknowledges nothing.
+    /// Events after `after`, up to `page`, for a reader that acknowledges nothing.
     #[must_use]
-    pub fn read_after(&self, after: u64, max: usize) -> Vec<Entry> {
+    pub fn read_after(&self, after: u64, page: Page) -> Vec<Encoded> {
         let inner = self.lock();
         let kept = inner.kept.partition_point(|entry| entry.seq <= after);
         let queue = inner.queue.partition_point(|entry| entry.seq <= after);
-        inner.kept.range(kept..).chain(inner.queue.range(queue..)).take(max).cloned().collect()
+        paged(inner.kept.range(kept..).chain(inner.queue.range(queue..)), page)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -253,12 +269,14 @@ impl Spool {
         (self.options.max_bytes / 4).min(1 << 20)
     }
 
-    fn keep(&self, inner: &mut Inner, event: &mut v1::Event) {
+    fn keep(&self, inner: &mut Inner, mut event: v1::Event, now: Now) -> Entry {
         inner.last += 1;
         let Identity { cluster, node, epoch } = &self.identity;
         let (cluster, node) = (cluster.clone(), node.clone());
         event.id = Some(v1::EventId { cluster, node, epoch: *epoch, seq: inner.last });
-        let entry = Entry { seq: inner.last, bytes: inner.encode(event) };
+        inner.logged = inner.logged.max(now.wall); // whoever sets the clock back does not disorder the log
+        let (seq, logged) = (inner.last, inner.logged);
+        let entry = Encoded { seq, logged, bytes: inner.encode(&event) };
         let cost = cost(&entry);
         inner.bytes += cost;
         if self.options.acknowledged {
@@ -270,6 +288,7 @@ impl Spool {
             inner.kept.push_back(entry);
         }
         self.make_room(inner);
+        Entry { cursor: seq, logged, event: Arc::new(event) }
     }
 
     /// Trims history first, then drops what was not sent yet; the newest event always stays.
@@ -291,32 +310,13 @@ impl Spool {
             inner.forget_oldest();
         }
     }
-
-    fn settle(
-        &self,
-        mut inner: MutexGuard<'_, Inner>,
-        now: Moment,
-        force: bool,
-        mut see: impl FnMut(&v1::Event),
-    ) -> u64 {
-        // Not at the brim: a gap for each dropped event would push out the next.
-        let room = inner.bytes - inner.acked_bytes <= self.options.max_bytes / 8 * 7;
-        if !inner.pending.is_empty() && (room || force) {
-            for mut event in inner.pending.take(now) {
-                self.keep(&mut inner, &mut event);
-                see(&event);
-            }
-        }
-        let last = inner.last;
-        drop(inner);
-        if self.newest.send_if_modified(|newest| std::mem::replace(newest, last) != last) {
-            self.uplink.notify_one();
-        }
-        last
-    }
 }
 
 impl Inner {
+    fn unacked_bytes(&self) -> usize {
+        self.bytes.saturating_sub(self.acked_bytes)
+    }
+
     fn encode(&mut self, event: &v1::Event) -> Bytes {
         let len = event.encoded_len();
         if self.chunk.capacity() < len {
@@ -348,11 +348,19 @@ impl Inner {
     }
 }
 
-fn cost(entry: &Entry) -> usize {
+fn cost(entry: &Encoded) -> usize {
     entry.bytes.len() + OVERHEAD
 }
 
-/// Decodes what was encoded here.
-pub(crate) fn decode(entry: &Entry) -> Result<Arc<v1::Event>, prost::DecodeError> {
-    v1::Event::decode(entry.bytes.clone()).map(Arc::new)
+fn paged<'a>(entries: impl Iterator<Item = &'a Encoded>, page: Page) -> Vec<Encoded> {
+    let mut total = 0;
+    let mut out = Vec::new();
+    for entry in entries {
+        if !page.takes(out.len(), total, entry.bytes.len()) {
+            break;
+        }
+        total += entry.bytes.len();
+        out.push(entry.clone());
+    }
+    out
 }

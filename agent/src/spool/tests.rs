@@ -1,3 +1,5 @@
+use podtrail_proto::Timestamp;
+
 use super::*;
 use crate::trail::log::Log as _;
 
@@ -6,9 +8,11 @@ fn spool(max_bytes: usize, acknowledged: bool) -> Spool {
     Spool::new(identity, Options { max_bytes, acknowledged })
 }
 
-fn at(seconds: i64) -> Moment {
-    Moment { wall: Timestamp { seconds, nanos: 0 }, boottime_ns: 1 }
+fn at(seconds: i64) -> Now {
+    Now { wall: Moment(seconds * 1_000_000_000), boot: BootTime(1) }
 }
+
+const ALL: Page = Page { max_events: usize::MAX, max_bytes: usize::MAX };
 
 /// An event of about 200 bytes.
 fn event(session: &str, seconds: i64) -> v1::Event {
@@ -21,34 +25,42 @@ fn event(session: &str, seconds: i64) -> v1::Event {
     }
 }
 
+fn push_at(spool: &Spool, now: Now, mut events: Vec<v1::Event>) -> Vec<u64> {
+    let mut kept = Vec::new();
+    spool.push(&mut events, now, &mut kept);
+    assert_eq!(events, []);
+    kept.iter().map(|entry| entry.cursor).collect()
+}
+
 fn push(spool: &Spool, seconds: std::ops::Range<i64>, session: &str) {
     for second in seconds {
-        spool.push(&mut vec![event(session, second)], at(second));
+        push_at(spool, at(second), vec![event(session, second)]);
     }
 }
 
 fn gaps(spool: &Spool) -> Vec<v1::Gap> {
-    let all = spool.read(0, usize::MAX).unwrap();
+    let all = spool.read(0, ALL).unwrap();
     all.iter()
-        .filter_map(|(_, event)| match &event.body {
+        .filter_map(|entry| match &entry.event.body {
             Some(v1::event::Body::Gap(gap)) => Some(gap.clone()),
             _ => None,
         })
         .collect()
 }
 
-fn seqs(entries: &[Entry]) -> Vec<u64> {
+fn seqs(entries: &[Encoded]) -> Vec<u64> {
     entries.iter().map(|entry| entry.seq).collect()
 }
 
 #[test]
 fn numbers_are_dense_and_in_the_event() {
     let spool = spool(1 << 20, true);
-    assert_eq!(spool.push(&mut vec![event("a", 1), event("a", 2)], at(2)), 2);
-    assert_eq!(spool.push(&mut vec![event("a", 3)], at(3)), 3);
-    let events = spool.read(1, 10).unwrap();
-    assert_eq!(events.iter().map(|(cursor, _)| *cursor).collect::<Vec<_>>(), [2, 3]);
-    let id = events[0].1.id.clone().unwrap();
+    assert_eq!(push_at(&spool, at(2), vec![event("a", 1), event("a", 2)]), [1, 2]);
+    assert_eq!(push_at(&spool, at(1), vec![event("a", 3)]), [3]);
+    let events = spool.read(1, ALL).unwrap();
+    assert_eq!(events.iter().map(|entry| entry.cursor).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(events[1].logged, at(2).wall, "a clock that is set back does not disorder the log");
+    let id = events[0].event.id.clone().unwrap();
     assert_eq!((id.cluster.as_str(), id.node.as_str(), id.epoch, id.seq), ("c", "n", 7, 2));
     assert_eq!(*spool.newest().borrow(), 3);
 }
@@ -68,8 +80,12 @@ fn what_is_dropped_becomes_one_exact_gap_when_there_is_room() {
         let batch = spool.take(received.last().copied().unwrap_or(0), 3, usize::MAX);
         let Some(last) = batch.last() else { break };
         received.extend(seqs(&batch));
-        assert!(spool.ack(last.seq, at(500)));
+        assert!(spool.ack(last.seq));
     }
+    push_at(&spool, at(500), Vec::new());
+    let last = spool.take(140, 10, usize::MAX);
+    assert!(spool.ack(141));
+    received.extend(seqs(&last));
     let gaps = gaps(&spool);
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     assert_eq!(gaps[0].source, Some(v1::GapSource::AgentBuffer.into()));
@@ -94,10 +110,10 @@ fn a_dropped_gap_is_carried_on() {
     };
     for _ in 0..2 {
         let body = Some(v1::event::Body::Gap(gap.clone()));
-        spool.push(&mut vec![v1::Event { body, ..event("", 1) }], at(1));
+        push_at(&spool, at(1), vec![v1::Event { body, ..event("", 1) }]);
     }
     push(&spool, 0..100, "a");
-    spool.report_drops(at(200), true);
+    spool.push_last(&mut Vec::new(), at(200), &mut Vec::new());
     let gaps = gaps(&spool);
     let of = |source: v1::GapSource| {
         gaps.iter().filter(|gap| gap.source == Some(source.into())).collect::<Vec<_>>()
@@ -117,7 +133,7 @@ fn what_was_sent_is_not_dropped_and_is_sent_again() {
     assert_eq!(seqs(&sent), [1, 2, 3, 4]);
     push(&spool, 4..100, "a");
     assert_eq!(spool.take(0, 4, usize::MAX), sent, "the connection was cut: the same again");
-    assert!(spool.ack(2, at(1)));
+    assert!(spool.ack(2));
     assert_eq!(seqs(&spool.take(0, 2, usize::MAX)), [3, 4], "not what is acknowledged");
 }
 
@@ -133,7 +149,7 @@ fn the_window_bounds_what_is_sent_and_not_acknowledged() {
         assert!(sent < 60, "the window never filled");
     }
     assert!(sent > 5);
-    assert!(spool.ack(sent, at(1)));
+    assert!(spool.ack(sent));
     assert_eq!(spool.take(after, 1, usize::MAX)[0].seq, sent + 1, "room again");
 }
 
@@ -141,13 +157,13 @@ fn the_window_bounds_what_is_sent_and_not_acknowledged() {
 fn an_acknowledgement_of_what_was_never_sent_is_refused() {
     let spool = spool(1 << 20, true);
     push(&spool, 0..10, "a");
-    assert!(!spool.ack(1, at(1)));
+    assert!(!spool.ack(1));
     let _ = spool.take(0, 5, usize::MAX);
-    assert!(!spool.ack(6, at(1)));
-    assert!(spool.ack(5, at(1)));
-    assert!(spool.ack(3, at(1)), "late, and harmless");
+    assert!(!spool.ack(6));
+    assert!(spool.ack(5));
+    assert!(spool.ack(3), "late, and harmless");
     assert_eq!(spool.fill().acked_seq, 5);
-    assert!(!spool.ack(u64::MAX, at(1)));
+    assert!(!spool.ack(u64::MAX));
 }
 
 #[test]
@@ -160,7 +176,7 @@ fn without_a_collector_the_oldest_make_room_and_nobody_misses_them() {
     assert_eq!(gaps(&spool), []);
     let bounds = spool.bounds().unwrap();
     assert_eq!((bounds.newest, bounds.oldest), (200, 201 - bounds.events));
-    assert_eq!(bounds.oldest_time.unwrap().seconds, i64::try_from(bounds.oldest).unwrap() - 1);
+    assert_eq!(bounds.oldest_time.unwrap(), at(i64::try_from(bounds.oldest).unwrap() - 1).wall);
 }
 
 #[test]
@@ -169,9 +185,10 @@ fn an_event_greater_than_the_whole_buffer_is_kept_alone() {
     push(&spool, 0..3, "a");
     let path = "y".repeat(5000);
     let body = Some(v1::event::Body::Executed(v1::Executed { path, ..v1::Executed::default() }));
-    spool.push(&mut vec![v1::Event { body, ..event("a", 3) }], at(3));
+    push_at(&spool, at(3), vec![v1::Event { body, ..event("a", 3) }]);
     assert_eq!(seqs(&spool.take(0, 10, 100)), [4]);
-    assert!(spool.ack(4, at(4)));
+    assert!(spool.ack(4));
+    push_at(&spool, at(5), Vec::new());
     let rest = spool.take(4, 10, usize::MAX);
     assert_eq!(seqs(&rest), [5], "the gap of the three");
     assert_eq!(gaps(&spool)[0].count, Some(3));
@@ -181,9 +198,28 @@ fn an_event_greater_than_the_whole_buffer_is_kept_alone() {
 fn many_sessions_are_any_session() {
     let spool = spool(2048, true);
     for i in 0..1000 {
-        spool.push(&mut vec![event(&format!("s{i}"), i)], at(i));
+        push_at(&spool, at(i), vec![event(&format!("s{i}"), i)]);
     }
-    spool.report_drops(at(2000), true);
+    spool.push_last(&mut Vec::new(), at(2000), &mut Vec::new());
     let gaps = gaps(&spool);
     assert_eq!((gaps.len(), gaps[0].session_ids.len()), (1, 0));
+}
+
+#[test]
+fn readers_find_their_place_by_number_and_by_time() {
+    let spool = spool(4096, true);
+    push(&spool, 0..10, "a");
+    let _ = spool.take(0, 4, usize::MAX);
+    assert!(spool.ack(2));
+    push(&spool, 10..40, "a");
+    let all: Vec<u64> = spool.read(0, ALL).unwrap().iter().map(|entry| entry.cursor).collect();
+    assert_eq!(all[..2], [3, 4], "history is trimmed, what was sent is not");
+    assert!(all[2] > 5, "a hole: {all:?}");
+    let found = spool.get(&[1, 4, 5, all[2], 99], ALL).unwrap();
+    assert_eq!(found.iter().map(|entry| entry.cursor).collect::<Vec<_>>(), [4, all[2]]);
+    assert_eq!(spool.seek(at(0).wall).unwrap(), 2);
+    assert_eq!(spool.seek(at(4).wall).unwrap(), all[2] - 1);
+    assert_eq!(spool.seek(at(99).wall).unwrap(), 40);
+    let page = Page { max_events: 2, max_bytes: usize::MAX };
+    assert_eq!(spool.read(3, page).unwrap().len(), 2);
 }

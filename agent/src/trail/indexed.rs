@@ -57,6 +57,13 @@ impl<L: Log> Indexed<L> {
         self.count_new()
     }
 
+    /// Counts what the log's only writer has just appended to it, without reading it back. `entries` are all that
+    /// came since the last time, in order.
+    pub fn count(&self, entries: &[Entry]) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(|index| entries.iter().for_each(|e| index.apply(e)));
+    }
+
     // Reads back what was just written: logs keep the newest at hand, and this way the log alone says when an event
     // was logged, and what it dropped at once.
     fn count_new(&self) -> Result<Cursor, LogError> {

@@ -12,13 +12,13 @@ use tonic::{
 };
 use tonic_prost::ProstDecoder;
 
-use crate::spool::Entry;
+use crate::spool::Encoded;
 
 /// One `ReportRequest`.
 #[derive(Debug)]
 pub(super) struct Batch {
     pub(super) hello: Option<v1::Hello>,
-    pub(super) events: Vec<Entry>,
+    pub(super) events: Vec<Encoded>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,7 +53,7 @@ impl Encoder for ReportCodec {
             encode_key(HELLO, WireType::LengthDelimited, out);
             hello.encode_length_delimited(out).map_err(|e| Status::internal(e.to_string()))?;
         }
-        for Entry { seq: _, bytes } in events {
+        for Encoded { seq: _, logged: _, bytes } in events {
             encode_key(EVENTS, WireType::LengthDelimited, out);
             encode_varint(u64::try_from(bytes.len()).unwrap_or(u64::MAX), out);
             out.put_slice(&bytes);

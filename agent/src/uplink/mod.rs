@@ -28,7 +28,7 @@ use tonic::{
 
 pub use self::backoff::Backoff;
 use self::codec::{Batch, ReportCodec};
-use crate::spool::{Moment, Spool};
+use crate::spool::Spool;
 
 /// Events and bytes of one message. Bytes are well under the 4 MiB that gRPC servers take by default.
 const BATCH_EVENTS: usize = 1000;
@@ -49,8 +49,6 @@ pub struct Options {
     pub collector: String,
     pub hello: v1::Hello,
     pub backoff: Backoff,
-    /// tells the time, for what the spool has to date
-    pub clock: fn() -> Moment,
 }
 
 /// How the uplink does.
@@ -140,7 +138,7 @@ async fn stream(
         };
         let v1::ReportResponse { epoch, acked_seq } = response.ok_or(UplinkError::Closed)?;
         // An answer about an earlier epoch says nothing about these events.
-        if epoch == options.hello.epoch && !spool.ack(acked_seq, (options.clock)()) {
+        if epoch == options.hello.epoch && !spool.ack(acked_seq) {
             return Err(UplinkError::FalseAck(acked_seq));
         }
         if !state.borrow().connected {
