@@ -1,1 +1,162 @@
-//! agent
+//! The agent's parts put together: source → session machine → convert → spool → standard output, socket, collector.
+//!
+//! The pipeline must never wait for anybody who reads from the spool. A clean stop loses nothing that is in the
+//! ring: it is read to its end, then the last event says STOPPED, then whoever reads gets a few seconds.
+
+pub mod lock;
+mod metrics;
+mod pipeline;
+mod source;
+mod stdout;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use nix::sys::utsname::uname;
+use podtrail_proto::v1;
+use tokio::{sync::watch, time::timeout};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+pub use self::{
+    lock::LockError,
+    pipeline::Pipeline,
+    source::{Source, SourceError},
+};
+use crate::{
+    config::agent::AgentConfig,
+    local::{Local, LocalError},
+    spool::{self, Identity, Spool},
+    trail::{Indexed, log::LogError},
+    uplink,
+};
+
+/// How long a clean stop waits for the collector and for standard output.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// Why the agent cannot run, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// {0}
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// {0}
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// {0}
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// {0}
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// cannot {call}: {source}
+    #[error("cannot {call}: {source}")]
+    System { call: &'static str, source: io::Error },
+    /// cannot write events to standard output: {0}
+    #[error("cannot write events to standard output: {0}")]
+    Stdout(io::Error),
+}
+
+/// What the agent says of itself in its first and last event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    pub version: String,
+    pub kernel: String,
+    pub boot_id: String,
+}
+
+impl About {
+    /// Of this build on this kernel.
+    pub fn read() -> Result<Self, AgentError> {
+        let path = "/proc/sys/kernel/random/boot_id";
+        let boot_id = fs::read_to_string(path).map_err(|source| AgentError::System { call: "read the boot id", source })?;
+        let kernel = uname()
+            .map_err(|e| AgentError::System { call: "ask for the kernel's version", source: e.into() })?
+            .release()
+            .to_string_lossy()
+            .into_owned();
+        Ok(Self { version: env!("CARGO_PKG_VERSION").to_owned(), kernel, boot_id: boot_id.trim().to_owned() })
+    }
+}
+
+/// Runs the agent until `stop`, or until it cannot go on.
+pub async fn run<S: Source>(
+    config: &AgentConfig,
+    pipeline: Pipeline<S>,
+    spool: Arc<Spool>,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
+    let indexed = Arc::new(Indexed::open(Arc::clone(&spool))?);
+    let local = match &config.socket {
+        Some(path) => Some(Local::open(path, Arc::clone(&indexed), config.spool_size)?),
+        None => None,
+    };
+    let uplink = config.collector.as_ref().map(|collector| {
+        let (state, watched) = watch::channel(uplink::State::default());
+        let options = uplink::Options {
+            collector: collector.clone(),
+            hello: hello(&spool, pipeline.about()),
+            backoff: uplink::Backoff::default(),
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(uplink::run(Arc::clone(&spool), options, state)));
+        (task, watched)
+    });
+    let printer = if config.stdout {
+        let acknowledge = config.collector.is_none();
+        Some(stdout::Printer::start(Arc::clone(&spool), acknowledge, stop.clone())?)
+    } else {
+        None
+    };
+    let state = uplink.as_ref().map(|(_, state)| state.clone());
+
+    let ended = pipeline.run(Arc::clone(&spool), &indexed, local.is_some(), state, stop).await;
+
+    // Even after an error: what is in the spool is true, and the last event says that no more comes.
+    let last = spool.fill().last_seq;
+    if uplink.is_some() {
+        let mut acked = spool.acked_seq();
+        if timeout(LAST_WORDS, acked.wait_for(|acked| *acked >= last)).await.is_err() {
+            let lost = last.saturating_sub(spool.fill().acked_seq);
+            tracing::error!(events = lost, "stopped before the collector had everything: these events are gone");
+        }
+    }
+    let printed = match printer {
+        Some(printer) => printer.finish(last, LAST_WORDS).await,
+        None => Ok(()),
+    };
+    if let Some(local) = local {
+        local.close().await;
+    }
+    ended.and(printed.map_err(AgentError::Stdout))
+}
+
+/// A spool for this start of the agent.
+#[must_use]
+pub fn spool(config: &AgentConfig) -> Arc<Spool> {
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let identity = Identity {
+        cluster: config.cluster.clone(),
+        node: config.node_name.clone(),
+        epoch: u64::try_from(nanos).unwrap_or(u64::MAX),
+    };
+    let acknowledged = config.collector.is_some() || config.stdout;
+    Arc::new(Spool::new(identity, spool::Options { max_bytes: config.spool_size, acknowledged }))
+}
+
+fn hello(spool: &Spool, about: &About) -> v1::Hello {
+    let Identity { cluster, node, epoch } = spool.identity().clone();
+    let About { version, kernel: _, boot_id } = about.clone();
+    v1::Hello { cluster, node, epoch, agent_version: version, boot_id }
+}
+
+/// Where the lock is, for messages.
+#[must_use]
+pub fn lock_path(config: &AgentConfig) -> PathBuf {
+    config.lock.clone()
+}

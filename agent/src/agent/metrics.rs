@@ -1,0 +1,122 @@
+//! The agent's numbers for Prometheus. Handles are made once: the pipeline pays an atomic addition an event.
+
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use podtrail_proto::v1::{self, event::Body};
+
+use crate::{spool::Fill, uplink};
+
+#[derive(Debug)]
+pub(super) struct Metrics {
+    session_started: Counter,
+    executed: Counter,
+    exited: Counter,
+    namespace_joined: Counter,
+    session_ended: Counter,
+    gap: Counter,
+    agent_state: Counter,
+    other: Counter,
+    sessions: Gauge,
+    spool_bytes: Gauge,
+    spool_events: Gauge,
+    spool_unacked: Gauge,
+    spool_dropped: Counter,
+    uplink_connected: Gauge,
+    uplink_attempts: Counter,
+    ring_bytes: Gauge,
+    ring_size: Gauge,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        describe_counter!("podtrail_agent_events_total", "Events of this agent, by kind");
+        describe_counter!("podtrail_agent_lost_total", "Events that are known to be missing, by where they were lost");
+        describe_gauge!("podtrail_agent_sessions_open", "Sessions that are open on this node");
+        describe_gauge!("podtrail_agent_spool_bytes", "Memory that buffered events take");
+        describe_gauge!("podtrail_agent_spool_events", "Events in the buffer");
+        describe_gauge!("podtrail_agent_spool_unacknowledged", "Events that the collector has not acknowledged");
+        describe_counter!("podtrail_agent_spool_dropped_total", "Events dropped because the buffer was full");
+        describe_gauge!("podtrail_agent_uplink_connected", "1 while the collector answers");
+        describe_counter!("podtrail_agent_uplink_attempts_total", "Streams to the collector that were begun");
+        describe_gauge!("podtrail_agent_ring_bytes", "Bytes in the ring between kernel and agent, when last looked at");
+        describe_gauge!("podtrail_agent_ring_size_bytes", "Size of that ring");
+        let events = |kind: &'static str| counter!("podtrail_agent_events_total", "kind" => kind);
+        Self {
+            session_started: events("session_started"),
+            executed: events("executed"),
+            exited: events("exited"),
+            namespace_joined: events("namespace_joined"),
+            session_ended: events("session_ended"),
+            gap: events("gap"),
+            agent_state: events("agent_state"),
+            other: events("other"),
+            sessions: gauge!("podtrail_agent_sessions_open"),
+            spool_bytes: gauge!("podtrail_agent_spool_bytes"),
+            spool_events: gauge!("podtrail_agent_spool_events"),
+            spool_unacked: gauge!("podtrail_agent_spool_unacknowledged"),
+            spool_dropped: counter!("podtrail_agent_spool_dropped_total"),
+            uplink_connected: gauge!("podtrail_agent_uplink_connected"),
+            uplink_attempts: counter!("podtrail_agent_uplink_attempts_total"),
+            ring_bytes: gauge!("podtrail_agent_ring_bytes"),
+            ring_size: gauge!("podtrail_agent_ring_size_bytes"),
+        }
+    }
+
+    pub(super) fn event(&self, event: &v1::Event) {
+        match &event.body {
+            Some(Body::SessionStarted(_)) => self.session_started.increment(1),
+            Some(Body::Executed(_)) => self.executed.increment(1),
+            Some(Body::Exited(_)) => self.exited.increment(1),
+            Some(Body::NamespaceJoined(_)) => self.namespace_joined.increment(1),
+            Some(Body::SessionEnded(_)) => self.session_ended.increment(1),
+            Some(Body::Gap(gap)) => {
+                self.gap.increment(1);
+                lost(gap);
+            }
+            Some(Body::AgentState(_)) => self.agent_state.increment(1),
+            Some(Body::Attributed(_) | Body::NodeCondition(_)) | None => self.other.increment(1),
+        }
+    }
+
+    pub(super) fn spool(&self, fill: Fill) {
+        let Fill { bytes, events, last_seq, acked_seq, dropped } = fill;
+        self.spool_bytes.set(float(bytes as u64));
+        self.spool_events.set(float(events as u64));
+        self.spool_unacked.set(float(last_seq.saturating_sub(acked_seq)));
+        self.spool_dropped.absolute(dropped);
+    }
+
+    pub(super) fn uplink(&self, state: uplink::State) {
+        let uplink::State { connected, attempts } = state;
+        self.uplink_connected.set(if connected { 1.0 } else { 0.0 });
+        self.uplink_attempts.absolute(attempts);
+    }
+
+    pub(super) fn sessions(&self, open: usize) {
+        self.sessions.set(float(open as u64));
+    }
+
+    pub(super) fn ring(&self, fill: Option<(u64, u64)>) {
+        if let Some((bytes, size)) = fill {
+            self.ring_bytes.set(float(bytes));
+            self.ring_size.set(float(size));
+        }
+    }
+}
+
+fn lost(gap: &v1::Gap) {
+    let source = match gap.source() {
+        v1::GapSource::Unspecified => "unspecified",
+        v1::GapSource::KernelRing => "kernel_ring",
+        v1::GapSource::KernelTable => "kernel_table",
+        v1::GapSource::KernelRecursion => "kernel_recursion",
+        v1::GapSource::AgentDecode => "agent_decode",
+        v1::GapSource::AgentBuffer => "agent_buffer",
+        v1::GapSource::CollectorSequence => "collector_sequence",
+    };
+    counter!("podtrail_agent_lost_total", "source" => source).increment(gap.count());
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a double, and precise up to 2^53")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
