@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, Write as _},
+    io::{self, Read, Seek as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
@@ -74,8 +74,6 @@ pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
     }
     fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
 }
-
-use std::io::Read;
 
 #[cfg(test)]
 mod tests {

@@ -22,23 +22,25 @@ pub(super) struct Metrics {
     spool_dropped: Counter,
     uplink_connected: Gauge,
     uplink_attempts: Counter,
-    ring_bytes: Gauge,
-    ring_size: Gauge,
 }
 
 impl Metrics {
     pub(super) fn new() -> Self {
         describe_counter!("podtrail_agent_events_total", "Events of this agent, by kind");
-        describe_counter!("podtrail_agent_lost_total", "Events that are known to be missing, by where they were lost");
+        describe_counter!(
+            "podtrail_agent_lost_total",
+            "Events that are known to be missing, by where they were lost"
+        );
         describe_gauge!("podtrail_agent_sessions_open", "Sessions that are open on this node");
         describe_gauge!("podtrail_agent_spool_bytes", "Memory that buffered events take");
         describe_gauge!("podtrail_agent_spool_events", "Events in the buffer");
-        describe_gauge!("podtrail_agent_spool_unacknowledged", "Events that the collector has not acknowledged");
+        describe_gauge!(
+            "podtrail_agent_spool_unacknowledged",
+            "Events that the collector has not acknowledged"
+        );
         describe_counter!("podtrail_agent_spool_dropped_total", "Events dropped because the buffer was full");
         describe_gauge!("podtrail_agent_uplink_connected", "1 while the collector answers");
         describe_counter!("podtrail_agent_uplink_attempts_total", "Streams to the collector that were begun");
-        describe_gauge!("podtrail_agent_ring_bytes", "Bytes in the ring between kernel and agent, when last looked at");
-        describe_gauge!("podtrail_agent_ring_size_bytes", "Size of that ring");
         let events = |kind: &'static str| counter!("podtrail_agent_events_total", "kind" => kind);
         Self {
             session_started: events("session_started"),
@@ -56,8 +58,6 @@ impl Metrics {
             spool_dropped: counter!("podtrail_agent_spool_dropped_total"),
             uplink_connected: gauge!("podtrail_agent_uplink_connected"),
             uplink_attempts: counter!("podtrail_agent_uplink_attempts_total"),
-            ring_bytes: gauge!("podtrail_agent_ring_bytes"),
-            ring_size: gauge!("podtrail_agent_ring_size_bytes"),
         }
     }
 
@@ -93,13 +93,6 @@ impl Metrics {
 
     pub(super) fn sessions(&self, open: usize) {
         self.sessions.set(float(open as u64));
-    }
-
-    pub(super) fn ring(&self, fill: Option<(u64, u64)>) {
-        if let Some((bytes, size)) = fill {
-            self.ring_bytes.set(float(bytes));
-            self.ring_size.set(float(size));
-        }
     }
 }
 

@@ -3,10 +3,12 @@
 //! The pipeline must never wait for anybody who reads from the spool. A clean stop loses nothing that is in the
 //! ring: it is read to its end, then the last event says STOPPED, then whoever reads gets a few seconds.
 
+mod containers;
 pub mod lock;
 mod metrics;
 mod pipeline;
 mod source;
+mod start;
 mod stdout;
 
 #[cfg(test)]
@@ -14,7 +16,7 @@ mod tests;
 
 use std::{
     fs, io,
-    path::PathBuf,
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -24,14 +26,18 @@ use podtrail_proto::v1;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use self::pipeline::Sinks;
 pub use self::{
+    containers::Containers,
     lock::LockError,
     pipeline::Pipeline,
     source::{Source, SourceError},
+    start::start,
 };
 use crate::{
     config::agent::AgentConfig,
     local::{Local, LocalError},
+    session::record::Recovered,
     spool::{self, Identity, Spool},
     trail::{Indexed, log::LogError},
     uplink,
@@ -55,6 +61,9 @@ pub enum AgentError {
     /// {0}
     #[error(transparent)]
     Log(#[from] LogError),
+    /// cannot serve metrics on {0}: {1}
+    #[error("cannot serve metrics on {0}: {1}; choose another address with --metrics-listen, or none")]
+    Metrics(SocketAddr, io::Error),
     /// cannot {call}: {source}
     #[error("cannot {call}: {source}")]
     System { call: &'static str, source: io::Error },
@@ -75,7 +84,8 @@ impl About {
     /// Of this build on this kernel.
     pub fn read() -> Result<Self, AgentError> {
         let path = "/proc/sys/kernel/random/boot_id";
-        let boot_id = fs::read_to_string(path).map_err(|source| AgentError::System { call: "read the boot id", source })?;
+        let boot_id = fs::read_to_string(path)
+            .map_err(|source| AgentError::System { call: "read the boot id", source })?;
         let kernel = uname()
             .map_err(|e| AgentError::System { call: "ask for the kernel's version", source: e.into() })?
             .release()
@@ -89,14 +99,17 @@ impl About {
 pub async fn run<S: Source>(
     config: &AgentConfig,
     pipeline: Pipeline<S>,
-    spool: Arc<Spool>,
+    recovered: Vec<Recovered>,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
-    let indexed = Arc::new(Indexed::open(Arc::clone(&spool))?);
-    let local = match &config.socket {
-        Some(path) => Some(Local::open(path, Arc::clone(&indexed), config.spool_size)?),
-        None => None,
-    };
+    let spool = spool(config);
+    let mut indexed = None;
+    let mut local = None;
+    if let Some(path) = &config.socket {
+        let both = Arc::new(Indexed::open(Arc::clone(&spool))?);
+        local = Some(Local::open(path, Arc::clone(&both), config.spool_size)?);
+        indexed = Some(both);
+    }
     let uplink = config.collector.as_ref().map(|collector| {
         let (state, watched) = watch::channel(uplink::State::default());
         let options = uplink::Options {
@@ -115,7 +128,9 @@ pub async fn run<S: Source>(
     };
     let state = uplink.as_ref().map(|(_, state)| state.clone());
 
-    let ended = pipeline.run(Arc::clone(&spool), &indexed, local.is_some(), state, stop).await;
+    let sinks = Sinks { spool: Arc::clone(&spool), indexed, uplink: state };
+
+    let ended = pipeline.run(sinks, recovered, stop).await;
 
     // Even after an error: what is in the spool is true, and the last event says that no more comes.
     let last = spool.fill().last_seq;
@@ -123,7 +138,10 @@ pub async fn run<S: Source>(
         let mut acked = spool.acked_seq();
         if timeout(LAST_WORDS, acked.wait_for(|acked| *acked >= last)).await.is_err() {
             let lost = last.saturating_sub(spool.fill().acked_seq);
-            tracing::error!(events = lost, "stopped before the collector had everything: these events are gone");
+            tracing::error!(
+                events = lost,
+                "stopped before the collector had everything: these events are gone"
+            );
         }
     }
     let printed = match printer {
@@ -137,8 +155,7 @@ pub async fn run<S: Source>(
 }
 
 /// A spool for this start of the agent.
-#[must_use]
-pub fn spool(config: &AgentConfig) -> Arc<Spool> {
+fn spool(config: &AgentConfig) -> Arc<Spool> {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let identity = Identity {
         cluster: config.cluster.clone(),
@@ -153,10 +170,4 @@ fn hello(spool: &Spool, about: &About) -> v1::Hello {
     let Identity { cluster, node, epoch } = spool.identity().clone();
     let About { version, kernel: _, boot_id } = about.clone();
     v1::Hello { cluster, node, epoch, agent_version: version, boot_id }
-}
-
-/// Where the lock is, for messages.
-#[must_use]
-pub fn lock_path(config: &AgentConfig) -> PathBuf {
-    config.lock.clone()
 }

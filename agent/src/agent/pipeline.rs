@@ -1,20 +1,26 @@
-//! Records in, numbered events out. One task, one batch at a time.
+//! Records in, numbered events out. One task, one batch at a time; it waits for the source and for nobody else.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use podtrail_proto::v1;
 use tokio::{
     sync::watch,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{About, AgentError, Source, metrics::Metrics};
+use super::{About, AgentError, Containers, Source, SourceError, metrics::Metrics};
 use crate::{
     convert::{self, WallOffset, boot_now},
-    event::{AgentPhase, AgentState, BootTime, Event},
+    event::{AgentPhase, AgentState, Event},
     probe::RawRecord,
-    session::{Machine, record::Record},
+    session::{
+        Machine,
+        record::{Record, Recovered},
+    },
     spool::{Now, Spool},
     trail::{Indexed, Moment, log::Entry},
     uplink,
@@ -23,31 +29,163 @@ use crate::{
 /// How often losses are asked for, clocks compared, and waits given up.
 const TICK: Duration = Duration::from_secs(1);
 
-/// At a clean stop: how long the ring may stay empty until it counts as read to its end, and how long that may take.
-const DRAINED: Duration = Duration::from_millis(20);
+/// How long a clean stop reads on in a ring that does not become empty.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
-/// What a cgroup id is looked up in.
-pub trait Containers: Send + 'static {
-    /// A record goes by: learn from it, and put in the container that the kernel side did not know.
-    fn pass(&mut self, record: RawRecord) -> Option<Record>;
-
-    /// What is known of a container.
-    fn find(&self, cgroup_id: u64) -> Option<v1::Container>;
+/// Where events go.
+#[derive(Clone, Debug)]
+pub(super) struct Sinks {
+    pub(super) spool: Arc<Spool>,
+    /// where readers on the node ask for sessions
+    pub(super) indexed: Option<Arc<Indexed<Spool>>>,
+    /// how the uplink does, for the metrics
+    pub(super) uplink: Option<watch::Receiver<uplink::State>>,
 }
 
 /// Everything between the source and the spool.
 #[derive(Debug)]
 pub struct Pipeline<S> {
     source: S,
-    containers: Box<dyn ContainersDebug>,
+    containers: Containers,
     machine: Machine,
     about: About,
     offset: WallOffset,
     metrics: Metrics,
-    /// emptied and filled again, so that a batch allocates nothing of its own
+    // Emptied and filled again, so that a batch allocates nothing of its own.
     raw: Vec<RawRecord>,
     events: Vec<Event>,
     out: Vec<v1::Event>,
     kept: Vec<Entry>,
+}
+
+impl<S: Source> Pipeline<S> {
+    #[must_use]
+    pub fn new(source: S, containers: Containers, about: About) -> Self {
+        Self {
+            source,
+            containers,
+            machine: Machine::new(&about.boot_id),
+            about,
+            offset: WallOffset::measure(),
+            metrics: Metrics::new(),
+            raw: Vec::new(),
+            events: Vec::new(),
+            out: Vec::new(),
+            kept: Vec::new(),
+        }
+    }
+
+    pub(super) fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Until `stop`, or until the source fails. `recovered`: sessions that were there before.
+    pub(super) async fn run(
+        mut self,
+        sinks: Sinks,
+        recovered: Vec<Recovered>,
+        stop: CancellationToken,
+    ) -> Result<(), AgentError> {
+        self.say(AgentPhase::Started);
+        for session in recovered {
+            self.machine.handle(Record::Recovered(Box::new(session)), &mut self.events);
+        }
+        self.send(&sinks, false);
+
+        let ended = self.until(&sinks, &stop).await;
+
+        let begun = Instant::now();
+        while self.source.drain(&mut self.raw) && begun.elapsed() < DRAIN_MAX {
+            self.batch(&sinks);
+        }
+        let losses = self.losses();
+        self.machine.finish(&mut self.events);
+        self.say(AgentPhase::Stopped);
+        self.send(&sinks, true);
+        self.measure(&sinks);
+        Ok(ended.and(losses)?)
+    }
+
+    async fn until(&mut self, sinks: &Sinks, stop: &CancellationToken) -> Result<(), SourceError> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                _ = tick.tick() => {
+                    self.losses()?;
+                    self.tick(sinks);
+                }
+                read = self.source.read(&mut self.raw) => {
+                    read?;
+                    self.batch(sinks);
+                }
+            }
+        }
+    }
+
+    fn batch(&mut self, sinks: &Sinks) {
+        for raw in self.raw.drain(..) {
+            if let Some(record) = self.containers.pass(raw) {
+                self.machine.handle(record, &mut self.events);
+            }
+        }
+        self.send(sinks, false);
+    }
+
+    fn tick(&mut self, sinks: &Sinks) {
+        self.offset = WallOffset::measure();
+        self.machine.flush(boot_now(), &mut self.events);
+        // Even without events: what was dropped is reported when there is room.
+        self.send(sinks, false);
+        if let Some(indexed) = &sinks.indexed
+            && let Err(error) = indexed.catch_up()
+        {
+            tracing::warn!(%error, "sessions on the node's socket may be incomplete");
+        }
+        self.measure(sinks);
+    }
+
+    fn losses(&mut self) -> Result<(), SourceError> {
+        for lost in self.source.losses()? {
+            self.machine.handle(Record::Lost(lost), &mut self.events);
+        }
+        Ok(())
+    }
+
+    /// The agent's own first and last event.
+    fn say(&mut self, phase: AgentPhase) {
+        let About { version, kernel, boot_id } = self.about.clone();
+        let state = AgentState { phase, version, kernel, boot_id, hooks: self.source.hooks() };
+        self.machine.handle(Record::Agent { time: boot_now(), state }, &mut self.events);
+    }
+
+    fn send(&mut self, sinks: &Sinks, last: bool) {
+        for event in self.events.drain(..) {
+            let container = event.container.and_then(|id| self.containers.find(id));
+            self.out.push(convert::event(event, container, self.offset));
+        }
+        let now = Now { wall: Moment::now(), boot: boot_now() };
+        if last {
+            sinks.spool.push_last(&mut self.out, now, &mut self.kept);
+        } else {
+            sinks.spool.push(&mut self.out, now, &mut self.kept);
+        }
+        for entry in &self.kept {
+            self.metrics.event(&entry.event);
+        }
+        if let Some(indexed) = &sinks.indexed {
+            indexed.count(&self.kept);
+        }
+        self.kept.clear();
+    }
+
+    fn measure(&self, sinks: &Sinks) {
+        self.metrics.spool(sinks.spool.fill());
+        self.metrics.sessions(self.machine.open_sessions());
+        if let Some(uplink) = &sinks.uplink {
+            self.metrics.uplink(*uplink.borrow());
+        }
+    }
 }

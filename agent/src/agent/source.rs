@@ -1,6 +1,6 @@
 //! Where records come from: the probe, or a test.
 
-use std::{future::Future, io};
+use std::future::Future;
 
 use crate::{event::Hook, probe::RawRecord, session::record::Lost};
 
@@ -9,7 +9,7 @@ use crate::{event::Hook, probe::RawRecord, session::record::Lost};
 pub enum SourceError {
     /// cannot read what the kernel reports: {0}
     #[error("cannot read what the kernel reports: {0}")]
-    Read(io::Error),
+    Read(String),
 }
 
 /// A source of records, in their order.
@@ -17,14 +17,12 @@ pub trait Source: Send + 'static {
     /// The hooks in the kernel.
     fn hooks(&self) -> Vec<Hook>;
 
-    /// Waits for records and appends a batch. Dropping the future loses none. `Ok` without records is no end.
+    /// Waits for records and appends a batch of them. Dropping the future loses none.
     fn read(&mut self, out: &mut Vec<RawRecord>) -> impl Future<Output = Result<(), SourceError>> + Send;
 
-    /// What was lost since the last call.
-    fn losses(&mut self) -> Vec<Lost>;
+    /// Takes what is there now, without waiting. `false`: nothing was.
+    fn drain(&mut self, out: &mut Vec<RawRecord>) -> bool;
 
-    /// How full the ring is, in bytes of how many, where that can be told.
-    fn fill(&self) -> Option<(u64, u64)> {
-        None
-    }
+    /// What was lost since the last call.
+    fn losses(&mut self) -> Result<Vec<Lost>, SourceError>;
 }

@@ -40,7 +40,11 @@ pub(super) struct Printer {
 impl Printer {
     /// Starts to print. `acknowledge`: this is the reader that the spool keeps events for. Cancels `stop` when
     /// nobody reads any more.
-    pub(super) fn start(spool: Arc<Spool>, acknowledge: bool, stop: CancellationToken) -> Result<Self, AgentError> {
+    pub(super) fn start(
+        spool: Arc<Spool>,
+        acknowledge: bool,
+        stop: CancellationToken,
+    ) -> Result<Self, AgentError> {
         Self::to(io::stdout(), spool, acknowledge, stop)
     }
 
@@ -57,7 +61,12 @@ impl Printer {
             .name("stdout".to_owned())
             .stack_size(256 << 10)
             .spawn(move || {
-                let printed = handle.block_on(print(BufWriter::with_capacity(32 << 10, out), &spool, acknowledge, watched));
+                let printed = handle.block_on(print(
+                    BufWriter::with_capacity(32 << 10, out),
+                    &spool,
+                    acknowledge,
+                    watched,
+                ));
                 stop.cancel();
                 let _ = tell.send(printed);
             })

@@ -280,9 +280,9 @@ impl Raw {
                 )
             }),
             log_level: checker.check(log_level, None, |text| {
-                EnvFilter::try_new(text)
-                    .map(|_filter| Some(text.to_owned()))
-                    .map_err(|_wrong| format!("{} is no log level, like info, or podtrail=debug,warn", quoted(text)))
+                EnvFilter::try_new(text).map(|_filter| Some(text.to_owned())).map_err(|_wrong| {
+                    format!("{} is no log level, like info, or podtrail=debug,warn", quoted(text))
+                })
             }),
             log_format: checker.check(log_format, LogFormat::Auto, |text| {
                 one_of(

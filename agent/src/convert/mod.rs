@@ -13,17 +13,20 @@ use podtrail_proto::{Duration, Timestamp, v1};
 
 pub use self::clock::{WallOffset, boot_now};
 use self::text::{Text, text, texts};
+use crate::container::ContainerInfo;
 use crate::event::{
     AgentPhase, AgentState, Argv, Body, Credentials, Event, Executable, Executed, ExitStatus, Exited, Gap,
     GapSource, Hook, Method, NamespaceJoined, Namespaces, Process, SessionEnded, SessionId, SessionStarted,
     Tty,
 };
 
-/// One event as the world sees it, still without its id. `container` is what is known of `event.container`.
+/// One event as the world sees it, still without its id. `info` is what is known of `event.container`.
 #[must_use]
-pub fn event(event: Event, container: Option<v1::Container>, offset: WallOffset) -> v1::Event {
+pub fn event(event: Event, info: Option<&ContainerInfo>, offset: WallOffset) -> v1::Event {
     let Event { time, container: cgroup_id, session, body } = event;
-    let container = container
+    // Where nothing is known of a container but its number, that is told.
+    let container = info
+        .map(container)
         .or_else(|| cgroup_id.map(|cgroup_id| v1::Container { cgroup_id, ..v1::Container::default() }));
     v1::Event {
         id: None,
@@ -45,6 +48,21 @@ fn body(body: Body, offset: WallOffset) -> v1::event::Body {
         Body::SessionEnded(ended) => Out::SessionEnded(session_ended(&ended)),
         Body::Gap(gap) => Out::Gap(self::gap(gap, offset)),
         Body::AgentState(state) => Out::AgentState(agent_state(state)),
+    }
+}
+
+/// A container, with its pod as far as the cgroup's name tells.
+#[must_use]
+pub fn container(info: &ContainerInfo) -> v1::Container {
+    let ContainerInfo { id, runtime, cgroup_id, cgroup_path, pod_uid, name, image } = info;
+    v1::Container {
+        id: id.clone().unwrap_or_default(),
+        cgroup_id: *cgroup_id,
+        runtime: runtime.map(|runtime| runtime.as_str().to_owned()).unwrap_or_default(),
+        image: image.clone().unwrap_or_default(),
+        name: name.clone().unwrap_or_default(),
+        pod: pod_uid.clone().map(|uid| v1::Pod { uid, ..v1::Pod::default() }),
+        cgroup_path: cgroup_path.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned(),
     }
 }
 

@@ -7,7 +7,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{SettingsError, Origin, Setting, Wrong};
+use super::{Origin, Setting, SettingsError, Wrong};
 
 /// More is no configuration.
 const SIZE_MAX: u64 = 1 << 20;
