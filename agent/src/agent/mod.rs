@@ -36,8 +36,9 @@ pub use self::{
 };
 use crate::{
     config::agent::AgentConfig,
+    container::{CgroupError, RecoverError},
     local::{Local, LocalError},
-    session::record::Recovered,
+    probe::{ProbeError, RawRecord},
     spool::{self, Identity, Spool},
     trail::{Indexed, log::LogError},
     uplink,
@@ -58,6 +59,12 @@ pub enum AgentError {
     /// {0}
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// {0}
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// {0}
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
     /// {0}
     #[error(transparent)]
     Log(#[from] LogError),
@@ -95,11 +102,17 @@ impl About {
     }
 }
 
+impl From<ProbeError> for AgentError {
+    fn from(error: ProbeError) -> Self {
+        Self::Source(error.into())
+    }
+}
+
 /// Runs the agent until `stop`, or until it cannot go on.
 pub async fn run<S: Source>(
     config: &AgentConfig,
     pipeline: Pipeline<S>,
-    recovered: Vec<Recovered>,
+    before: Vec<RawRecord>,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
     let spool = spool(config);
@@ -130,7 +143,7 @@ pub async fn run<S: Source>(
 
     let sinks = Sinks { spool: Arc::clone(&spool), indexed, uplink: state };
 
-    let ended = pipeline.run(sinks, recovered, stop).await;
+    let ended = pipeline.run(sinks, before, stop).await;
 
     // Even after an error: what is in the spool is true, and the last event says that no more comes.
     let last = spool.fill().last_seq;

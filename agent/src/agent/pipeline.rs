@@ -17,10 +17,7 @@ use crate::{
     convert::{self, WallOffset, boot_now},
     event::{AgentPhase, AgentState, Event},
     probe::RawRecord,
-    session::{
-        Machine,
-        record::{Record, Recovered},
-    },
+    session::{Machine, record::Record},
     spool::{Now, Spool},
     trail::{Indexed, Moment, log::Entry},
     uplink,
@@ -79,18 +76,16 @@ impl<S: Source> Pipeline<S> {
         &self.about
     }
 
-    /// Until `stop`, or until the source fails. `recovered`: sessions that were there before.
+    /// Until `stop`, or until the source fails. `before`: what was there before the hooks.
     pub(super) async fn run(
         mut self,
         sinks: Sinks,
-        recovered: Vec<Recovered>,
+        before: Vec<RawRecord>,
         stop: CancellationToken,
     ) -> Result<(), AgentError> {
         self.say(AgentPhase::Started);
-        for session in recovered {
-            self.machine.handle(Record::Recovered(Box::new(session)), &mut self.events);
-        }
-        self.send(&sinks, false);
+        self.raw = before;
+        self.batch(&sinks);
 
         let ended = self.until(&sinks, &stop).await;
 

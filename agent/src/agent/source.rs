@@ -2,14 +2,18 @@
 
 use std::future::Future;
 
-use crate::{event::Hook, probe::RawRecord, session::record::Lost};
+use crate::{
+    event::Hook,
+    probe::{ProbeError, RawRecord},
+    session::record::Lost,
+};
 
 /// The source failed for good.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// cannot read what the kernel reports: {0}
-    #[error("cannot read what the kernel reports: {0}")]
-    Read(String),
+    /// {0}
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
 }
 
 /// A source of records, in their order.

@@ -1,11 +1,207 @@
-//! From a checked configuration to a running agent.
+//! From a checked configuration to a running agent: the lock, the kernel side, what was there before, the signals.
 
-use crate::config::agent::AgentConfig;
+use std::{collections::HashMap, io};
 
-use super::AgentError;
+use tokio::{
+    net::TcpListener,
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
 
-/// Runs the agent.
+use super::{About, AgentError, Containers, Pipeline, Source, SourceError, lock::Lock, run};
+use crate::{
+    config::agent::AgentConfig,
+    container::{
+        Directory, ExactStart, Hierarchy, Host, HostNamespaces, Owners, Snapshot, host_namespaces, recover,
+        recover::Scan,
+    },
+    convert::boot_now,
+    event::{BootTime, Hook},
+    probe::{self, Probe, RawRecord},
+    session::record::{Lost, Record},
+    telemetry::{Health, Metrics, http},
+};
+
+/// Runs the agent on this node until it is told to stop.
 pub fn start(config: &AgentConfig) -> Result<(), AgentError> {
-    let _ = config;
+    // One thread: everything here is short, and waking another costs more than the work.
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .build()
+        .map_err(|source| AgentError::System { call: "start the runtime", source })?;
+    let ended = runtime.block_on(on_this_node(config));
+    // Whoever still asks something must not hold up the end.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn on_this_node(config: &AgentConfig) -> Result<(), AgentError> {
+    let stop = CancellationToken::new();
+    watch_signals(stop.clone())?;
+    let _lock = Lock::take(&config.lock)?;
+    let about = About::read()?;
+    let health = Health::new();
+    let hooks = health.component("kernel hooks");
+    serve_metrics(config, health, stop.clone()).await?;
+
+    let host = Host::default();
+    let hierarchy = Hierarchy::find(&host)?;
+    let namespaces = host_namespaces(&host);
+    if let Some(note) = &namespaces.note {
+        tracing::warn!("{note}");
+    }
+    if !hierarchy.whole {
+        tracing::warn!(
+            mount = %hierarchy.mount.display(),
+            "only a part of the node's cgroups can be seen: mount the node's /sys/fs/cgroup to name containers"
+        );
+    }
+    let mut probe = Probe::load(&probe_options(config, &hierarchy, &namespaces))?;
+    let attached = boot_now();
+    let before = Before::find(&mut probe, &host, &hierarchy, &namespaces, attached)?;
+    hooks.ready();
+    tracing::info!(
+        node = config.node_name,
+        cgroups = hierarchy.mode.as_str(),
+        containers = before.containers,
+        sessions = before.records.len(),
+        "recording"
+    );
+    let Before { directory, containers: _, records } = before;
+    let containers = Containers::new(directory, Some(Owners::new(host, hierarchy, namespaces)));
+    let ended = run(config, Pipeline::new(probe, containers, about), records, stop).await;
+    hooks.not_ready("stopped");
+    ended
+}
+
+/// How the probe is to load. Shared with `doctor`, which says how it would.
+pub(crate) fn probe_options(
+    config: &AgentConfig,
+    hierarchy: &Hierarchy,
+    namespaces: &HostNamespaces,
+) -> probe::Options {
+    let HostNamespaces { mnt, pid, user, cgroup: _, note: _ } = *namespaces;
+    let default = probe::Options::default();
+    probe::Options {
+        argv_limit: config.argv_limit,
+        ring_size: config.ring_size.unwrap_or(default.ring_size),
+        setns: config.setns,
+        btf: config.btf.clone(),
+        diagnose: config.diagnose,
+        host: probe::Host {
+            mnt_ns: mnt,
+            pid_ns: pid,
+            user_ns: user,
+            controller: hierarchy.controller.clone(),
+            hierarchy: hierarchy.id,
+        },
+        ..default
+    }
+}
+
+/// What was there before the agent.
+struct Before {
+    directory: Directory,
+    containers: usize,
+    records: Vec<RawRecord>,
+}
+
+impl Before {
+    /// Looks twice: a process that forked before its session was in the kernel's map left a child that nobody follows.
+    fn find(
+        probe: &mut Probe,
+        host: &Host,
+        hierarchy: &Hierarchy,
+        namespaces: &HostNamespaces,
+        attached: BootTime,
+    ) -> Result<Self, AgentError> {
+        let mut directory = Directory::default();
+        let mut sessions = HashMap::new();
+        let mut order = Vec::new();
+        let mut ended = Vec::new();
+        for _ in 0..2 {
+            let starts = Starts(probe.start_times().map_err(SourceError::Probe)?);
+            let scan = Scan { host, hierarchy, namespaces, time: boot_now(), self_pid: std::process::id() };
+            let snapshot: Snapshot = recover(&scan, &starts)?;
+            directory.seed(scan.time, &snapshot.containers);
+            ended.extend(probe.seed(&snapshot).map_err(SourceError::Probe)?);
+            if !snapshot.unkeyed.is_empty() {
+                tracing::debug!(
+                    processes = snapshot.unkeyed.len(),
+                    "left out: they ended while they were looked at"
+                );
+            }
+            for session in snapshot.recovered {
+                // What came after the hooks is in the ring already.
+                if session.entry.start_time < attached.0 {
+                    let key = session.entry;
+                    if sessions.insert(key, session).is_none() {
+                        order.push(key);
+                    }
+                }
+            }
+        }
+        let containers = directory.containers().count();
+        let recovered = order.iter().filter_map(|key| sessions.remove(key));
+        let mut records: Vec<RawRecord> =
+            recovered.map(|session| RawRecord::Session(Record::Recovered(Box::new(session)))).collect();
+        records.append(&mut ended);
+        Ok(Self { directory, containers, records })
+    }
+}
+
+struct Starts(HashMap<u32, u64>);
+
+impl ExactStart for Starts {
+    fn start_time(&self, pid: u32) -> Option<u64> {
+        self.0.get(&pid).copied()
+    }
+}
+
+impl Source for Probe {
+    fn hooks(&self) -> Vec<Hook> {
+        Self::hooks(self)
+    }
+
+    async fn read(&mut self, out: &mut Vec<RawRecord>) -> Result<(), SourceError> {
+        Ok(Self::read(self, out).await?)
+    }
+
+    fn drain(&mut self, out: &mut Vec<RawRecord>) -> bool {
+        Self::drain(self, out)
+    }
+
+    fn losses(&mut self) -> Result<Vec<Lost>, SourceError> {
+        Ok(Self::losses(self)?)
+    }
+}
+
+fn watch_signals(stop: CancellationToken) -> Result<(), AgentError> {
+    let io = |source| AgentError::System { call: "watch for signals", source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(io)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(())
+}
+
+async fn serve_metrics(
+    config: &AgentConfig,
+    health: Health,
+    stop: CancellationToken,
+) -> Result<(), AgentError> {
+    let Some(address) = config.metrics_listen else { return Ok(()) };
+    // Before anything is counted.
+    Metrics::global();
+    let listener =
+        TcpListener::bind(address).await.map_err(|e: io::Error| AgentError::Metrics(address, e))?;
+    tokio::spawn(http::serve(listener, health, stop));
     Ok(())
 }

@@ -11,7 +11,7 @@ use tonic::transport::Uri;
 use tracing_subscriber::EnvFilter;
 
 use super::settings::{Checker, Origin, Setting, SettingsError, bytes, file, quoted};
-use crate::telemetry::LogFormat;
+use crate::{probe::Setns, telemetry::LogFormat};
 
 /// Where everything of an agent on its node is.
 pub const SOCKET: &str = "/run/podtrail/agent.sock";
@@ -76,6 +76,12 @@ pub struct Flags {
     /// The hook for setns: auto, fexit, kprobe or tracepoint
     #[arg(long, value_name = "HOOK", hide = true)]
     pub setns: Option<String>,
+    /// BTF of the running kernel, where /sys/kernel/btf/vmlinux is not it
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<String>,
+    /// Log what the BPF programs do (level debug)
+    #[arg(long, hide = true)]
+    pub diagnose: bool,
     /// The file whose lock makes this the node's only agent
     #[arg(long, value_name = "PATH", hide = true)]
     pub lock: Option<String>,
@@ -98,19 +104,11 @@ pub struct AgentConfig {
     pub ring_size: Option<u32>,
     pub metrics_listen: Option<SocketAddr>,
     pub setns: Setns,
+    pub btf: Option<PathBuf>,
+    pub diagnose: bool,
     /// a filter as in `RUST_LOG`
     pub log_level: Option<String>,
     pub log_format: LogFormat,
-}
-
-/// The hook for `setns`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Setns {
-    #[default]
-    Auto,
-    Fexit,
-    Kprobe,
-    Tracepoint,
 }
 
 /// Every setting, as written.
@@ -128,12 +126,14 @@ struct Raw {
     ring_size: Option<Setting>,
     metrics_listen: Option<Setting>,
     setns: Option<Setting>,
+    btf: Option<Setting>,
+    diagnose: bool,
     log_level: Option<Setting>,
     log_format: Option<Setting>,
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "node-name",
     "cluster",
     "collector",
@@ -144,6 +144,7 @@ const KEYS: [&str; 12] = [
     "argv-limit",
     "ring-size",
     "metrics-listen",
+    "btf",
     "log-level",
     "log-format",
 ];
@@ -181,6 +182,7 @@ impl Raw {
             "argv-limit" => &mut self.argv_limit,
             "ring-size" => &mut self.ring_size,
             "metrics-listen" => &mut self.metrics_listen,
+            "btf" => &mut self.btf,
             "log-level" => &mut self.log_level,
             "log-format" => &mut self.log_format,
             _ => return None,
@@ -203,6 +205,8 @@ impl Raw {
             log_level,
             log_format,
             setns,
+            btf,
+            diagnose,
             lock,
         } = flags;
         put(&mut self.node_name, "--node-name", node_name);
@@ -218,6 +222,8 @@ impl Raw {
         put(&mut self.log_level, "--log-level", log_level);
         put(&mut self.log_format, "--log-format", log_format);
         put(&mut self.setns, "--setns", setns);
+        put(&mut self.btf, "--btf", btf);
+        self.diagnose = diagnose;
         put(&mut self.lock, "--lock", lock);
     }
 
@@ -235,6 +241,8 @@ impl Raw {
             ring_size,
             metrics_listen,
             setns,
+            btf,
+            diagnose,
             log_level,
             log_format,
         } = self;
@@ -279,6 +287,8 @@ impl Raw {
                     ],
                 )
             }),
+            btf: checker.check(btf, None, |text| path(text).map(Some)),
+            diagnose,
             log_level: checker.check(log_level, None, |text| {
                 EnvFilter::try_new(text).map(|_filter| Some(text.to_owned())).map_err(|_wrong| {
                     format!("{} is no log level, like info, or podtrail=debug,warn", quoted(text))

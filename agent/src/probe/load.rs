@@ -270,7 +270,10 @@ fn short(error: &dyn std::error::Error) -> String {
 pub(crate) fn task_iterator(ebpf: &mut Ebpf, types: &Types) -> Result<fs::File, ProbeError> {
     let error = |e: &dyn std::error::Error| ProbeError::Tasks(chain(e));
     let program = program::<Iter>(ebpf, "podtrail_tasks")?;
-    program.load("task", &types.kernel).map_err(|e| error(&e))?;
+    // It stays loaded after the first look.
+    if program.fd().is_err() {
+        program.load("task", &types.kernel).map_err(|e| error(&e))?;
+    }
     let link = program.attach().map_err(|e| error(&e))?;
     program.take_link(link).map_err(|e| error(&e))?.into_file().map_err(|e| error(&e))
 }
