@@ -48,6 +48,22 @@ const BANS: &[Ban] = &[
         words: &["podtrail_proto"],
         rule: "proto types stop at convert",
     },
+    Ban {
+        folders: &[
+            "agent/src/agent",
+            "agent/src/bin/podtrail-agent.rs",
+            "agent/src/container/",
+            "agent/src/local",
+            "agent/src/probe/",
+            "agent/src/session/",
+            "agent/src/spool",
+            "agent/src/trail/",
+            "agent/src/uplink",
+        ],
+        except: &[],
+        words: &["crate::collector", "podtrail::collector"],
+        rule: "the program on every node does not carry the collector",
+    },
 ];
 
 /// Checks all rules; names every place that breaks one.
@@ -181,6 +197,7 @@ mod tests {
         assert_eq!(broken("agent/src/session/mod.rs", "// no Instant here"), Vec::<String>::new());
         assert_eq!(broken("agent/src/container/mod.rs", "use podtrail_proto::v1;").len(), 1);
         assert_eq!(broken("agent/src/convert.rs", "use podtrail_proto::v1;"), Vec::<String>::new());
+        assert_eq!(broken("agent/src/spool/mod.rs", "use crate::collector::log;").len(), 1);
     }
 
     #[test]
