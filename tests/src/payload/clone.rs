@@ -1,0 +1,96 @@
+//! Forks that no library offers: into another cgroup, and as a child of one's parent.
+#![expect(unsafe_code, reason = "clone3 with these flags has no safe form; runtimes use it, so the tests must")]
+
+use std::{
+    ffi::{CString, OsString},
+    fs::File,
+    os::fd::AsRawFd,
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::wait::{WaitStatus, waitpid},
+    unistd::{Pid, execve},
+};
+
+use super::{c_strings, environment, join, say};
+use crate::text;
+
+/// What a child that was cloned does: nothing that another thread's lock could hold up.
+struct Child {
+    namespaces: Vec<File>,
+    argv: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Child {
+    fn new(namespaces: Vec<File>, argv: &[OsString]) -> Result<Self> {
+        Ok(Self { namespaces, argv: c_strings(argv)?, environment: environment()? })
+    }
+
+    fn run(&self) -> ! {
+        for namespace in &self.namespaces {
+            if nix::sched::setns(namespace, nix::sched::CloneFlags::empty()).is_err() {
+                exit(97);
+            }
+        }
+        if let Some(program) = self.argv.first() {
+            let _ = execve(program, &self.argv, &self.environment);
+        }
+        exit(98)
+    }
+}
+
+fn exit(code: i32) -> ! {
+    // SAFETY: ends this process at once and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// Forks with `flags`; `cgroup`: the one that the child is born in.
+fn clone(flags: i32, signal: i32, cgroup: Option<&File>, child: &Child) -> Result<Pid> {
+    // SAFETY: all zeroes is a valid `clone_args`: plain integers.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from(flags.cast_unsigned());
+    args.exit_signal = u64::from(signal.cast_unsigned());
+    if let Some(cgroup) = cgroup {
+        args.flags |= 0x2_0000_0000; // CLONE_INTO_CGROUP
+        args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: without CLONE_VM the child has its own copy of everything; this process has one thread; the child only
+    // calls setns, execve and _exit.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match pid {
+        0 => child.run(),
+        -1 => Err(Errno::last()).context("clone3"),
+        pid => Ok(Pid::from_raw(i32::try_from(pid)?)),
+    }
+}
+
+/// `clone-into DIR TARGET PROGRAM ARG…`: a child is born in the cgroup, joins the namespaces of process TARGET and
+/// becomes the program. Prints its pid.
+pub(super) fn into_cgroup(args: &[OsString]) -> Result<ExitCode> {
+    let [dir, target, program @ ..] = args else { bail!("clone-into DIR TARGET PROGRAM ARG…") };
+    let target: u32 = text(target)?.parse()?;
+    let namespaces = ["uts", "ipc", "pid", "mnt"].map(|kind| join::namespace(target, kind));
+    let child = Child::new(namespaces.into_iter().collect::<Result<_>>()?, program)?;
+    let pid = clone(0, libc::SIGCHLD, Some(&File::open(dir)?), &child)?;
+    println!("{pid}");
+    match waitpid(pid, None)? {
+        WaitStatus::Exited(_, code) => Ok(ExitCode::from(u8::try_from(code)?)),
+        other => bail!("{other:?}"),
+    }
+}
+
+/// `clone-parent PIPE PROGRAM ARG…`: a child that is its parent's child, as runc's stages make them. Tells the child's pid, as
+/// it sees it, through the pipe.
+pub(super) fn to_parent(args: &[OsString]) -> Result<ExitCode> {
+    let [pipe, program @ ..] = args else { bail!("clone-parent PIPE PROGRAM ARG…") };
+    let child = Child::new(Vec::new(), program)?;
+    // CLONE_PARENT takes the parent's exit signal.
+    let pid = clone(libc::CLONE_PARENT, 0, None, &child)?;
+    say(pipe, &pid.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
