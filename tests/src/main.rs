@@ -21,11 +21,15 @@ mod payload;
 use std::{
     env,
     ffi::{OsStr, OsString},
+    path::Path,
     process::ExitCode,
 };
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().collect();
+    if let Some(program) = args.first().and_then(|name| harness::daemon::by_name(Path::new(name))) {
+        return program();
+    }
     let rest = args.get(2..).unwrap_or_default();
     match args.get(1).and_then(|arg| arg.to_str()) {
         Some("payload") => payload::main(rest),

@@ -18,7 +18,7 @@ use nix::{
 use podtrail_proto::v1::{Event, agent_state::Phase, event::Body};
 
 use super::{
-    host, process,
+    daemon, host, process,
     wait::{deadline, scaled},
 };
 
@@ -63,9 +63,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn command(name: &str, args: &[&str]) -> Result<(Command, PathBuf, PathBuf)> {
     let dir = host().dir(name)?;
     let (socket, log) = (dir.join("agent.sock"), dir.join("agent.log"));
-    let mut command = Command::new(&host().exe);
-    command.args(["agent", "run", "--stdout", "--node-name", NODE]).arg("--socket").arg(&socket);
-    command.arg("--spool").arg(dir.join("spool"));
+    let mut command = daemon::daemon("podtrail-agent");
+    command.args(["run", "--stdout", "--node-name", NODE, "--metrics-listen", "none"]);
+    command.arg("--socket").arg(&socket).arg("--spool").arg(dir.join("spool"));
+    // Other agents of this machine, if there are any, are none of the tests' business.
+    command.arg("--lock").arg(host().dir.join("agent.lock"));
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&log)?);
     Ok((command, socket, log))
 }

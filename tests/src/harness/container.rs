@@ -242,7 +242,7 @@ impl Container {
         &self.dir
     }
 
-    /// Makes `/name`, a pipe that a program inside waits at until [`Container::open`] or [`Container::tell`].
+    /// Makes `/name`, a pipe that a program inside waits at until [`Container::tell`].
     pub(crate) fn gate(&self, name: &str) -> Result<()> {
         mkfifo(&self.path(name), Mode::from_bits_truncate(0o666))
             .with_context(|| format!("cannot make {name}"))?;
@@ -253,6 +253,11 @@ impl Container {
     /// Writes a line to a gate; waits for somebody to read it.
     pub(crate) fn tell(&self, name: &str, line: &str) -> Result<()> {
         process::tell(&self.path(name), line)
+    }
+
+    /// A gate that stays open, once somebody reads it, for as many lines as there are to say.
+    pub(crate) fn speak(&self, name: &str) -> Result<File> {
+        process::speak(&self.path(name))
     }
 
     /// The line that a program inside writes to a gate.

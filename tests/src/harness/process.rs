@@ -1,7 +1,7 @@
 //! Processes as `/proc` shows them, and pipes to talk with them.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
@@ -44,11 +44,15 @@ pub(crate) fn namespace(pid: u32, kind: &str) -> Result<u32> {
 
 /// Writes a line into a pipe once somebody reads from it.
 pub(crate) fn tell(pipe: &Path, line: &str) -> Result<()> {
+    Ok(speak(pipe)?.write_all(format!("{line}\n").as_bytes())?)
+}
+
+/// The writing end of a pipe once somebody reads from it.
+pub(crate) fn speak(pipe: &Path) -> Result<File> {
     // Opened without blocking, so that a reader that never comes is a failure and not a standstill.
-    let mut file = within(PATIENCE, &format!("somebody reads {}", pipe.display()), || {
+    within(PATIENCE, &format!("somebody reads {}", pipe.display()), || {
         OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(pipe).ok()
-    })?;
-    Ok(file.write_all(format!("{line}\n").as_bytes())?)
+    })
 }
 
 /// Everything that somebody writes into a pipe until closing it.

@@ -135,7 +135,11 @@ impl Session {
         );
         let roots = executed.iter().filter(|executed| executed.root == Some(true)).count();
         ensure!(roots == 1, "{roots} roots: {}", story());
-        ensure!(started.method() != EntryMethod::Unknown, "how it came in is not known: {}", story());
+        ensure!(
+            started.method() != EntryMethod::Unknown || started.recovered == Some(true),
+            "how it came in is not known: {}",
+            story()
+        );
         ensure!(
             started.interactive == Some(started.tty.is_some()),
             "interactive and its terminal do not agree: {}",
@@ -331,9 +335,9 @@ pub(crate) fn line(event: &Event) -> String {
 }
 
 /// The only session of several.
-pub(crate) fn only(sessions: Vec<Session>) -> Result<Session> {
+pub(crate) fn only(sessions: &[Session]) -> Result<Session> {
     let stories = || sessions.iter().map(Session::story).collect::<Vec<_>>().join("\n");
-    match sessions.as_slice() {
+    match sessions {
         [session] => Ok(session.clone()),
         _ => bail!("expected one session, got {}:\n{}", sessions.len(), stories()),
     }

@@ -47,15 +47,12 @@ pub(super) fn stage(args: &[OsString]) -> Result<ExitCode> {
     let pipe = env::temp_dir().join(format!("podtrail-stage-{}", std::process::id()));
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
     let own = env::current_exe()?;
-    let child = Command::new(&own)
-        .args(["payload", "staged"])
-        .arg(&pipe)
-        .args(rest)
-        .stdin(Stdio::null())
-        .spawn();
+    let child =
+        Command::new(&own).args(["payload", "staged"]).arg(&pipe).args(rest).stdin(Stdio::null()).spawn();
     let moved = child.map_err(anyhow::Error::from).and_then(|child| {
         let procs = Path::new(dir).join("cgroup.procs");
-        fs::write(&procs, child.id().to_string()).with_context(|| format!("cannot write to {}", procs.display()))?;
+        fs::write(&procs, child.id().to_string())
+            .with_context(|| format!("cannot write to {}", procs.display()))?;
         println!("{}", child.id());
         fs::write(&pipe, "go\n")?;
         Ok(child)
@@ -75,7 +72,8 @@ pub(super) fn staged(args: &[OsString]) -> Result<ExitCode> {
         // The next stage's program is named by this descriptor: it must stay.
         fcntl(&own, FcntlArg::F_SETFD(FdFlag::empty()))?;
         let path = format!("/proc/self/fd/{}", own.as_raw_fd());
-        let mut next: Vec<OsString> = vec![path.into(), "payload".into(), "staged".into(), "-".into(), target.clone()];
+        let mut next: Vec<OsString> =
+            vec![path.into(), "payload".into(), "staged".into(), "-".into(), target.clone()];
         next.extend_from_slice(program);
         return become_program(&next);
     }

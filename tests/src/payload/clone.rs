@@ -1,5 +1,8 @@
 //! Forks that no library offers: into another cgroup, and as a child of one's parent.
-#![expect(unsafe_code, reason = "clone3 with these flags has no safe form; runtimes use it, so the tests must")]
+#![expect(
+    unsafe_code,
+    reason = "clone3 with these flags has no safe form; runtimes use it, so the tests must"
+)]
 
 use std::{
     ffi::{CString, OsString},

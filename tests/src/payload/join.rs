@@ -20,7 +20,8 @@ use crate::text;
 /// `join TARGET HOW KINDS THEN PROGRAM ARG…`
 ///
 /// HOW: `files` (one call a namespace), `pidfd` (one call for all), `clumsy` (without saying which kind, twice each,
-/// and one call that fails). KINDS: of `mnt,pid,uts,ipc,net`. THEN: `exec`, `spawn` (prints the child's pid), `thread-exec`,
+/// and one call that fails). KINDS: of `mnt,pid,uts,ipc,net`. THEN: `exec`, `back-exec` (after joining its old ones
+/// again), `spawn` (prints the child's pid), `thread-exec`,
 /// `thread-spawn` (a thread joins and goes on; the process's first thread stays out), `thread-idle` (a thread joins; the first
 /// thread becomes the program).
 pub(super) fn run(args: &[OsString]) -> Result<ExitCode> {
@@ -38,6 +39,14 @@ pub(super) fn run(args: &[OsString]) -> Result<ExitCode> {
         "spawn" => {
             join(target, &how, &kinds)?;
             spawn(&program)
+        }
+        "back-exec" => {
+            let own = ["mnt", "pid"].map(|kind| namespace(std::process::id(), kind));
+            join(target, &how, &kinds)?;
+            for namespace in own {
+                setns(namespace?, CloneFlags::empty()).context("the way back")?;
+            }
+            become_program(&program)
         }
         "thread-exec" => in_thread(move || {
             join(target, &how, &kinds)?;
@@ -78,7 +87,8 @@ fn spawn(program: &[OsString]) -> Result<ExitCode> {
 
 /// A namespace of process `pid`.
 pub(super) fn namespace(pid: u32, kind: &str) -> Result<File> {
-    File::open(format!("/proc/{pid}/ns/{kind}")).with_context(|| format!("cannot open namespace {kind} of {pid}"))
+    File::open(format!("/proc/{pid}/ns/{kind}"))
+        .with_context(|| format!("cannot open namespace {kind} of {pid}"))
 }
 
 fn flag(kind: &str) -> Result<CloneFlags> {
@@ -101,7 +111,8 @@ fn join(target: u32, how: &str, kinds: &str) -> Result<()> {
         return setns(pidfd, flags).context("setns on a pidfd");
     }
     // All are opened first: the target's /proc is out of sight once inside.
-    let files = kinds.iter().map(|kind| Ok((namespace(target, kind)?, flag(kind)?))).collect::<Result<Vec<_>>>()?;
+    let files =
+        kinds.iter().map(|kind| Ok((namespace(target, kind)?, flag(kind)?))).collect::<Result<Vec<_>>>()?;
     for (file, kind) in &files {
         match how {
             "files" => setns(file, *kind)?,

@@ -21,6 +21,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub(crate) use self::exec::{hex, sized_argv};
 use crate::text;
 
 /// `podtrail-itest payload <name> …`
