@@ -27,7 +27,7 @@ enum Command {
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return usage(&error),

@@ -42,7 +42,7 @@ enum Command {
     },
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let Arguments { log_level, log_format, command } = Arguments::parse();
     match start(log_level.as_deref(), log_format, command) {
         Ok(()) => ExitCode::SUCCESS,
