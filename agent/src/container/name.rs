@@ -123,7 +123,7 @@ fn runtime(prefix: &[u8], above: &[u8]) -> Option<Runtime> {
         b"cri-containerd-" | b"nerdctl-" => Some(Runtime::Containerd),
         b"crio-" => Some(Runtime::CriO),
         b"docker-" => Some(Runtime::Docker),
-        b"libpod-" => Some(Runtime::Podman),
+        b"libpod-" | b"libpod-payload-" => Some(Runtime::Podman),
         // With the cgroupfs driver only the folder tells: the name of containerd's namespace, or of Docker's parent.
         b"" => match components(above).last().map(|(_, parent)| parent) {
             Some(b"docker" | b"moby") => Some(Runtime::Docker),

@@ -33,7 +33,7 @@ pub struct Owners {
     host: Host,
     hierarchy: Hierarchy,
     namespaces: HostNamespaces,
-    answers: HashMap<u32, Answer>,
+    answers: HashMap<(NsKind, u32), Answer>,
     looks: u64,
 }
 
@@ -64,7 +64,7 @@ impl Owners {
             let age = if answer.container.is_some() { FOUND_NS } else { NOT_FOUND_NS };
             time.since(answer.time) < age
         };
-        if let Some(answer) = self.answers.get(&ns).filter(|answer| holds(answer)) {
+        if let Some(answer) = self.answers.get(&(kind, ns)).filter(|answer| holds(answer)) {
             return answer.container;
         }
         let container = self.look(kind, ns, directory);
@@ -72,11 +72,12 @@ impl Owners {
             self.answers.retain(|_, answer| holds(answer));
         }
         if self.answers.len() >= CACHE_MAX
-            && let Some(oldest) = self.answers.iter().min_by_key(|(_, answer)| answer.time).map(|(ns, _)| *ns)
+            && let Some(oldest) =
+                self.answers.iter().min_by_key(|(_, answer)| answer.time).map(|(asked, _)| *asked)
         {
             self.answers.remove(&oldest);
         }
-        self.answers.insert(ns, Answer { time, container });
+        self.answers.insert((kind, ns), Answer { time, container });
         container
     }
 

@@ -30,7 +30,7 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 const NONE: u32 = u32::MAX;
 
 /// A kind of namespace, by its link in `/proc/PID/ns`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NsKind {
     Mnt,
     Pid,

@@ -47,6 +47,8 @@ fn every_known_form() {
         (format!("/system.slice/nerdctl-{ID}.scope"), Some(Containerd), None),
         (format!("/machine.slice/libpod-{ID}.scope/container"), Some(Podman), None),
         (format!("/libpod_parent/libpod-{ID}"), Some(Podman), None),
+        // podman under a unit of its own
+        (format!("/system.slice/web.service/libpod-payload-{ID}"), Some(Podman), None),
         (
             format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope"),
             Some(Podman),

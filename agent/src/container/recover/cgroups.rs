@@ -10,6 +10,9 @@ use super::super::host::HostNamespaces;
 use super::super::name;
 use super::super::process::Process;
 
+/// Where systemd and Docker's own image for Docker in Docker put themselves.
+const INIT_NAMES: [&[u8]; 2] = [b"init.scope", b"init"];
+
 /// A container with processes, or only with a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Container {
@@ -55,16 +58,13 @@ pub(super) fn classify(walk: &Walk, processes: &BTreeMap<u32, Process>, host: &H
                 }
                 rules::Name::Service => cgroup_state::HOST,
                 rules::Name::Other if own.is_empty() => {
-                    // An init that is systemd moves itself one level down, into a cgroup of this name.
-                    let init_scope = subtrees.child_named(*id, b"init.scope", walk);
-                    let moved = init_scope.and_then(|scope| oldest(inside.get(&scope)?));
-                    if moved.is_some_and(|process| process.is_ns_init() && is_foreign(process, host)) {
-                        cgroup_state::RUNNING
-                    } else if subtrees.processes(*id, &inside).is_empty() {
-                        cgroup_state::NEW
-                    } else {
-                        cgroup_state::HOST
-                    }
+                    // An init that hands out cgroups moves itself one level down first, into one of these.
+                    let moved = INIT_NAMES
+                        .iter()
+                        .filter_map(|name| subtrees.child_named(*id, name, walk))
+                        .filter_map(|child| oldest(inside.get(&child)?))
+                        .any(|process| process.is_ns_init() && is_foreign(process, host));
+                    if moved { cgroup_state::RUNNING } else { cgroup_state::NEW }
                 }
                 rules::Name::Other => {
                     if oldest(own).is_some_and(|process| is_foreign(process, host)) {

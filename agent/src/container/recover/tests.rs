@@ -117,7 +117,7 @@ fn cgroups_without_a_container() {
     let states = [named, empty, service, used].map(|id| state(&snapshot, id).state);
     use cgroup_state::{HOST, NAMED, NEW};
     assert_eq!(states, [NAMED, NEW, HOST, HOST]);
-    assert_eq!(state(&snapshot, fake.cgroup("/user.slice")).state, HOST, "it has processes below");
+    assert_eq!(state(&snapshot, fake.cgroup("/user.slice")).state, NEW, "itself it has no processes");
     assert_eq!(sessions(&snapshot), []);
 }
 
@@ -134,12 +134,17 @@ fn a_container_made_by_hand_is_told_by_its_pid_namespace() {
 }
 
 #[test]
-fn systemd_in_a_container_made_by_hand_is_one_level_down() {
-    let (fake, id) = node("/mine/box/init.scope");
-    let boxed = fake.cgroup("/mine/box");
-    let snapshot = recovered(&fake);
-    assert_eq!(state(&snapshot, boxed).state, cgroup_state::RUNNING);
-    assert_eq!((state(&snapshot, id).state, state(&snapshot, id).container), (cgroup_state::MEMBER, boxed));
+fn an_init_that_moved_itself_one_level_down() {
+    for name in ["init.scope", "init"] {
+        let (fake, id) = node(&format!("/mine/box/{name}"));
+        let boxed = fake.cgroup("/mine/box");
+        let snapshot = recovered(&fake);
+        assert_eq!(state(&snapshot, boxed).state, cgroup_state::RUNNING);
+        assert_eq!(
+            (state(&snapshot, id).state, state(&snapshot, id).container),
+            (cgroup_state::MEMBER, boxed)
+        );
+    }
 }
 
 #[test]
