@@ -156,3 +156,25 @@ fn parents_in_a_circle_end() {
     directory.created(at(1), 11, 10, b"/b", None);
     assert_eq!(directory.find(10), None);
 }
+
+#[test]
+fn the_outermost_of_containers_in_each_other_counts() {
+    let mut directory = Directory::default();
+    directory.created(at(1), 20, 1, b"/box", None);
+    directory.created(at(1), 21, 20, b"/box/in", None);
+    directory.started(&started(2, 21));
+    assert_eq!(directory.find(21).map(|info| info.cgroup_id), Some(21));
+    directory.started(&started(3, 20));
+    assert_eq!(directory.find(21).map(|info| info.cgroup_id), Some(20));
+}
+
+#[test]
+fn the_grace_period_is_not_shortened_by_a_late_record() {
+    let mut directory = Directory::default();
+    directory.created(at(400), 11, 1, format!("/docker/{ID}").as_bytes(), Some(11));
+    directory.removed(at(10), 11);
+    directory.created(at(690), 12, 1, b"/x", None);
+    assert!(directory.find(11).is_some());
+    directory.created(at(701), 13, 1, b"/y", None);
+    assert!(directory.find(11).is_none());
+}

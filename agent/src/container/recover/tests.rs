@@ -291,6 +291,31 @@ fn a_container_with_the_nodes_own_namespaces() {
 }
 
 #[test]
+fn a_container_with_the_nodes_mounts_has_no_host_sessions() {
+    let fake = Fake::unified();
+    let path = docker();
+    fake.process(1).parent(0).write();
+    fake.process(SHIM).parent(1).write();
+    fake.cgroup(&path);
+    fake.process(50).parent(SHIM).cgroup(&path).ns_pids(&[50, 1]).pid_ns(PID_NS).write();
+    fake.process(51).parent(50).sid(50).cgroup(&path).ns_pids(&[51, 2]).pid_ns(PID_NS).write();
+    assert_eq!(sessions(&recovered(&fake)), []);
+}
+
+#[test]
+fn the_root_and_the_init_come_first_even_within_one_tick() {
+    let (fake, id) = node(&docker());
+    let path = docker();
+    // Pids go round: children with smaller ones.
+    inside!(fake, 60, &path).parent(SHIM).write();
+    inside!(fake, 49, &path).parent(60).start(60).ns_pids(&[49, 30]).write();
+    fake.process(45).parent(51).start(50).cgroup(&path).ns_pids(&[45, 31, 1]).mnt(800).pid_ns(801).write();
+    let snapshot = recovered(&fake);
+    assert_eq!(snapshot.recovered[0].processes[0].process.key.tgid, 60);
+    assert_eq!(state(&snapshot, id).init, key(50));
+}
+
+#[test]
 fn a_pod_that_shares_its_pid_namespace() {
     let (fake, pause) = node(&docker());
     let path = format!("/docker/{OTHER}");
