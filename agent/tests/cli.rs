@@ -351,7 +351,7 @@ fn a_socket_without_permission_asks_for_root() {
     let dir = TempDir::new().unwrap();
     let socket = dir.path().join("s");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o000)).unwrap();
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
     // The program itself may lie where nobody else may go.
     let program = dir.path().join("podtrail");
