@@ -240,6 +240,8 @@ fn mounts(host: &Host) -> Result<Vec<Mount>, CgroupError> {
         .split(|c| *c == b'\n')
         .filter_map(mount)
         .filter(|mount| host.cgroup.as_ref().is_none_or(|at| mount.point.starts_with(at)))
+        // One that another is mounted over is still listed.
+        .filter(|mount| mount.point.is_dir())
         .collect();
     mounts.sort_by_key(|mount| !is_whole(&mount.point));
     Ok(mounts)

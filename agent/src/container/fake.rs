@@ -50,6 +50,12 @@ impl Fake {
         let folder = tempfile::tempdir().unwrap();
         let mount = folder.path().join(mount);
         fs::create_dir_all(&mount).unwrap();
+        for other in ["cgroup/pids", "cgroup/memory"]
+            .iter()
+            .filter(|_| mount.ends_with("pids") || mount.ends_with("unified"))
+        {
+            fs::create_dir_all(folder.path().join(other)).unwrap();
+        }
         let own = folder.path().join("proc/self");
         fs::create_dir_all(&own).unwrap();
         let noise = "1 0 8:1 / / rw - ext4 /dev/vda1 rw\n2 1 0:5 / /mnt/a\\040b rw - tmpfs tmpfs rw\n";

@@ -32,6 +32,14 @@ fn v1_is_told_by_pids_even_where_somebody_mounted_an_empty_v2() {
 }
 
 #[test]
+fn what_is_mounted_over_does_not_count() {
+    let fake = Fake::hybrid();
+    fs::remove_dir(fake.folder().join("cgroup/pids")).unwrap();
+    let hierarchy = Hierarchy::find(&fake.host()).unwrap();
+    assert_eq!((hierarchy.mode, hierarchy.mount), (Mode::Unified, fake.mount()));
+}
+
+#[test]
 fn v1_without_pids_is_told_by_memory() {
     let fake = Fake::legacy();
     let mountinfo = fake.host().proc.join("self/mountinfo");
