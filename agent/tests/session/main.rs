@@ -6,6 +6,7 @@
 mod build;
 mod kernel;
 mod machine;
+mod properties;
 mod tell;
 mod trace;
 mod traces;
