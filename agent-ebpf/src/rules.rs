@@ -219,7 +219,15 @@ pub fn exec(known: &Known<'_>, ns: Namespaces, host: Namespaces, self_exec: bool
                 Exec::Host
             }
         }
-        cgroup_state::ENDED => Exec::Ignore,
+        // What was taken for the init may have been a hook that the runtime ran inside before it (createContainer,
+        // startContainer): the container goes on with the next program in it.
+        cgroup_state::ENDED => {
+            if ns.mnt != host.mnt || ns.pid != host.pid {
+                Exec::Init
+            } else {
+                Exec::Ignore
+            }
+        }
         _ => match known.owner {
             Some(container) => Exec::New(entry_kind::JOIN, container),
             None => Exec::Ignore,
@@ -239,7 +247,13 @@ fn exec_in_session(session: &Session, place: &Place, ns: Namespaces) -> Exec {
             if mnt || pid { Exec::Command } else { Exec::Ignore }
         }
         entry_kind::RUNTIME => {
-            let inside = place.state == cgroup_state::RUNNING && place.mnt_ns != 0 && ns.mnt == place.mnt_ns;
+            let inside = place.state == cgroup_state::RUNNING
+                && if place.mnt_ns == 0 {
+                    // A container with the host's mounts: only its processes tell.
+                    place.pid_ns != 0 && ns.pid == place.pid_ns
+                } else {
+                    ns.mnt == place.mnt_ns
+                };
             if inside || ns.mnt != session.origin_mnt_ns || session.staged >= STAGED_MAX {
                 Exec::Command
             } else {

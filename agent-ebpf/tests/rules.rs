@@ -332,7 +332,19 @@ fn a_container_s_own_programs_are_nobody_s() {
     let workload = followed(task_kind::WORKLOAD);
     let known = Known { task: Some(&workload), session: None, place: Place::HOST, owner: Some(42) };
     assert_eq!(exec(&known, INSIDE, HOST, false), Exec::Ignore, "moved out of its cgroup");
-    assert_eq!(runs(None, None, place(cgroup_state::ENDED), INSIDE), Exec::Ignore);
+}
+
+#[test]
+fn a_hook_that_the_runtime_runs_inside_before_the_init_does_not_end_the_container() {
+    // The hook was taken for the init and is gone: what comes after it is the init.
+    let ended = Place { mnt_ns: INSIDE.mnt, ..place(cgroup_state::ENDED) };
+    assert_eq!(runs(None, None, ended, INSIDE), Exec::Init);
+    assert_eq!(
+        runs(None, None, ended, Namespaces { pid: HOST.pid, ..INSIDE }),
+        Exec::Init,
+        "case 17: hostPID"
+    );
+    assert_eq!(runs(None, None, ended, HOST), Exec::Ignore);
 }
 
 #[test]
@@ -384,6 +396,11 @@ fn case_17_a_container_with_the_host_s_mounts_shows_its_commands_after_the_runti
     let shares = Place { mnt_ns: 0, ..place(cgroup_state::RUNNING) };
     let mut entered = session(entry_kind::RUNTIME);
     assert_eq!(runs(Some(&task), Some(&entered), shares, HOST), Exec::Staging);
+    assert_eq!(
+        runs(Some(&task), Some(&entered), shares, Namespaces { mnt: HOST.mnt, ..INSIDE }),
+        Exec::Command,
+        "but where it has its own processes, those"
+    );
     entered.staged = STAGED_MAX;
     assert_eq!(runs(Some(&task), Some(&entered), shares, HOST), Exec::Command);
 }
