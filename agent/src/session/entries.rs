@@ -188,7 +188,7 @@ impl Entries {
             return;
         }
         if let Some((_, started)) = self.containers.iter().find(|(_, started)| joining.is_of(started)) {
-            if started.time < joining.join.time {
+            if started.time <= joining.join.time {
                 out.push(joining.joined());
             }
             return;

@@ -27,6 +27,7 @@ pub(super) fn started(exec: &Exec, entry: Option<&Entry>, recovered: Option<Boot
         _ if by.is_none() => None,
         (Some(enter), _) => Some(Process { key: by, parent: TaskKey::NONE, comm: enter.by_comm.clone() }),
         (None, Some(join)) if join.process.key == by => Some(join.process.clone()),
+        (None, _) if exec.process.key == by => Some(exec.process.clone()),
         (None, _) => Some(Process { key: by, parent: TaskKey::NONE, comm: Vec::new() }),
     };
     let entered = if exec.entry_time == BootTime(0) {

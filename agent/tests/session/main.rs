@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
 mod build;
+mod cases;
 mod kernel;
 mod machine;
 mod properties;
