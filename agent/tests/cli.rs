@@ -419,10 +419,13 @@ fn wrong_usage_is_two() {
         (&["tail", "--from", "tomorrow"], "20:14"),
         (&["nodes", "--collector", "https://c:1"], "TLS is not supported yet"),
         (&["nodes", "--collector", "c"], "the port is missing"),
+        (&["sessions", "--since", "\x1b[2J\u{202e}"], r"\u{202e}"),
         (&["frobnicate"], "unrecognized subcommand"),
         (&[], "Usage"),
     ] {
-        assert_fails(&podtrail().args(args).output().unwrap(), 2, says);
+        let output = podtrail().args(args).output().unwrap();
+        assert_fails(&output, 2, says);
+        assert!(!stderr(&output).contains('\x1b'), "{}", stderr(&output));
     }
 }
 

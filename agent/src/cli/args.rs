@@ -1,17 +1,20 @@
 //! The command line, checked before anything is opened.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use podtrail_proto::v1::{self, EntryMethod, tail_request};
 
 use super::{
     client::Source,
+    escape,
     time::{Moment, TimeError},
 };
 
 /// Where the local agent listens.
 pub const DEFAULT_SOCKET: &str = "/run/podtrail/agent.sock";
+
+const HEADING: &str = "Options of every command";
 
 /// What is run inside containers after somebody gets in.
 #[derive(Debug, Parser)]
@@ -20,10 +23,10 @@ pub struct Args {
     #[command(flatten)]
     source: SourceArgs,
     /// Colours: auto means on a terminal, unless NO_COLOR is set or TERM is dumb
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Colour::Auto)]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "WHEN", value_enum, default_value_t = Colour::Auto)]
     pub color: Colour,
     /// Form of the output: text for people; json is canonical protobuf JSON, one message a line
-    #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
+    #[arg(short, long, global = true, help_heading = HEADING, value_enum, default_value_t = Output::Text)]
     pub output: Output,
     #[command(subcommand)]
     pub command: Command,
@@ -32,10 +35,10 @@ pub struct Args {
 #[derive(Debug, ClapArgs)]
 struct SourceArgs {
     /// Read from a collector (http://host:port or host:port) [env: PODTRAIL_COLLECTOR]
-    #[arg(long, global = true, value_name = "URL", conflicts_with = "socket")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "URL", conflicts_with = "socket")]
     collector: Option<String>,
     /// Read from the agent of this node [default: /run/podtrail/agent.sock]
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "PATH")]
     socket: Option<PathBuf>,
 }
 
@@ -86,15 +89,19 @@ pub struct SessionsArgs {
     /// Sessions open at or before this time
     #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
     until: Option<Moment>,
+    /// Namespace of the pod
     #[arg(long, value_name = "NS")]
     namespace: Option<String>,
+    /// Name of the pod
     #[arg(long, value_name = "POD")]
     pod: Option<String>,
+    /// Kubernetes user that the session belongs to
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     /// How the session came in
     #[arg(long, value_enum, ignore_case = true)]
     method: Option<Method>,
+    /// Name of the node
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
     /// Id of the container, or a unique beginning of it
@@ -148,6 +155,24 @@ fn session_id(text: &str) -> Result<String, &'static str> {
 }
 
 impl Args {
+    /// Reads the command line; on wrong usage or a call for help, says so and gives the exit code.
+    pub fn read() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            let text = error.render();
+            let typed: String = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            if typed.chars().all(escape::is_plain) {
+                // There is nobody to tell where that fails.
+                let _ = error.print();
+            } else {
+                // What was typed may have come from elsewhere; it is repeated here.
+                for line in text.to_string().lines() {
+                    eprintln!("{}", escape::guard(line));
+                }
+            }
+            u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+        })
+    }
+
     /// Where to read from. `collector` is what the environment says; a flag wins over it.
     pub fn source(&self, collector: Option<String>) -> Result<Source, super::client::ClientError> {
         if let Some(path) = &self.source.socket {

@@ -20,10 +20,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::Parser as _;
 use futures::FutureExt as _;
 use podtrail_proto::v1;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     args::{Args, Colour, Command, Output, SessionsArgs, TailArgs},
@@ -65,7 +65,10 @@ impl CliError {
 /// The whole program. Exit codes: 0 done, 1 failed, 2 wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::read() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
     match start(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -109,9 +112,13 @@ async fn run_tail(
     look: Look,
     out: &mut Out,
 ) -> Result<(), CliError> {
-    let mut tail = client.tail(args.request(look.now)).await?;
+    // From the first event that is seen on, an interrupt is the orderly end.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Runtime)?;
+    let mut tail = tokio::select! {
+        tail = client.tail(args.request(look.now)) => tail?,
+        _ = interrupt.recv() => return Ok(()),
+    };
     let mut printer = tail::Printer::new(look);
-    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     let mut cursor = String::new();
     let done = loop {
         // What is here already is written in one go, what is not is waited for with nothing held back.
@@ -121,7 +128,7 @@ async fn run_tail(
                 out.flush()?;
                 tokio::select! {
                     next = tail.next() => next,
-                    _ = &mut interrupted => break Ok(()),
+                    _ = interrupt.recv() => break Ok(()),
                 }
             }
         };

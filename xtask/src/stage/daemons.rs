@@ -108,7 +108,10 @@ impl Collector {
     pub(crate) fn start(stage: &Stage, programs: &Path) -> Result<Self> {
         let address = format!("127.0.0.1:{}", free_port()?);
         let mut command = Command::new(programs.join("podtrail-collector"));
-        command.args(["run", "--listen", &address, "--metrics-listen", "none"]).arg("--data").arg(stage.dir().join("collector"));
+        command
+            .args(["run", "--listen", &address, "--metrics-listen", "none"])
+            .arg("--data")
+            .arg(stage.dir().join("collector"));
         let mut daemon = Daemon::start(stage, "collector", command)?;
         stage
             .until("the collector to answer", START, || {
