@@ -82,6 +82,17 @@ pub struct Snapshot {
     pub skipped_cgroups: u64,
 }
 
+impl Snapshot {
+    /// Leaves out sessions whose first task began at or after `attached`, when the hooks were attached: the kernel
+    /// side saw these come in itself, maybe by an entry that `/proc` does not show any more.
+    pub fn keep_before(&mut self, attached: BootTime) {
+        let known = |entry: &TaskKey| entry.start_time >= attached.0;
+        self.sessions.retain(|(entry, _)| !known(entry));
+        self.recovered.retain(|recovered| !known(&recovered.entry));
+        self.tasks.retain(|(_, task)| task.kind != task_kind::SESSION || !known(&task.entry));
+    }
+}
+
 /// What [`recover`] looks at, and for whom.
 #[derive(Clone, Copy, Debug)]
 pub struct Scan<'a> {
@@ -276,7 +287,6 @@ fn session(
 
 /// A cgroup's value in the map.
 fn cgroup(parent: u64, state: u8) -> layout::Cgroup {
-    debug_assert!(state <= cgroup_state::ENDED);
     layout::Cgroup {
         parent,
         container: 0,

@@ -203,6 +203,23 @@ fn two_execs_are_two_sessions_with_their_descendants() {
 }
 
 #[test]
+fn sessions_that_the_hooks_saw_come_in_are_theirs() {
+    let (fake, _) = node(&docker());
+    let path = docker();
+    inside!(fake, 60, &path).parent(SHIM).write();
+    inside!(fake, 90, &path).parent(60).write();
+    inside!(fake, 80, &path).parent(SHIM).write();
+    let mut snapshot = recovered(&fake);
+    assert_eq!(snapshot.sessions.len(), 2);
+    snapshot.keep_before(BootTime(key(80).start_time));
+    assert_eq!(sessions(&snapshot), [(60, EntryKind::Runtime, vec![60, 90])]);
+    let keys: Vec<u32> = snapshot.sessions.iter().map(|(entry, _)| entry.tgid).collect();
+    assert_eq!(keys, [60]);
+    let tasks: Vec<u32> = snapshot.tasks.iter().map(|(task, _)| task.tgid).collect();
+    assert_eq!(tasks, [50, 60, 90], "the init and late children of early sessions stay");
+}
+
+#[test]
 fn an_orphan_of_a_session_is_found_by_its_posix_session() {
     let (fake, _) = node(&docker());
     let path = docker();
