@@ -7,6 +7,7 @@
 //! What `/proc` cannot tell, and is therefore concluded:
 //! - who forked a process whose parent is gone: the kernel gave it to the first process of its pid namespace, so it
 //!   looks like workload. It is a session's where its POSIX session (`setsid`) is one that a session's task is in.
+//!   A daemon that forked twice and made a POSIX session of its own is not told from the workload's.
 //! - whether a process outside every container's cgroup, with a container's namespaces and its first process for a
 //!   parent, came by `nsenter` or was moved out: it is taken for a join, since a record too many is no loss.
 
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 
-use podtrail_ebpf::layout::{self, FollowedTask, Session, TaskKey, cgroup_state, entry_kind, task_kind};
+use podtrail_ebpf::layout::{self, FollowedTask, Session, TaskKey, entry_kind, task_kind};
 
 use super::cgroupfs::{CgroupError, Found, Hierarchy, Walk};
 use super::host::{Host, HostNamespaces};

@@ -1,5 +1,7 @@
 use std::cell::RefCell;
 
+use podtrail_ebpf::layout::cgroup_state;
+
 use super::*;
 use crate::container::fake::{Fake, HOST_MNT, HOST_PID};
 use crate::container::{Directory, host_namespaces};
