@@ -36,7 +36,7 @@ use aya_ebpf::{
 /// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn podtrail_exec(ctx: BtfTracePointContext) -> i32 {
-    exec::on_exec(pointer(&ctx, 0), pointer(&ctx, 1) as u32, pointer(&ctx, 2));
+    exec::on_exec(pointer(&ctx, 1) as u32, number(&ctx, 2));
     0
 }
 
@@ -116,8 +116,13 @@ pub fn podtrail_tasks(ctx: *mut c_void) -> i32 {
 
 #[inline(always)]
 fn pointer(ctx: &BtfTracePointContext, n: usize) -> u64 {
-    let _ = ctx.as_ptr();
     ctx.arg::<u64>(n)
+}
+
+/// An argument as a plain number: a global function takes no pointer that the verifier knows the type of.
+#[inline(always)]
+fn number(ctx: &BtfTracePointContext, n: u32) -> u64 {
+    kernel::read(ctx.as_ptr() as u64, n * 8)
 }
 
 #[panic_handler]

@@ -21,7 +21,8 @@ use crate::{
 const FIXED: u32 = size_of::<Exec>() as u32;
 
 #[inline(always)]
-pub fn on_exec(task: u64, old_tid: u32, bprm: u64) {
+pub fn on_exec(old_tid: u32, bprm: u64) {
+    let task = kernel::current();
     let key = kernel::key(task);
     if key.tgid == 0 {
         maps::count(counter::UNREADABLE);
@@ -43,11 +44,12 @@ pub fn on_exec(task: u64, old_tid: u32, bprm: u64) {
     let owner = if foreign && session.is_none() { owner(ns, host, &place) } else { None };
     let known = Known { task: followed.as_deref(), session: session.as_deref(), place, owner };
     let self_exec = known.place.state == cgroup_state::FIRST && names_itself(bprm);
-    // What is reported, is reported in one place: the verifier goes through all of it once for each.
-    let mut entry = key;
     let flags = match rules::exec(&known, ns, host, self_exec) {
         rules::Exec::Ignore => return,
-        rules::Exec::Init => return start_container(&key, &known.place, ns, host),
+        rules::Exec::Init => {
+            podtrail_start(known.place.id);
+            return;
+        }
         rules::Exec::Host => {
             if let Some(cgroup) = maps::cgroup(known.place.id) {
                 cgroup.state = cgroup_state::HOST;
@@ -55,15 +57,13 @@ pub fn on_exec(task: u64, old_tid: u32, bprm: u64) {
             return;
         }
         rules::Exec::Staging => {
-            let (Some(followed), Some(session)) = (followed, session) else { return };
+            let Some(session) = session else { return };
             session.staged += 1;
-            entry = followed.entry;
             exec_flags::STAGING
         }
         rules::Exec::Command => {
             let (Some(followed), Some(session)) = (followed, session) else { return };
             followed.executed = 1;
-            entry = followed.entry;
             let first = session.announced == 0;
             session.announced = 1;
             if ns.mnt != host.mnt {
@@ -72,14 +72,13 @@ pub fn on_exec(task: u64, old_tid: u32, bprm: u64) {
             if first { exec_flags::ROOT } else { 0 }
         }
         rules::Exec::New(entry_kind, container) => {
-            let new = new_session(&key, container, entry_kind, host.mnt, 1);
-            if !maps::open_session(&key, &new, 1) {
+            if podtrail_open(container, u32::from(entry_kind)) == 0 {
                 return;
             }
             exec_flags::ROOT
         }
     };
-    report(task, old_tid, bprm, &entry, cgroup_id, ns, flags);
+    podtrail_report(task, u64::from(old_tid), bprm, cgroup_id, flags);
 }
 
 /// A session as it begins, with one task in it.
@@ -137,39 +136,61 @@ fn nested_namespace(mnt_ns: u32, container: u64) {
     }
 }
 
-#[inline(always)]
-fn start_container(key: &TaskKey, place: &rules::Place, ns: Namespaces, host: Namespaces) {
-    let Some(cgroup) = maps::cgroup(place.id) else { return };
-    cgroup.init = *key;
-    cgroup.mnt_ns = if ns.mnt == host.mnt { 0 } else { ns.mnt };
-    cgroup.pid_ns = if ns.pid == host.pid { 0 } else { ns.pid };
+/// Opens a session whose entry is the current task's exec. A global function, as `podtrail_report`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn podtrail_open(container: u64, entry_kind: u32) -> u32 {
+    let key = kernel::key(kernel::current());
+    let new = new_session(&key, container, entry_kind as u8, config!(host_mnt_ns), 1);
+    u32::from(maps::open_session(&key, &new, 1))
+}
+
+/// The current task is the init of the container, and runs. A global function, as `podtrail_report`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn podtrail_start(container: u64) -> u32 {
+    let task = kernel::current();
+    let host = maps::host();
+    let key = kernel::key(task);
+    let Some(cgroup) = maps::cgroup(container) else { return 0 };
+    let mnt = kernel::mnt_ns(task);
+    let pid = kernel::pid_ns(task);
+    cgroup.init = key;
+    cgroup.mnt_ns = if mnt == host.mnt { 0 } else { mnt };
+    cgroup.pid_ns = if pid == host.pid { 0 } else { pid };
     cgroup.state = cgroup_state::RUNNING;
-    if cgroup.mnt_ns != 0 {
-        maps::keep_namespace(cgroup.mnt_ns, place.id);
+    let (mnt_ns, pid_ns) = (cgroup.mnt_ns, cgroup.pid_ns);
+    if mnt_ns != 0 {
+        maps::keep_namespace(mnt_ns, container);
     }
     // Containers of a pod may share a pid namespace: it belongs to the first.
-    if cgroup.pid_ns != 0 && maps::owner_of(cgroup.pid_ns).is_none() {
-        maps::keep_namespace(cgroup.pid_ns, place.id);
+    if pid_ns != 0 && maps::owner_of(pid_ns).is_none() {
+        maps::keep_namespace(pid_ns, container);
     }
     let init = FollowedTask {
         entry: TaskKey::NONE,
-        container: place.id,
+        container,
         kind: task_kind::INIT,
         executed: 0,
         _pad: [0; 6],
         _reserved: 0,
     };
-    maps::follow(key, &init);
-    let record = ContainerStarted {
-        header: ring::header(kind::CONTAINER_STARTED, size_of::<ContainerStarted>() as u32, ring::now()),
-        cgroup_id: place.id,
-        init: *key,
-        mnt_ns: cgroup.mnt_ns,
-        pid_ns: cgroup.pid_ns,
-        _reserved: 0,
-        _reserved2: 0,
-    };
-    ring::send_small(kind::CONTAINER_STARTED, &record, None);
+    maps::follow(&key, &init);
+    let Some(buffer) = ring::scratch() else { return 0 };
+    let record = buffer.cast::<ContainerStarted>();
+    // SAFETY: a ContainerStarted fits into the scratch buffer, which is aligned to 8; every field is written.
+    unsafe {
+        (*record).header =
+            ring::header(kind::CONTAINER_STARTED, size_of::<ContainerStarted>() as u32, ring::now());
+        (*record).cgroup_id = container;
+        (*record).init = key;
+        (*record).mnt_ns = mnt_ns;
+        (*record).pid_ns = pid_ns;
+        (*record)._reserved = 0;
+        (*record)._reserved2 = 0;
+    }
+    ring::send(kind::CONTAINER_STARTED, buffer, size_of::<ContainerStarted>() as u64, None);
+    1
 }
 
 /// Whether the program was named through a descriptor, as runtimes do to run a sealed copy of themselves.
@@ -194,10 +215,15 @@ fn begins<const N: usize>(name: &[u8; 16], with: &[u8; N]) -> bool {
     true
 }
 
-#[inline(always)]
-fn report(task: u64, old_tid: u32, bprm: u64, entry: &TaskKey, cgroup_id: u64, ns: Namespaces, flags: u32) {
-    let entry = *entry;
-    let Some(buffer) = ring::scratch() else { return };
+/// Sends an exec. Exported, which makes it a global function for the verifier: verified once, by itself, for any
+/// arguments, and not again on every path that leads to it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id: u64, flags: u32) -> u32 {
+    let ns = Namespaces { mnt: kernel::mnt_ns(task), pid: kernel::pid_ns(task) };
+    let key = kernel::key(task);
+    let entry = maps::task(&key).map_or(key, |followed| followed.entry);
+    let Some(buffer) = ring::scratch() else { return 0 };
     let exec = buffer.cast::<Exec>();
     let time = ring::now();
     let mut flags = flags;
@@ -220,7 +246,7 @@ fn report(task: u64, old_tid: u32, bprm: u64, entry: &TaskKey, cgroup_id: u64, n
             (*exec).entry_kind = entry_kind::RUNTIME;
         }
         let tid = kernel::tid(task);
-        (*exec).old_tid = if old_tid == tid { 0 } else { old_tid };
+        (*exec).old_tid = if old_tid as u32 == tid { 0 } else { old_tid as u32 };
         (*exec)._pad = [0; 7];
 
         let fs: u64 = read(task, offset!(task_fs));
@@ -317,32 +343,26 @@ fn report(task: u64, old_tid: u32, bprm: u64, entry: &TaskKey, cgroup_id: u64, n
         (*exec).flags = flags;
         (*exec).header = ring::header(kind::EXEC, at, time);
         if !ring::send(kind::EXEC, buffer, u64::from(at), Some(&entry)) {
-            return;
+            return 0;
         }
         if kept > first && flags & exec_flags::ARGV_FAULT == 0 {
-            // The chunks' own header is made in the scratch buffer too; what they need of the exec is passed on there.
+            // What chunks need of the exec is left for them in the scratch buffer.
             let chunk = buffer.cast::<ArgvChunk>();
             let key = (*exec).task.key;
             (*chunk).key = key;
             (*chunk).exec_time = time;
-            podtrail_chunks(start, total, head as u32, kept as u32, first as u32);
+            chunks(start, total, head as u32, kept as u32, first as u32);
         }
     }
+    1
 }
 
 /// The kernel's own limit on argv and environment is 6 MiB (3/4 of _STK_LIM, fs/exec.c).
 const CHUNKS: u32 = 6 * 1024 * 1024 / ARGV_CHUNK as u32 + 2;
 
-/// Sends what is kept of argv beyond the `first` bytes, which the exec's own record carried. A global function, as
-/// `podtrail_walk`. `key` and `exec_time` stand in the scratch buffer already.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn podtrail_chunks(start: u64, total: u64, head: u32, kept: u32, first: u32) -> u32 {
-    let Some(buffer) = ring::scratch() else { return 0 };
-    let chunk = buffer.cast::<ArgvChunk>();
-    // SAFETY: the scratch buffer is larger than an ArgvChunk and aligned to 8.
-    let key = unsafe { (*chunk).key };
-    let entry = maps::task(&key).map_or(key, |followed| followed.entry);
+/// Sends what is kept of argv beyond the `first` bytes, which the exec's own record carried.
+#[inline(always)]
+fn chunks(start: u64, total: u64, head: u32, kept: u32, first: u32) {
     let mut offset = first;
     let mut i = 0;
     while i < CHUNKS {
@@ -356,28 +376,43 @@ pub extern "C" fn podtrail_chunks(start: u64, total: u64, head: u32, kept: u32, 
         } else {
             (start.wrapping_add(total).wrapping_sub(u64::from(kept - offset)), kept - offset)
         };
-        let length = if left > ARGV_CHUNK as u32 { ARGV_CHUNK as u32 } else { left };
-        let length = opaque(u64::from(length)) & (2 * ARGV_CHUNK as u64 - 1);
-        if length > ARGV_CHUNK as u64 {
+        let sent = podtrail_chunk(from, left, offset);
+        if sent == 0 {
             break;
         }
-        // SAFETY: header and a chunk fit into the scratch buffer, which is aligned to 8; every field is written.
-        unsafe {
-            let to = buffer.add(size_of::<ArgvChunk>());
-            if bpf_probe_read_user(to.cast(), length as u32, from as *const _) != 0 {
-                break;
-            }
-            let size = size_of::<ArgvChunk>() as u64 + length;
-            (*chunk).header = ring::header(kind::ARGV_CHUNK, size as u32, ring::now());
-            (*chunk).offset = offset;
-            (*chunk).len = length as u32;
-            if !ring::send(kind::ARGV_CHUNK, buffer, size, Some(&entry)) {
-                break;
-            }
-        }
-        offset = offset.wrapping_add(length as u32);
+        offset = offset.wrapping_add(sent);
     }
-    offset
+}
+
+/// Sends one chunk, of at most `left` bytes from `from` in the task's memory; answers how many, or 0. `key` and
+/// `exec_time` stand in the scratch buffer already. A global function, as `podtrail_report`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn podtrail_chunk(from: u64, left: u32, offset: u32) -> u32 {
+    let Some(buffer) = ring::scratch() else { return 0 };
+    let chunk = buffer.cast::<ArgvChunk>();
+    let length = if left > ARGV_CHUNK as u32 { ARGV_CHUNK as u32 } else { left };
+    let length = opaque(u64::from(length)) & (2 * ARGV_CHUNK as u64 - 1);
+    if length > ARGV_CHUNK as u64 {
+        return 0;
+    }
+    // SAFETY: header and a chunk fit into the scratch buffer, which is aligned to 8; every field is written.
+    unsafe {
+        let key = (*chunk).key;
+        let entry = maps::task(&key).map_or(key, |followed| followed.entry);
+        let to = buffer.add(size_of::<ArgvChunk>());
+        if bpf_probe_read_user(to.cast(), length as u32, from as *const _) != 0 {
+            return 0;
+        }
+        let size = size_of::<ArgvChunk>() as u64 + length;
+        (*chunk).header = ring::header(kind::ARGV_CHUNK, size as u32, ring::now());
+        (*chunk).offset = offset;
+        (*chunk).len = length as u32;
+        if !ring::send(kind::ARGV_CHUNK, buffer, size, Some(&entry)) {
+            return 0;
+        }
+    }
+    length as u32
 }
 
 /// Hides a value from the compiler, which else drops the masks that the verifier needs.

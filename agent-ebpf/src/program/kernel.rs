@@ -186,16 +186,18 @@ pub unsafe fn fill_creds(to: *mut Creds, task: u64) {
         (*to).in_user_ns = u32::from(foreign);
         (*to)._pad = 0;
         if foreign {
-            (*to).ns_uid = mapped(user_ns.wrapping_add(u64::from(offset!(user_ns_uid_map))), uid);
-            (*to).ns_gid = mapped(user_ns.wrapping_add(u64::from(offset!(user_ns_gid_map))), gid);
+            (*to).ns_uid = podtrail_mapped(user_ns.wrapping_add(u64::from(offset!(user_ns_uid_map))), uid);
+            (*to).ns_gid = podtrail_mapped(user_ns.wrapping_add(u64::from(offset!(user_ns_gid_map))), gid);
         }
     }
 }
 
 /// A user namespace keeps up to five extents in place, `struct { u32 first, lower_first, count; }`
-/// (include/linux/user_namespace.h, since 4.15); with more of them the answer is not given.
-#[inline(always)]
-fn mapped(map: u64, id: u32) -> u32 {
+/// (include/linux/user_namespace.h, since 4.15); with more of them the answer is not given. A global function, for its
+/// own stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn podtrail_mapped(map: u64, id: u32) -> u32 {
     let count: u32 = read(map, offset!(uid_map_count));
     let extents: [[u32; 3]; 5] = read(map, offset!(uid_map_extents));
     if count > 5 {

@@ -23,8 +23,7 @@ pub const DETACHED: u32 = 2;
 /// Walks from `mnt` and `dentry` to the root, and writes components, each with a NUL, to the scratch buffer at
 /// `start` and on. Answers the bytes written in the low half, and how it ended in the high half.
 ///
-/// Exported, which makes it a global function for the verifier: verified once, by itself, for any arguments, and not
-/// again on every path that leads to it.
+/// A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn podtrail_walk(mnt: u64, dentry: u64, root_mnt: u64, root_dentry: u64, start: u32) -> u64 {
