@@ -17,6 +17,8 @@ pub mod log;
 pub mod memory;
 pub mod moment;
 pub mod service;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use indexed::Indexed;
 pub use memory::MemoryLog;

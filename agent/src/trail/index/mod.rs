@@ -23,7 +23,7 @@ use std::{
 use podtrail_proto::v1;
 
 use self::{
-    node::{Gap, Node},
+    node::{Gap, Gaps, Node},
     session::Session,
 };
 use super::{
@@ -72,6 +72,8 @@ pub struct Index {
     node_numbers: BTreeMap<(String, String), NodeNumber>,
     next_node: u32,
     runs: VecDeque<Run>,
+    /// gaps of which the node is not known
+    anywhere: Gaps,
     newest: Cursor,
 }
 
@@ -101,13 +103,18 @@ impl Index {
         }
         self.newest = *cursor;
         let time = event.time.as_ref().map_or(*logged, Moment::from_timestamp);
-        let (cluster, name) = event.id.as_ref().map_or(("", ""), |id| (&id.cluster, &id.node));
-        let number = self.node_number(cluster, name);
+        let Some(id) = &event.id else {
+            if let Some(v1::event::Body::Gap(gap)) = &event.body {
+                self.anywhere.push(Gap::new(*cursor, gap, &event.session_id, time));
+            }
+            return;
+        };
+        let number = self.node_number(&id.cluster, &id.node);
         self.count(number, *cursor);
         if let Some(node) = self.nodes.get_mut(&number) {
             node.apply(entry, time);
             if let Some(v1::event::Body::Gap(gap)) = &event.body {
-                node.push_gap(Gap::new(*cursor, gap, &event.session_id, time));
+                node.gaps.push(Gap::new(*cursor, gap, &event.session_id, time));
             }
         }
         if !event.session_id.is_empty() {
@@ -156,8 +163,9 @@ impl Index {
             self.drop_session(&key);
         }
         for node in self.nodes.values_mut() {
-            node.trim(oldest);
+            node.gaps.trim(oldest);
         }
+        self.anywhere.trim(oldest);
         if self.nodes.len() > MAX_SILENT_NODES {
             self.nodes.retain(|_, n| !n.is_forgotten());
             self.node_numbers.retain(|_, number| self.nodes.contains_key(number));

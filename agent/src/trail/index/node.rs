@@ -10,7 +10,7 @@ use crate::trail::{
     log::{Cursor, Entry},
 };
 
-/// Gaps kept one by one for each node; the oldest beyond are put together.
+/// Gaps kept one by one, for each node; the oldest beyond are put together.
 const MAX_GAPS: usize = 10_000;
 /// Conditions kept for each node.
 const MAX_CONDITIONS: usize = 100;
@@ -22,7 +22,7 @@ pub(super) struct Node {
     pub(super) events: u64,
     pub(super) connected: u32,
     pub(super) last_seen: Option<Moment>,
-    pub(super) gaps: VecDeque<Gap>,
+    pub(super) gaps: Gaps,
     epoch: u64,
     last_seq: u64,
     last_event: Option<Moment>,
@@ -41,6 +41,31 @@ pub(super) struct Gap {
     to: Moment,
     /// empty: any that was open
     sessions: Vec<String>,
+}
+
+/// Gaps in the order of the log.
+#[derive(Debug, Default)]
+pub(super) struct Gaps(VecDeque<Gap>);
+
+impl Gaps {
+    pub(super) fn push(&mut self, gap: Gap) {
+        self.0.push_back(gap);
+        if self.0.len() > MAX_GAPS
+            && let (Some(a), Some(b)) = (self.0.pop_front(), self.0.pop_front())
+        {
+            self.0.push_front(a.join(&b));
+        }
+    }
+
+    pub(super) fn trim(&mut self, oldest: Cursor) {
+        while self.0.front().is_some_and(|g| g.cursor < oldest) {
+            self.0.pop_front();
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Gap> {
+        self.0.iter()
+    }
 }
 
 impl Gap {
@@ -102,7 +127,7 @@ impl Node {
             events: 0,
             connected: 0,
             last_seen: None,
-            gaps: VecDeque::new(),
+            gaps: Gaps::default(),
             epoch: 0,
             last_seq: 0,
             last_event: None,
@@ -133,21 +158,6 @@ impl Node {
         }
     }
 
-    pub(super) fn push_gap(&mut self, gap: Gap) {
-        self.gaps.push_back(gap);
-        if self.gaps.len() > MAX_GAPS
-            && let (Some(a), Some(b)) = (self.gaps.pop_front(), self.gaps.pop_front())
-        {
-            self.gaps.push_front(a.join(&b));
-        }
-    }
-
-    pub(super) fn trim(&mut self, oldest: Cursor) {
-        while self.gaps.front().is_some_and(|g| g.cursor < oldest) {
-            self.gaps.pop_front();
-        }
-    }
-
     /// The log holds nothing of it, and nobody is there.
     pub(super) fn is_forgotten(&self) -> bool {
         self.events == 0 && self.connected == 0
@@ -163,7 +173,7 @@ impl Node {
             last_event: self.last_event.map(Moment::timestamp),
             connected: self.connected > 0,
             events: self.events,
-            lost: self.gaps.iter().fold(0, |sum, g| sum.saturating_add(g.count)),
+            lost: self.gaps.iter().fold(0, |sum, g| sum.saturating_add(g.count())),
             agent: self.agent.clone(),
             conditions: self.conditions.values().cloned().collect(),
             lag: self.lag.map(Into::into),

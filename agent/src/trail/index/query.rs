@@ -43,7 +43,7 @@ pub struct SessionsPage {
 
 /// A session that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionRef(Key);
+pub struct SessionRef(pub(super) Key);
 
 /// Why a name finds nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,7 +116,7 @@ impl Index {
             if !filter.takes(session, node) {
                 continue;
             }
-            let message = session.message(&key.id, node);
+            let message = session.message(&key.id, node, &self.anywhere);
             let len = message.encoded_len();
             if !page.sessions.is_empty() && (page.sessions.len() >= max_sessions || bytes + len > max_bytes) {
                 page.next = last;
@@ -175,7 +175,7 @@ impl Index {
     #[must_use]
     pub fn session(&self, session: &SessionRef) -> Option<v1::Session> {
         let key = &session.0;
-        Some(self.sessions.get(key)?.message(&key.id, self.nodes.get(&key.node)?))
+        Some(self.sessions.get(key)?.message(&key.id, self.nodes.get(&key.node)?, &self.anywhere))
     }
 
     /// Where its events stand, and the gaps that may touch it: ascending, after `after`, at most `max`.
@@ -185,8 +185,8 @@ impl Index {
         let (Some(session), Some(node)) = (self.sessions.get(key), self.nodes.get(&key.node)) else {
             return Vec::new();
         };
-        let gaps: BTreeSet<Cursor> =
-            session.gaps(&key.id, node).map(|g| g.cursor).filter(|c| *c > after).collect();
+        let gaps = session.gaps(&key.id, node, &self.anywhere);
+        let gaps: BTreeSet<Cursor> = gaps.map(|g| g.cursor).filter(|c| *c > after).collect();
         let own = session.cursors.iter().filter(|c| *c > after).take(max);
         let all: BTreeSet<Cursor> = own.chain(gaps).collect();
         all.into_iter().take(max).collect()

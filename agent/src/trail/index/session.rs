@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::{
     cursors::Cursors,
-    node::{Gap, Node},
+    node::{Gap, Gaps, Node},
 };
 use crate::trail::{Moment, log::Cursor};
 
@@ -105,22 +105,28 @@ impl Session {
         self.container.as_ref().and_then(|c| c.pod.as_ref())
     }
 
-    pub(super) fn gaps<'a>(&'a self, id: &'a str, node: &'a Node) -> impl Iterator<Item = &'a Gap> + 'a {
+    /// Those that may touch it: of its node, and of nobody knows where.
+    pub(super) fn gaps<'a>(
+        &'a self,
+        id: &'a str,
+        node: &'a Node,
+        anywhere: &'a Gaps,
+    ) -> impl Iterator<Item = &'a Gap> + 'a {
         let (begin, end) = (self.begin(), self.end);
-        node.gaps.iter().filter(move |g| g.touches(id, begin, end))
+        node.gaps.iter().chain(anywhere.iter()).filter(move |g| g.touches(id, begin, end))
     }
 
     /// What the kernel could not deliver it counts twice, by session and by ring: the larger number holds.
-    fn lost(&self, id: &str, node: &Node) -> u64 {
+    fn lost(&self, id: &str, node: &Node, anywhere: &Gaps) -> u64 {
         let (mut ring, mut others) = (0u64, 0u64);
-        for gap in self.gaps(id, node) {
+        for gap in self.gaps(id, node, anywhere) {
             let sum = if gap.is_counted_by_session() { &mut ring } else { &mut others };
             *sum = sum.saturating_add(gap.count());
         }
         others.saturating_add(ring.max(self.ended.as_ref().map_or(0, v1::SessionEnded::lost)))
     }
 
-    pub(super) fn message(&self, id: &str, node: &Node) -> v1::Session {
+    pub(super) fn message(&self, id: &str, node: &Node, anywhere: &Gaps) -> v1::Session {
         v1::Session {
             id: id.to_owned(),
             node: node.name.clone(),
@@ -130,7 +136,7 @@ impl Session {
             end: self.end.map(Moment::timestamp),
             ended: self.ended,
             commands: self.cursors.commands(),
-            lost: self.lost(id, node),
+            lost: self.lost(id, node, anywhere),
             last_event: Some(self.last_event.timestamp()),
             attributed: self.attributed.clone(),
             first_command: self.first_command.clone(),
