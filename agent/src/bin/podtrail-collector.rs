@@ -47,7 +47,7 @@ pub(crate) fn main() -> ExitCode {
     match start(log_level.as_deref(), log_format, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("podtrail-collector: {}", escape::line(&format!("{e:#}")));
+            eprintln!("podtrail-collector: {}", escape::line(&e.to_string()));
             ExitCode::FAILURE
         }
     }

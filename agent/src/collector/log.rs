@@ -34,6 +34,7 @@
 //! counted anew from the events.
 
 mod codec;
+mod scan;
 mod tail;
 
 use std::{
@@ -52,13 +53,10 @@ use self::{
     tail::Tail,
 };
 use super::directory::Directory;
-use crate::{
-    telemetry::{Emit as _, collector::EventsUnreadable},
-    trail::{
-        Moment,
-        log::{Bounds, Cursor, Entry, Limits, Log, LogError, Page},
-        moment::Clock,
-    },
+use crate::trail::{
+    Moment,
+    log::{Bounds, Cursor, Entry, Limits, Log, LogError, Page},
+    moment::Clock,
 };
 
 pub use codec::{NodeEpoch, Reached};
@@ -168,115 +166,6 @@ impl DiskLog {
         }
         batch.commit().map_err(store_error)
     }
-
-    /// Reads `from..=to`, in order, calling `take` until it says no.
-    fn scan(
-        &self,
-        from: Cursor,
-        to: Cursor,
-        mut take: impl FnMut(Entry, usize) -> bool,
-    ) -> Result<(), LogError> {
-        let mut next = from;
-        'again: while next <= to {
-            for item in self.events.range(next.to_be_bytes()..=to.to_be_bytes()) {
-                let Ok((key, value)) = item.into_inner() else {
-                    let (gap, after) = self.unreadable(next, to)?;
-                    next = after;
-                    if !take(gap, 0) {
-                        return Ok(());
-                    }
-                    continue 'again;
-                };
-                let cursor = codec::cursor(&key).unwrap_or(next);
-                if cursor > next && !take(self.gap(next, cursor - 1, "they are not in the store"), 0) {
-                    return Ok(());
-                }
-                next = cursor + 1;
-                let entry = match Stored::decode(&value) {
-                    Ok(Stored { header, event }) => Entry { cursor, logged: header.logged, event },
-                    Err(why) => self.gap(cursor, cursor, why),
-                };
-                if !take(entry, value.len()) {
-                    return Ok(());
-                }
-            }
-            if next <= to {
-                take(self.gap(next, to, "they are not in the store"), 0);
-            }
-            return Ok(());
-        }
-        Ok(())
-    }
-
-    /// The store cannot read the event at `from`: finds the next that it can.
-    fn unreadable(&self, from: Cursor, to: Cursor) -> Result<(Entry, Cursor), LogError> {
-        let readable = |c: Cursor| matches!(self.events.get(c.to_be_bytes()), Ok(Some(_)));
-        // Damage is taken to be in one piece: first in growing steps, then halving the last of them.
-        let (mut bad, mut step) = (from, 1);
-        let good = loop {
-            let at = bad.saturating_add(step);
-            if at > to {
-                break to + 1;
-            }
-            if readable(at) {
-                break at;
-            }
-            (bad, step) = (at, step.saturating_mul(2));
-        };
-        let mut good = good;
-        while good - bad > 1 {
-            let middle = bad + (good - bad) / 2;
-            *if readable(middle) { &mut good } else { &mut bad } = middle;
-        }
-        Ok((self.gap(from, good - 1, "the store cannot read them"), good))
-    }
-
-    /// Stands for `from..=to`, at the last of them.
-    fn gap(&self, from: Cursor, to: Cursor, why: &'static str) -> Entry {
-        EventsUnreadable { from, to, why }.emit();
-        let after = self.events.get((to + 1).to_be_bytes()).ok().flatten();
-        let logged =
-            after.and_then(|v| Header::decode(&v)).map_or_else(|| self.ends().newest_logged, |h| h.logged);
-        let gap = v1::Gap {
-            source: Some(v1::GapSource::CollectorStore.into()),
-            count: Some(to - from + 1),
-            exact: Some(true),
-            // Events may be logged long after they happened: when these did is not known.
-            from: None,
-            to: Some(logged.timestamp()),
-            session_ids: Vec::new(),
-            detail: why.to_owned(),
-        };
-        let event = v1::Event {
-            time: Some(logged.timestamp()),
-            body: Some(v1::event::Body::Gap(gap)),
-            ..v1::Event::default()
-        };
-        Entry { cursor: to, logged, event: Arc::new(event) }
-    }
-
-    /// The header at a cursor, or where that cannot be read at the first after it that can, up to `to`.
-    fn header(&self, from: Cursor, to: Cursor) -> Option<Header> {
-        let at = |c: Cursor| self.events.get(c.to_be_bytes()).ok().flatten().and_then(|v| Header::decode(&v));
-        at(from).or_else(|| {
-            let (_, next) = self.unreadable(from, to).ok()?;
-            (next <= to).then(|| at(next)).flatten()
-        })
-    }
-
-    /// The first cursor of `oldest..=newest` for which `wanted` holds (it must go on holding); `newest + 1`: none.
-    fn first(&self, oldest: Cursor, newest: Cursor, wanted: impl Fn(&Header) -> bool) -> Cursor {
-        let (mut low, mut high) = (oldest, newest + 1);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.header(middle, newest).is_some_and(|h| wanted(&h)) {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        low
-    }
 }
 
 impl Ends {
@@ -371,7 +260,7 @@ impl Log for DiskLog {
                 entries.push(entry);
             }
             takes
-        })?;
+        });
         Ok(entries)
     }
 
@@ -384,12 +273,7 @@ impl Log for DiskLog {
         let mut total = 0;
         for &cursor in cursors.iter().filter(|c| (oldest..=newest).contains(c)) {
             let (entry, bytes) = match self.events.get(cursor.to_be_bytes()) {
-                Ok(Some(value)) => match Stored::decode(&value) {
-                    Ok(Stored { header, event }) => {
-                        (Entry { cursor, logged: header.logged, event }, value.len())
-                    }
-                    Err(why) => (self.gap(cursor, cursor, why), 0),
-                },
+                Ok(Some(value)) => (self.entry(cursor, &value), value.len()),
                 Ok(None) => (self.gap(cursor, cursor, "it is not in the store"), 0),
                 Err(_) => (self.gap(cursor, cursor, "the store cannot read it"), 0),
             };

@@ -46,7 +46,7 @@ async fn serve(max_bytes: u64) -> Fixture {
 impl Fixture {
     /// Events with these numbers; the cursors are the same.
     fn append(&self, numbers: std::ops::RangeInclusive<u64>) {
-        let events = numbers.map(|n| Arc::new(event("n", n, n as i64, "", exited()))).collect();
+        let events = numbers.map(|n| Arc::new(event("n", n, n.cast_signed(), "", exited()))).collect();
         self.indexed.append(events).unwrap();
     }
 
@@ -169,7 +169,8 @@ fn session(id: &str, commands: u64, argument: &str) -> Vec<Arc<v1::Event>> {
     let mut bodies = vec![started(1, v1::EntryMethod::RuntimeExec)];
     bodies.extend((0..commands).map(|n| executed(&["echo", &n.to_string(), argument], n == 0)));
     bodies.push(ended(0));
-    let events = bodies.into_iter().zip(1..).map(|(body, n)| Arc::new(event("n", n, n as i64, id, body)));
+    let events =
+        bodies.into_iter().zip(1..).map(|(body, n)| Arc::new(event("n", n, n.cast_signed(), id, body)));
     // Others in between.
     events.flat_map(|e| [e, Arc::new(event("m", 1, 1, "", exited()))]).collect()
 }

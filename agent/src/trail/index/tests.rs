@@ -162,8 +162,9 @@ fn filters() {
 
 #[test]
 fn pages_cover_all_once_newest_first() {
-    let index =
-        index((0..25u64).map(|n| event("n", n + 1, (n / 3) as i64, &format!("s{n:02}"), exited())).collect());
+    let index = index(
+        (0..25u64).map(|n| event("n", n + 1, (n / 3).cast_signed(), &format!("s{n:02}"), exited())).collect(),
+    );
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
         let page = index.sessions(&Filter::default(), after.as_ref(), 4, usize::MAX).unwrap();

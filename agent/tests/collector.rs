@@ -1,0 +1,572 @@
+//! `podtrail-collector` as it is: the real binary, real gRPC, a real disk, and SIGKILL.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::float_cmp,
+    reason = "a test fails by panicking, in its helpers too; counters are whole numbers"
+)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex, mpsc as std_mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use podtrail::trail::{MAX_MESSAGE_BYTES, Moment};
+use podtrail_proto::v1::{
+    self, event::Body, ingest_client::IngestClient, tail_request::From, trail_client::TrailClient,
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming, transport::Channel};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// A collector that is killed when this is dropped.
+struct Collector {
+    child: Child,
+    grpc: SocketAddr,
+    metrics: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+fn command(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podtrail-collector"));
+    command.args(["run", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data"]).arg(data);
+    command.env_remove("RUST_LOG");
+    command
+}
+
+fn start(data: &Path) -> Collector {
+    start_with(command(data))
+}
+
+fn start_with(mut command: Command) -> Collector {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let log = Arc::new(Mutex::new(String::new()));
+    let (found, listening) = std_mpsc::channel();
+    let kept = log.clone();
+    thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            kept.lock().unwrap().push_str(&format!("{line}\n"));
+            if line.contains("msg=listening ") {
+                let value = |key: &str| {
+                    let at = line.find(key).unwrap() + key.len();
+                    line[at..].split(' ').next().unwrap().parse::<SocketAddr>().unwrap()
+                };
+                _ = found.send((value(" grpc="), value(" metrics=")));
+            }
+        }
+    });
+    match listening.recv_timeout(SOON) {
+        Ok((grpc, metrics)) => Collector { child, grpc, metrics, log },
+        Err(_) => {
+            _ = child.kill();
+            panic!("it does not listen: {}", log.lock().unwrap());
+        }
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+impl Collector {
+    async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.grpc)).unwrap().connect().await.unwrap()
+    }
+
+    async fn trail(&self) -> TrailClient<Channel> {
+        TrailClient::new(self.channel().await).max_decoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// Every event in the log, with its cursor.
+    async fn events(&self) -> Vec<(u64, v1::Event)> {
+        let request = v1::TailRequest { from: Some(From::Oldest(true)), follow: Some(false) };
+        let mut stream = self.trail().await.tail(request).await.unwrap().into_inner();
+        let mut events = Vec::new();
+        while let Some(response) = timeout(SOON, stream.message()).await.unwrap().unwrap() {
+            events.push((response.cursor.parse().unwrap(), response.event.unwrap()));
+        }
+        events
+    }
+
+    /// Asks it to stop, and waits: exit code, and how long it took.
+    fn stop(mut self, signal: Signal) -> (Option<i32>, Duration) {
+        let began = Instant::now();
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status.code(), began.elapsed());
+            }
+            assert!(began.elapsed() < SOON, "it does not stop: {}", self.log.lock().unwrap());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.metrics).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics");
+        let line =
+            text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_else(|| panic!("no {name}: {text}"));
+        line.trim().parse().unwrap()
+    }
+}
+
+/// A run that must fail: its exit code and what it said.
+fn fails(mut command: Command) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    assert!(stdout.is_empty());
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+fn hello(node: &str, epoch: u64) -> v1::Hello {
+    v1::Hello { cluster: "c".to_owned(), node: node.to_owned(), epoch, ..v1::Hello::default() }
+}
+
+fn event(node: &str, epoch: u64, seq: u64) -> v1::Event {
+    let executed = v1::Executed { argv: vec![format!("{node} {epoch} {seq}")], ..v1::Executed::default() };
+    v1::Event {
+        id: Some(v1::EventId { cluster: "c".to_owned(), node: node.to_owned(), epoch, seq }),
+        time: Some(Moment::now().timestamp()),
+        session_id: format!("{node}-{}", seq / 10),
+        body: Some(Body::Executed(executed)),
+        ..v1::Event::default()
+    }
+}
+
+/// An agent's stream.
+struct Agent {
+    requests: mpsc::Sender<v1::ReportRequest>,
+    responses: Streaming<v1::ReportResponse>,
+}
+
+impl Agent {
+    async fn connect(collector: &Collector) -> Self {
+        let (requests, rx) = mpsc::channel(4);
+        let mut client = IngestClient::new(collector.channel().await);
+        let responses = client.report(ReceiverStream::new(rx)).await.unwrap().into_inner();
+        Self { requests, responses }
+    }
+
+    async fn send(&mut self, hello: Option<v1::Hello>, events: Vec<v1::Event>) -> Result<u64, Status> {
+        if self.requests.send(v1::ReportRequest { hello, events }).await.is_err() {
+            return Err(Status::unavailable("the stream is closed"));
+        }
+        let response = timeout(SOON, self.responses.message()).await.expect("no answer")?;
+        response.map(|r| r.acked_seq).ok_or_else(|| Status::unavailable("the stream ended"))
+    }
+
+    async fn refused(
+        collector: &Collector,
+        hello: Option<v1::Hello>,
+        events: Vec<v1::Event>,
+    ) -> (Code, String) {
+        let e = Self::connect(collector).await.send(hello, events).await.unwrap_err();
+        (e.code(), e.message().to_owned())
+    }
+}
+
+fn seqs(events: &[(u64, v1::Event)]) -> Vec<u64> {
+    events.iter().map(|(_, e)| e.id.as_ref().unwrap().seq).collect()
+}
+
+/// Numbers without a pattern; which ones is said when the test fails.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % below
+    }
+}
+
+/// Reports batches until the collector dies; returns the last number that was acknowledged.
+async fn report(collector: &Collector, node: &str, mut next: u64, mut dice: Dice) -> u64 {
+    let mut agent = Agent::connect(collector).await;
+    let Ok(mut acked) = agent.send(Some(hello(node, 1)), vec![]).await else { return next - 1 };
+    assert!(acked >= next - 1, "{node}: {} was acknowledged, now it says {acked}", next - 1);
+    loop {
+        // From what was acknowledged *to us*: some of that it may have, and must pass over.
+        let batch = (next..next + 1 + dice.throw(200)).map(|seq| event(node, 1, seq)).collect::<Vec<_>>();
+        let last = next + batch.len() as u64 - 1;
+        match agent.send(None, batch).await {
+            Ok(now) => {
+                assert!(now >= last && now >= acked, "{node}: sent up to {last}, acknowledged {now}");
+                acked = now;
+                next = last + 1;
+            }
+            Err(e) => {
+                assert!(
+                    matches!(e.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal),
+                    "{e:?}"
+                );
+                return acked.min(next - 1);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment_it_has_every_acknowledged_event_once_and_in_order() {
+    let seed = std::process::id().into();
+    println!("seed {seed}");
+    let mut dice = Dice(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let mut acked = BTreeMap::from([("a", 0), ("b", 0)]);
+    for _ in 0..12 {
+        let collector = Arc::new(start(dir.path()));
+        let agents: Vec<_> = acked
+            .iter()
+            .map(|(&node, &acked)| {
+                let (collector, dice) = (collector.clone(), Dice(dice.throw(u64::MAX)));
+                tokio::spawn(async move { (node, report(&collector, node, acked + 1, dice).await) })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(dice.throw(250))).await;
+        kill(Pid::from_raw(i32::try_from(collector.child.id()).unwrap()), Signal::SIGKILL).unwrap();
+        for agent in agents {
+            let (node, now) = timeout(SOON, agent).await.unwrap().unwrap();
+            acked.insert(node, now);
+        }
+    }
+    assert!(acked.values().all(|n| *n > 500), "hardly anything was reported: {acked:?}");
+
+    let collector = start(dir.path());
+    let events = collector.events().await;
+    let cursors: Vec<u64> = events.iter().map(|(c, _)| *c).collect();
+    assert_eq!(cursors, (1..=events.len() as u64).collect::<Vec<_>>());
+    for (node, acked) in acked {
+        let own: Vec<_> =
+            events.iter().filter(|(_, e)| e.id.as_ref().unwrap().node == node).cloned().collect();
+        assert!(own.len() as u64 >= acked, "{node}: {acked} acknowledged, {} there", own.len());
+        assert_eq!(seqs(&own), (1..=own.len() as u64).collect::<Vec<_>>(), "{node}");
+        for (_, e) in &own {
+            let Some(Body::Executed(executed)) = &e.body else { panic!("{e:?}") };
+            assert_eq!(executed.argv, [format!("{node} 1 {}", e.id.as_ref().unwrap().seq)]);
+        }
+        // And the index counts the same.
+        let request = v1::GetSessionRequest { id: format!("{node}-7"), ..v1::GetSessionRequest::default() };
+        let response = collector.trail().await.get_session(request).await.unwrap().into_inner();
+        assert_eq!(response.session.unwrap().commands, 10);
+        assert_eq!(response.events.len(), 10);
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_come_again_are_passed_over_and_missing_ones_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = start(dir.path());
+    let range =
+        |numbers: std::ops::RangeInclusive<u64>| numbers.map(|n| event("n", 1, n)).collect::<Vec<_>>();
+    let mut agent = Agent::connect(&collector).await;
+    assert_eq!(agent.send(Some(hello("n", 1)), range(1..=5)).await.unwrap(), 5);
+    assert_eq!(agent.send(None, range(3..=7)).await.unwrap(), 7);
+    assert_eq!(agent.send(None, range(1..=7)).await.unwrap(), 7);
+    assert_eq!(agent.send(None, vec![]).await.unwrap(), 7);
+    assert_eq!(agent.send(None, range(11..=12)).await.unwrap(), 12);
+    // A second stream of the same node, which another epoch begins, from its third.
+    let mut other = Agent::connect(&collector).await;
+    assert_eq!(other.send(Some(hello("n", 1)), vec![]).await.unwrap(), 12);
+    let mut next = Agent::connect(&collector).await;
+    assert_eq!(next.send(Some(hello("n", 2)), vec![event("n", 2, 3)]).await.unwrap(), 3);
+
+    let events = collector.events().await;
+    assert_eq!(seqs(&events), [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 1, 3]);
+    let gap = |at: usize| match &events[at].1.body {
+        Some(Body::Gap(g)) => (g.source(), g.count(), g.exact(), g.from.is_some()),
+        body => panic!("{body:?}"),
+    };
+    assert_eq!(gap(7), (v1::GapSource::CollectorSequence, 3, true, true));
+    assert_eq!(gap(10), (v1::GapSource::CollectorSequence, 2, true, false));
+
+    assert_eq!(collector.metric("podtrail_collector_events_total"), 12.0);
+    assert_eq!(collector.metric("podtrail_collector_duplicates_total"), 10.0);
+    assert_eq!(collector.metric("podtrail_collector_missing_total"), 5.0);
+    assert_eq!(collector.metric("podtrail_collector_agents_connected"), 3.0);
+    let nodes = collector.trail().await.list_nodes(v1::ListNodesRequest {}).await.unwrap().into_inner();
+    let node = &nodes.nodes[0];
+    assert_eq!((node.name.as_str(), node.epoch, node.events, node.lost), ("n", 2, 12, 5));
+    assert!(node.connected);
+    let kept = nodes.retention.unwrap();
+    assert_eq!((kept.max_age.unwrap().seconds, kept.max_bytes), (604_800, 10_737_418_240));
+    let log = collector.log.lock().unwrap().clone();
+    assert!(
+        log.contains(
+            "msg=\"events of a node never came: recorded as a gap\" cluster=c node=n epoch=1 first=8 count=3"
+        ),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn reports_that_cannot_be_trusted_are_refused_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = start(dir.path());
+    let invalid = |message: &str| (Code::InvalidArgument, message.to_owned());
+    let good = || Some(hello("n", 1));
+    assert_eq!(
+        Agent::refused(&collector, None, vec![event("n", 1, 1)]).await,
+        invalid("the first request of a stream must carry hello")
+    );
+    assert_eq!(
+        Agent::refused(&collector, good(), vec![event("n", 1, 1), event("m", 1, 2)]).await,
+        invalid("event 1 is of node \"c/m/1\", but the stream said hello for \"c/n/1\"")
+    );
+    assert_eq!(
+        Agent::refused(&collector, good(), vec![event("n", 2, 1)]).await,
+        invalid("event 0 is of node \"c/n/2\", but the stream said hello for \"c/n/1\"")
+    );
+    assert_eq!(
+        Agent::refused(&collector, good(), vec![event("n", 1, 2), event("n", 1, 1)]).await,
+        invalid("event 1 has seq 1 after 2: events must be in ascending order of seq")
+    );
+    assert_eq!(
+        Agent::refused(&collector, good(), vec![event("n", 1, 0)]).await,
+        invalid("event 0 of the request has no id, or seq 0")
+    );
+    let mut timeless = event("n", 1, 1);
+    timeless.time = Some(podtrail_proto::Timestamp { seconds: i64::MAX, nanos: -1 });
+    assert_eq!(
+        Agent::refused(&collector, good(), vec![timeless]).await,
+        invalid("event 0 has no time, or one that is no time")
+    );
+    for bad in ["", "n\u{1b}[2J", &"n".repeat(254)] {
+        let (code, message) = Agent::refused(&collector, Some(hello(bad, 1)), vec![]).await;
+        assert_eq!(code, Code::InvalidArgument);
+        assert!(message.starts_with("hello names no node, or a name is longer than 253 bytes"), "{message}");
+    }
+    let many = (1..=10_001).map(|n| event("n", 1, n)).collect();
+    assert_eq!(
+        Agent::refused(&collector, good(), many).await,
+        invalid("10001 events in one request: at most 10000")
+    );
+    let mut agent = Agent::connect(&collector).await;
+    agent.send(good(), vec![]).await.unwrap();
+    let e = agent.send(good(), vec![]).await.unwrap_err();
+    assert_eq!(e.message(), "hello was said already: open another stream for another node or epoch");
+    assert_eq!(collector.events().await, []);
+    assert_eq!(collector.metric("podtrail_collector_refused_total{reason=\"foreign\"}"), 2.0);
+}
+
+#[tokio::test]
+async fn an_event_of_the_largest_kind_goes_through() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = start(dir.path());
+    let mut large = event("n", 1, 1);
+    let argument = "\u{fffd}".repeat(2 << 20);
+    let raw = vec![0xff; 2 << 20];
+    large.body = Some(Body::Executed(v1::Executed {
+        argv: vec![argument.clone()],
+        argv_raw: vec![raw.into()],
+        ..v1::Executed::default()
+    }));
+    let mut agent = Agent::connect(&collector).await;
+    assert_eq!(agent.send(Some(hello("n", 1)), vec![large.clone()]).await.unwrap(), 1);
+    assert_eq!(collector.events().await, [(1, large.clone())]);
+    let request = v1::GetSessionRequest { id: "n-0".to_owned(), ..v1::GetSessionRequest::default() };
+    let response = collector.trail().await.get_session(request).await.unwrap().into_inner();
+    assert_eq!(response.events, [large]);
+}
+
+#[tokio::test]
+async fn stops_at_once_on_a_signal_and_tells_its_readers() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let dir = tempfile::tempdir().unwrap();
+        let collector = start(dir.path());
+        let mut tail = collector.trail().await.tail(v1::TailRequest::default()).await.unwrap().into_inner();
+        let mut agent = Agent::connect(&collector).await;
+        agent.send(Some(hello("n", 1)), vec![event("n", 1, 1)]).await.unwrap();
+        assert_eq!(timeout(SOON, tail.message()).await.unwrap().unwrap().unwrap().cursor, "1");
+        assert!(collector.get("/readyz").ends_with("\r\n\r\nlog: ready\n"));
+
+        let stopped = tokio::task::spawn_blocking(move || collector.stop(signal));
+        let e = timeout(SOON, tail.message()).await.unwrap().unwrap_err();
+        assert_eq!((e.code(), e.message()), (Code::Unavailable, "shutting down: come again"));
+        let e = timeout(SOON, agent.responses.message()).await.unwrap().unwrap_err();
+        assert_eq!((e.code(), e.message()), (Code::Unavailable, "shutting down: come again"));
+        let (code, took) = stopped.await.unwrap();
+        assert_eq!(code, Some(0));
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert_eq!(start(dir.path()).events().await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_leave_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = start(dir.path());
+    let mut agent = Agent::connect(&collector).await;
+    let wide = |seq| {
+        let mut e = event("n", 1, seq);
+        e.session_id = "x".repeat(200);
+        e.body = Some(Body::Executed(v1::Executed { path: "p".repeat(100_000), ..v1::Executed::default() }));
+        e
+    };
+    agent.send(Some(hello("n", 1)), (1..=100).map(wide).collect()).await.unwrap();
+    // Open, and never read: more is on its way than any window holds.
+    let request = v1::TailRequest { from: Some(From::Oldest(true)), follow: None };
+    let tail = collector.trail().await.tail(request).await.unwrap();
+    let (code, took) = tokio::task::spawn_blocking(move || collector.stop(Signal::SIGTERM)).await.unwrap();
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_millis(5500), "{took:?}");
+    drop(tail);
+}
+
+#[tokio::test]
+async fn speaks_health_and_reflection() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = start(dir.path());
+    let mut health = tonic_health::pb::health_client::HealthClient::new(collector.channel().await);
+    for service in ["", "podtrail.v1.Ingest", "podtrail.v1.Trail"] {
+        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+        let status = health.check(request).await.unwrap().into_inner().status();
+        assert_eq!(status, tonic_health::pb::health_check_response::ServingStatus::Serving, "{service}");
+    }
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let mut reflection = ServerReflectionClient::new(collector.channel().await);
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers =
+        reflection.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("{answer:?}") };
+    let names: Vec<&str> = list.service.iter().map(|s| s.name.as_str()).collect();
+    for wanted in ["podtrail.v1.Ingest", "podtrail.v1.Trail", "grpc.health.v1.Health"] {
+        assert!(names.contains(&wanted), "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn keeps_to_its_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("collector.toml");
+    fs::write(&config, "max_bytes = \"1MiB\"\nmax_age = \"2h\"\n").unwrap();
+    let mut command = command(&dir.path().join("data"));
+    command.arg("--config").arg(&config);
+    let collector = start_with(command);
+    let mut agent = Agent::connect(&collector).await;
+    let wide = |seq| {
+        let mut e = event("n", 1, seq);
+        e.body = Some(Body::Executed(v1::Executed { path: "p".repeat(10_000), ..v1::Executed::default() }));
+        e
+    };
+    agent.send(Some(hello("n", 1)), (1..=300).map(wide).collect()).await.unwrap();
+    let until = Instant::now() + SOON;
+    let kept = loop {
+        let nodes = collector.trail().await.list_nodes(v1::ListNodesRequest {}).await.unwrap().into_inner();
+        let kept = nodes.retention.unwrap();
+        if kept.bytes <= 1 << 20 {
+            break kept;
+        }
+        assert!(Instant::now() < until, "{kept:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((kept.max_bytes, kept.max_age.unwrap().seconds), (1 << 20, 7200));
+    assert!((100..=104).contains(&kept.events), "{kept:?}");
+    let events = collector.events().await;
+    assert_eq!(seqs(&events), (301 - kept.events..=300).collect::<Vec<_>>());
+    assert_eq!(events[0].0.to_string(), kept.oldest_cursor);
+    let request = v1::TailRequest { from: Some(From::Cursor("1".to_owned())), follow: None };
+    let e = collector.trail().await.tail(request).await.unwrap_err();
+    assert_eq!(e.code(), Code::OutOfRange);
+    // The node's numbers go on where they were.
+    drop(collector);
+    let collector = start(&dir.path().join("data"));
+    let mut agent = Agent::connect(&collector).await;
+    assert_eq!(agent.send(Some(hello("n", 1)), vec![event("n", 1, 301)]).await.unwrap(), 301);
+    assert_eq!(collector.metric("podtrail_collector_missing_total"), 0.0);
+}
+
+#[test]
+fn what_cannot_be_is_told_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = |command: Command, message: &str| {
+        let (code, stderr) = fails(command);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert_eq!(stderr, format!("podtrail-collector: {message}\n"));
+    };
+    let with = |args: &[&str]| {
+        let mut command = command(&dir.path().join("data"));
+        command.args(args);
+        command
+    };
+    let path = dir.path().join("data").display().to_string();
+
+    let mut open = Command::new(env!("CARGO_BIN_EXE_podtrail-collector"));
+    open.args(["run", "--listen", "0.0.0.0:7443", "--data", &path]);
+    told(
+        open,
+        "--listen: 0.0.0.0:7443 is not a loopback address: without TLS the collector listens on loopback only; use 127.0.0.1:7443",
+    );
+    assert!(!dir.path().join("data").exists(), "nothing is touched before all is checked");
+
+    let config = dir.path().join("x.toml");
+    fs::write(&config, "\nmax_byts = 1\n").unwrap();
+    let config = config.display().to_string();
+    told(
+        with(&["--config", &config]),
+        &format!(
+            "{config}:2:1: unknown field `max_byts`, expected one of `listen`, `metrics_listen`, `data`, `max_age`, `max_bytes`"
+        ),
+    );
+    told(
+        with(&["--config", "/nonexistent"]),
+        "cannot read the configuration /nonexistent: No such file or directory (os error 2)",
+    );
+
+    fs::create_dir(dir.path().join("data")).unwrap();
+    fs::write(dir.path().join("data/format"), "podtrail-collector 7\n").unwrap();
+    told(
+        with(&[]),
+        &format!(
+            "{path} was written by a newer podtrail (format 7, this one reads up to 1): upgrade podtrail, or use another --data directory"
+        ),
+    );
+    fs::remove_file(dir.path().join("data/format")).unwrap();
+
+    let first = start(&dir.path().join("data"));
+    let (code, stderr) = fails(with(&[]));
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        stderr,
+        format!(
+            "podtrail-collector: {path} is in use by another process: stop it, or use another data directory\n"
+        )
+    );
+    let mut taken = Command::new(env!("CARGO_BIN_EXE_podtrail-collector"));
+    let address = first.grpc.to_string();
+    taken.args(["run", "--listen", &address, "--metrics-listen", "none", "--data", &path]);
+    told(taken, &format!("cannot listen on {address}: Address already in use (os error 98)"));
+
+    let mut wrong = Command::new(env!("CARGO_BIN_EXE_podtrail-collector"));
+    wrong.args(["run", "--lisen", "x"]);
+    assert_eq!(fails(wrong).0, Some(2));
+}
