@@ -39,19 +39,35 @@ impl Probe {
                 add(&mut namespaces, "NAMESPACES", *inum, *container)?;
             }
         }
-        {
+        let mut new = HashSet::new();
+        for (key, value) in &snapshot.sessions {
             let mut sessions = self.map::<Bytes<KEY>, Bytes<SESSION>>("SESSIONS")?;
-            for (key, value) in &snapshot.sessions {
-                add(&mut sessions, "SESSIONS", bytes(key), bytes(value))?;
+            if add(&mut sessions, "SESSIONS", bytes(key), bytes(value))? {
+                new.insert(*key);
             }
         }
-        {
+        for (key, value) in &snapshot.tasks {
             let mut tasks = self.map::<Bytes<KEY>, Bytes<TASK>>("TASKS")?;
-            for (key, value) in &snapshot.tasks {
-                add(&mut tasks, "TASKS", bytes(key), bytes(value))?;
+            let added = add(&mut tasks, "TASKS", bytes(key), bytes(value))?;
+            // A session that was there already has not counted this task.
+            if added && value.kind == task_kind::SESSION && !new.contains(&value.entry) {
+                self.count_live(&value.entry)?;
             }
         }
         self.bury(snapshot)
+    }
+
+    fn count_live(&mut self, entry: &TaskKey) -> Result<(), ProbeError> {
+        let mut sessions = self.map::<Bytes<KEY>, Bytes<SESSION>>("SESSIONS")?;
+        let Ok(mut session) =
+            sessions.get(&bytes(entry), 0).map(|b| Session::read_from_bytes(&b).unwrap_or(GONE))
+        else {
+            return Ok(());
+        };
+        session.live += 1;
+        sessions
+            .insert(bytes(entry), bytes::<_, SESSION>(&session), 0)
+            .map_err(|e| map_error("write", "SESSIONS", &e))
     }
 
     /// Takes out the tasks that are gone already.
@@ -143,15 +159,17 @@ const GONE: Session = Session {
     _reserved2: 0,
 };
 
+/// False: it was there already.
 fn add<K: aya::Pod, V: aya::Pod>(
     map: &mut BpfMap<&mut MapData, K, V>,
     name: &'static str,
     key: K,
     value: V,
-) -> Result<(), ProbeError> {
+) -> Result<bool, ProbeError> {
     match map.insert(key, value, BPF_NOEXIST) {
-        Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(|e| map_error("write", name, &e)),
+        Ok(()) => Ok(true),
+        Err(MapError::SyscallError(e)) if e.io_error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(map_error("write", name, &e)),
     }
 }
 
