@@ -85,25 +85,32 @@ fn signal_name(signal: i32) -> String {
     }
 }
 
-/// `4 commands, none lost`. `gaps`: what the gaps among the session's events add up to.
+/// `4 commands, none lost`. `known`, `possible`: what gaps that name only this session add up to, and all gaps.
 #[must_use]
-pub fn commands_and_loss(session: &v1::Session, gaps: u64) -> Vec<(Style, String)> {
+pub fn commands_and_loss(session: &v1::Session, known: u64, possible: u64) -> Vec<(Style, String)> {
     let commands = count(session.commands, "command");
-    let ran = session.ended.as_ref().and_then(|ended| ended.commands).unwrap_or_default();
-    let lost = lost(session).max(gaps);
+    let ended = session.ended.unwrap_or_default();
+    let known = known.max(ended.lost());
+    let possible = possible.max(lost(session));
     let mut words = vec![(Style::Plain, commands)];
-    if ran > session.commands {
-        words.push((Style::Warn, format!(" of {ran} that ran")));
+    if ended.commands() > session.commands {
+        words.push((Style::Warn, format!(" of {} that ran", grouped(ended.commands()))));
     }
-    if lost > 0 {
-        words.push((Style::Bad, format!(", at least {} lost", grouped(lost))));
-    } else if ran <= session.commands {
+    if known > 0 {
+        words.push((Style::Bad, format!(", at least {} lost", grouped(known))));
+        if possible > known {
+            words.push((Style::Warn, format!(", perhaps {}", grouped(possible))));
+        }
+    } else if possible > 0 {
+        // They are missing on the node while this session was open: whose they were nobody can tell.
+        words.push((Style::Bad, format!(", {} may be lost", grouped(possible))));
+    } else if ended.commands() <= session.commands {
         words.push((Style::Good, ", none lost".to_owned()));
     }
     words
 }
 
-/// What is known to be lost of a session, by the kernel's count or the log's.
+/// What is lost of a session or may be, by the kernel's count or the log's.
 #[must_use]
 pub fn lost(session: &v1::Session) -> u64 {
     session.lost.max(session.ended.as_ref().and_then(|ended| ended.lost).unwrap_or_default())

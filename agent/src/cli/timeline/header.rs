@@ -73,10 +73,16 @@ fn headline(look: &Look, session: &v1::Session, events: &[v1::Event]) -> Vec<Par
             .unwrap_or_else(|| (Style::Warn, "exit not seen".to_owned()));
         parts.push(vec![outcome]);
     }
-    // A gap of which no number is told is one event at least.
-    let gaps =
-        events.iter().filter_map(super::gap).map(|gap| gap.count().max(1)).fold(0, u64::saturating_add);
-    parts.push(words::commands_and_loss(session, gaps));
+    let (mut known, mut possible) = (0u64, 0u64);
+    for gap in events.iter().filter_map(super::gap) {
+        // A gap of which no number is told is one event at least.
+        let count = gap.count().max(1);
+        possible = possible.saturating_add(count);
+        if gap.session_ids.len() == 1 {
+            known = known.saturating_add(count);
+        }
+    }
+    parts.push(words::commands_and_loss(session, known, possible));
     parts
 }
 
