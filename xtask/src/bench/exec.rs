@@ -89,6 +89,8 @@ pub(super) struct Results {
     pub(super) resident_rest: Samples,
     pub(super) full: Storm,
     pub(super) all_processors: Storm,
+    /// 10,000 a second over all processors
+    pub(super) ten_thousand: Storm,
     pub(super) steady: Storm,
 }
 
@@ -177,6 +179,11 @@ impl Bench {
         step("a storm on all processors at once");
         let all = Load { count: options.count * 4, rate: 0, workers: self.processors };
         results.all_processors = self.storm_in_session(all, &mut results.resident_rest)?;
+        step(&format!("10,000 execs a second for {} s", options.seconds / 3));
+        let workers = u64::try_from(self.processors).context("so many processors?")?;
+        let rate = 10_000 / workers;
+        let many = Load { count: rate * options.seconds / 3, rate, workers: self.processors };
+        results.ten_thousand = self.storm_in_session(many, &mut results.resident_rest)?;
         step(&format!("1,000 execs a second for {} s", options.seconds));
         let steady = Load { count: options.seconds * 1000, rate: 1000, workers: 1 };
         results.steady = self.storm_in_session(steady, &mut results.resident_rest)?;

@@ -117,9 +117,11 @@ fn agent(text: &mut String, options: &Options, results: &Results) -> Result<()> 
     writeln!(text, "|---|---|---|---|---|---|---|---|")?;
     let one = format!("one processor, the worst of {}", options.rounds);
     let steady = format!("1,000 a second for {} s", options.seconds);
+    let many = format!("all processors, 10,000 a second for {} s", options.seconds / 3);
     let storms = [
         (one.as_str(), &results.full),
-        ("all processors at once", &results.all_processors),
+        ("all processors at full speed", &results.all_processors),
+        (many.as_str(), &results.ten_thousand),
         (steady.as_str(), &results.steady),
     ];
     for (name, storm) in storms {

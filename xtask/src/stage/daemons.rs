@@ -95,6 +95,13 @@ impl Drop for Daemon {
     }
 }
 
+/// A program that is asked to end when this one is gone, however that came about.
+fn mortal(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+    command
+}
+
 /// A running collector.
 #[derive(Debug)]
 pub(crate) struct Collector {
@@ -107,7 +114,7 @@ impl Collector {
     /// Starts one on a free port of the loopback, with an empty log.
     pub(crate) fn start(stage: &Stage, programs: &Path) -> Result<Self> {
         let address = format!("127.0.0.1:{}", free_port()?);
-        let mut command = Command::new(programs.join("podtrail-collector"));
+        let mut command = mortal(&programs.join("podtrail-collector"));
         command
             .args(["run", "--listen", &address, "--metrics-listen", "none"])
             .arg("--data")
@@ -164,7 +171,7 @@ impl Agent {
     /// Starts one that reports to `collector`, and waits until the collector knows it.
     pub(crate) fn start(stage: &Stage, collector: &Collector) -> Result<Self> {
         let node = stage.name;
-        let mut command = Command::new(collector.programs.join("podtrail-agent"));
+        let mut command = mortal(&collector.programs.join("podtrail-agent"));
         command
             .args(["run", "--node-name", node, "--collector", &collector.url])
             .args(["--metrics-listen", "none"])
