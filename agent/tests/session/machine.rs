@@ -4,7 +4,7 @@ use podtrail::{
     event::{AgentPhase, AgentState, Body, BootTime, Event, ExitStatus, GapSource, Method, TaskKey},
     session::{
         Machine,
-        record::{EntryKind, Exec, Exit, Join, Lost, RawArgv, Record, Recovered},
+        record::{ContainerEnded, EntryKind, Exec, Exit, Join, Lost, RawArgv, Record, Recovered},
     },
 };
 
@@ -349,6 +349,16 @@ fn a_join_in_the_making_of_its_container_is_not_told() {
     let mut run = Run::new();
     run.take(join(30, 1000));
     run.take(started(3000));
+    run.take(Exit { executed: false, ..last(30, 30, 4000) });
+    assert_eq!(run.finish(), NOTHING);
+
+    // Nor where the container is gone by then.
+    let mut run = Run::new();
+    run.take(join(30, 1000));
+    run.take(started(3000));
+    let ended =
+        ContainerEnded { time: BootTime(3500), cgroup_id: CONTAINER, init: key(2), status: ExitStatus::Code(0) };
+    run.raw(Record::ContainerEnded(ended));
     run.take(Exit { executed: false, ..last(30, 30, 4000) });
     assert_eq!(run.finish(), NOTHING);
 }
