@@ -57,14 +57,27 @@ impl Lock {
                 writeln!(file, "{}", std::process::id()).map_err(io("write"))?;
                 Ok(Self { _file: file })
             }
-            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                let mut text = String::new();
-                let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
-                Err(LockError::Held(text.trim().parse().ok()))
-            }
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => Err(LockError::Held(read_pid(&mut file))),
             Err((_, errno)) => Err(io("lock")(errno.into())),
         }
     }
+}
+
+/// The pid of the agent that has the lock; 0 where its pid is not known, `None` where none has it, or nobody may look.
+#[must_use]
+pub fn holder(path: &Path) -> Option<u32> {
+    let mut file = File::open(path).ok()?;
+    let pid = read_pid(&mut file);
+    match Flock::lock(file, FlockArg::LockSharedNonblock) {
+        Ok(_free) => None,
+        Err(_) => Some(pid.unwrap_or(0)),
+    }
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    Read::by_ref(file).take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 /// A directory that everybody may enter, as those below `/run` are, whatever the umask says.
@@ -83,11 +96,14 @@ mod tests {
     fn a_second_agent_is_told_the_pid_of_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/agent.lock");
+        assert_eq!(holder(&path), None);
         let first = Lock::take(&path).unwrap();
+        assert_eq!(holder(&path), Some(std::process::id()));
         let error = Lock::take(&path).unwrap_err();
         assert!(matches!(error, LockError::Held(Some(pid)) if pid == std::process::id()), "{error}");
         assert!(error.to_string().contains(&format!("(pid {})", std::process::id())), "{error}");
         drop(first);
+        assert_eq!(holder(&path), None);
         Lock::take(&path).unwrap();
     }
 

@@ -27,12 +27,13 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::pipeline::Sinks;
+pub(crate) use self::start::probe_options;
 pub use self::{
     containers::Containers,
     lock::LockError,
     pipeline::Pipeline,
     source::{Source, SourceError},
-    start::start,
+    start::{examine, start},
 };
 use crate::{
     config::agent::AgentConfig,

@@ -17,6 +17,7 @@ use crate::{
         recover::Scan,
     },
     convert::boot_now,
+    doctor::{self, Report},
     event::{BootTime, Hook},
     probe::{self, Probe, RawRecord},
     session::record::{Lost, Record},
@@ -35,6 +36,15 @@ pub fn start(config: &AgentConfig) -> Result<(), AgentError> {
     // Whoever still asks something must not hold up the end.
     runtime.shutdown_background();
     ended
+}
+
+/// What `podtrail-agent doctor` says.
+pub fn examine(config: &AgentConfig) -> Result<Report, AgentError> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| AgentError::System { call: "start the runtime", source })?;
+    Ok(runtime.block_on(async { doctor::examine(config) }))
 }
 
 async fn on_this_node(config: &AgentConfig) -> Result<(), AgentError> {

@@ -1,11 +1,12 @@
 //! `podtrail-agent`: what runs on every node.
 
-use std::process::ExitCode;
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use podtrail::{
     agent,
     config::agent::{AgentConfig, Flags},
+    doctor,
     telemetry::{escape, logs},
 };
 
@@ -21,6 +22,21 @@ struct Args {
 enum Command {
     /// Record, and send to the collector, the node's socket or standard output
     Run(Box<Flags>),
+    /// Say whether the agent can run on this node, and what is missing
+    Doctor {
+        /// How to say it
+        #[arg(short, value_enum, default_value_t = Output::Text)]
+        output: Output,
+        /// The configuration to try
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Text,
+    Json,
 }
 
 /// Exit codes: failed, and wrong usage.
@@ -34,7 +50,26 @@ pub(crate) fn main() -> ExitCode {
     };
     match args.command {
         Command::Run(flags) => run(*flags),
+        Command::Doctor { output, config } => doctor(output, config),
     }
+}
+
+fn doctor(output: Output, config: Option<PathBuf>) -> ExitCode {
+    let config = match AgentConfig::load(Flags { config, ..Flags::default() }) {
+        Ok(config) => config,
+        Err(error) => return end(USAGE, &error),
+    };
+    let report = match agent::examine(&config) {
+        Ok(report) => report,
+        Err(error) => return end(FAILED, &error),
+    };
+    let told = match output {
+        Output::Text => doctor::text(&report),
+        Output::Json => serde_json::to_string(&report).unwrap_or_default() + "\n",
+    };
+    // A reader that went away has seen enough; the exit code says the rest.
+    let _ = std::io::stdout().write_all(told.as_bytes());
+    if report.can_run { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 
 fn run(flags: Flags) -> ExitCode {

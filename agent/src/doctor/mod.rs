@@ -1,1 +1,158 @@
-//! Can the agent run here, with which hooks, and if not, what to do about it.
+//! Can the agent run on this node, and how: what `podtrail-agent doctor` says.
+//!
+//! Looks, and for a moment loads; changes nothing. For everything that is missing there is a sentence or a command
+//! that helps. Works without root, and then says what it could not look at.
+
+mod node;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+
+use crate::{
+    agent::probe_options,
+    config::agent::AgentConfig,
+    container::{Hierarchy, Host, host_namespaces},
+    event,
+    probe::{self, Survey},
+};
+
+pub use self::{node::Node, text::text};
+
+/// Everything that was found. Its JSON is what `-o json` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    pub version: String,
+    /// nothing that is missing keeps the agent from running
+    pub can_run: bool,
+    pub kernel: String,
+    pub arch: String,
+    /// where the kernel's types come from; `None`: nowhere
+    pub btf: Option<String>,
+    /// capabilities that the agent uses and that this process has
+    pub capabilities: Vec<String>,
+    pub cgroups: Option<Cgroups>,
+    pub host_namespaces: HostNamespaces,
+    /// as they would be used; empty: not tried, because something else is missing
+    pub hooks: Vec<Hook>,
+    pub node: Node,
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cgroups {
+    /// "v2", "hybrid" or "v1"
+    pub mode: String,
+    pub mount: String,
+    /// v1: the controller whose hierarchy is used
+    pub controller: Option<String>,
+    /// all of the node's cgroups can be seen
+    pub whole: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostNamespaces {
+    /// inode numbers
+    pub mount: u32,
+    pub pid: u32,
+    pub user: u32,
+    pub cgroup: u32,
+    /// how the mount namespace was found
+    pub found_by: String,
+}
+
+/// A hook that would be used, and why it is of its kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hook {
+    pub name: String,
+    pub kind: String,
+    /// why not a better one; empty: there is none
+    pub reason: String,
+}
+
+/// Something is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub what: String,
+    /// what to do about it
+    pub fix: String,
+    /// the agent cannot run like this
+    pub fatal: bool,
+}
+
+/// Looks at this node. Must be called within a runtime, for the trial of the hooks.
+#[must_use]
+pub fn examine(config: &AgentConfig) -> Report {
+    let host = Host::default();
+    let namespaces = host_namespaces(&host);
+    let mut problems = Vec::new();
+    let mut problem =
+        |what: String, fix: &str, fatal| problems.push(Problem { what, fix: fix.to_owned(), fatal });
+
+    let hierarchy = match Hierarchy::find(&host) {
+        Ok(hierarchy) => Some(hierarchy),
+        Err(error) => {
+            problem(error.to_string(), "mount -t cgroup2 cgroup2 /sys/fs/cgroup", true);
+            None
+        }
+    };
+    if hierarchy.as_ref().is_some_and(|hierarchy| !hierarchy.whole) {
+        problem(
+            "only a part of the node's cgroups can be seen: containers outside it have no names".to_owned(),
+            "run in the node's cgroup namespace, with the node's /sys/fs/cgroup mounted",
+            false,
+        );
+    }
+    if let Some(note) = &namespaces.note {
+        let fix = "if that is not so, run with the node's pid namespace (hostPID) and CAP_SYS_PTRACE";
+        problem(note.clone(), fix, namespaces.mnt == 0);
+    }
+    let node = Node::examine(config, &mut problems);
+
+    let options = match &hierarchy {
+        Some(hierarchy) => probe_options(config, hierarchy, &namespaces),
+        None => probe::Options::default(),
+    };
+    let Survey { kernel, arch, btf, capabilities, hooks, problems: found } = probe::survey(&options);
+    let mut all: Vec<Problem> = found
+        .into_iter()
+        .map(|probe::Problem { what, fix, fatal }| Problem { what, fix, fatal })
+        .chain(problems)
+        .collect();
+    // What keeps the agent from running comes first.
+    all.sort_by_key(|problem| !problem.fatal);
+
+    Report {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        can_run: !all.iter().any(|problem| problem.fatal),
+        kernel,
+        arch,
+        btf: Some(btf).filter(|btf| !btf.is_empty()),
+        capabilities,
+        cgroups: hierarchy.map(|hierarchy| Cgroups {
+            mode: hierarchy.mode.as_str().to_owned(),
+            mount: hierarchy.mount.display().to_string(),
+            controller: hierarchy.controller,
+            whole: hierarchy.whole,
+        }),
+        host_namespaces: HostNamespaces {
+            mount: namespaces.mnt,
+            pid: namespaces.pid,
+            user: namespaces.user,
+            cgroup: namespaces.cgroup,
+            found_by: if namespaces.note.is_none() { "/proc/1/ns/mnt" } else { "/proc/self/ns/mnt" }
+                .to_owned(),
+        },
+        hooks: hooks
+            .into_iter()
+            .map(|event::Hook { name, kind, reason }| Hook { name, kind, reason })
+            .collect(),
+        node,
+        problems: all,
+    }
+}

@@ -1,0 +1,71 @@
+//! A report for people.
+
+use std::fmt::Write as _;
+
+use super::{HostNamespaces, Node, Problem, Report};
+use crate::telemetry::escape;
+
+/// The report as a table, what is missing below it, and the verdict in the last line.
+#[must_use]
+pub fn text(report: &Report) -> String {
+    let Report {
+        version,
+        can_run,
+        kernel,
+        arch,
+        btf,
+        capabilities,
+        cgroups,
+        host_namespaces,
+        hooks,
+        node,
+        problems,
+    } = report;
+    let mut out = String::new();
+    let mut row = |name: &str, value: &str| {
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{name:<16}{}", escape::line(value));
+    };
+    row("agent", version);
+    row("kernel", &format!("{kernel} {arch}"));
+    row("types (BTF)", btf.as_deref().unwrap_or("none"));
+    row("capabilities", &or_none(&capabilities.join(", ")));
+    let cgroups = cgroups.as_ref().map(|cgroups| {
+        let controller = cgroups.controller.as_ref().map(|name| format!(", by {name}")).unwrap_or_default();
+        let part = if cgroups.whole { "" } else { ", in part" };
+        format!("{} at {}{controller}{part}", cgroups.mode, cgroups.mount)
+    });
+    row("cgroups", &cgroups.unwrap_or_else(|| "none".to_owned()));
+    let HostNamespaces { mount, pid, user, cgroup: _, found_by } = host_namespaces;
+    row("namespaces", &format!("mount {mount} (by {found_by}), pid {pid}, user {user}"));
+    let Node { locked_memory_limit, open_files_limit, tracefs, bpffs, other_agent } = node;
+    let bytes = |limit: &Option<u64>| {
+        limit.map_or_else(|| "unlimited".to_owned(), |limit| format!("{} KiB", limit >> 10))
+    };
+    let count = |limit: &Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    row(
+        "limits",
+        &format!("locked memory {}, open files {}", bytes(locked_memory_limit), count(open_files_limit)),
+    );
+    row("tracefs", tracefs.as_deref().unwrap_or("not mounted"));
+    row("bpffs", bpffs.as_deref().unwrap_or("not mounted (not needed by this version)"));
+    row("other agent", &other_agent.map_or_else(|| "none".to_owned(), |pid| format!("pid {pid}")));
+    if hooks.is_empty() {
+        row("hooks", "not tried, because something is missing");
+    }
+    for (index, hook) in hooks.iter().enumerate() {
+        let why = if hook.reason.is_empty() { String::new() } else { format!("   because {}", hook.reason) };
+        row(if index == 0 { "hooks" } else { "" }, &format!("{:<22}{}{why}", hook.name, hook.kind));
+    }
+    for Problem { what, fix, fatal } in problems {
+        let mark = if *fatal { "missing" } else { "note" };
+        let _ = write!(out, "\n{mark:<16}{}\n{:<16}→ {}\n", escape::line(what), "", escape::line(fix));
+    }
+    let verdict = if *can_run { "The agent can run here." } else { "The agent cannot run here." };
+    let _ = write!(out, "\n{verdict}\n");
+    out
+}
+
+fn or_none(text: &str) -> String {
+    if text.is_empty() { "none that the agent uses".to_owned() } else { text.to_owned() }
+}
