@@ -33,24 +33,20 @@ enum Command {
     },
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Output {
     Text,
     Json,
 }
 
-/// Exit codes: failed, and wrong usage.
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 pub(crate) fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(error) => return usage(&error),
-    };
-    match args.command {
-        Command::Run(flags) => run(*flags),
-        Command::Doctor { output, config } => doctor(output, config),
+    match Args::try_parse().map(|args| args.command) {
+        Ok(Command::Run(flags)) => run(*flags),
+        Ok(Command::Doctor { output, config }) => doctor(output, config),
+        Err(error) => usage(&error),
     }
 }
 
@@ -63,10 +59,7 @@ fn doctor(output: Output, config: Option<PathBuf>) -> ExitCode {
         Ok(report) => report,
         Err(error) => return end(FAILED, &error),
     };
-    let told = match output {
-        Output::Text => doctor::text(&report),
-        Output::Json => serde_json::to_string(&report).unwrap_or_default() + "\n",
-    };
+    let told = if output == Output::Text { doctor::text(&report) } else { doctor::json(&report) };
     // A reader that went away has seen enough; the exit code says the rest.
     let _ = std::io::stdout().write_all(told.as_bytes());
     if report.can_run { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }

@@ -19,7 +19,10 @@ use crate::{
     probe::{self, Survey},
 };
 
-pub use self::{node::Node, text::text};
+pub use self::{
+    node::Node,
+    text::{json, text},
+};
 
 /// Everything that was found. Its JSON is what `-o json` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

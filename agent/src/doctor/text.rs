@@ -66,6 +66,13 @@ pub fn text(report: &Report) -> String {
     out
 }
 
+/// The report for programs: one line.
+#[must_use]
+pub fn json(report: &Report) -> String {
+    // Strings and numbers alone: cannot fail.
+    serde_json::to_string(report).unwrap_or_default() + "\n"
+}
+
 fn or_none(text: &str) -> String {
     if text.is_empty() { "none that the agent uses".to_owned() } else { text.to_owned() }
 }
