@@ -60,8 +60,8 @@ pub struct Machine {
     /// commands whose argv is not complete, oldest first; some of them have been told by now
     waits: VecDeque<Wait>,
     waiting_bytes: usize,
-    /// sessions that are over but for exits on their way, and since when
-    endings: VecDeque<(BootTime, TaskKey)>,
+    /// sessions that are over but for exits on their way
+    endings: VecDeque<Ending>,
 }
 
 /// A session that is over.
@@ -79,6 +79,17 @@ struct Wait {
     key: TaskKey,
     exec_time: BootTime,
     bytes: usize,
+    /// the first flush that found it
+    found: Option<BootTime>,
+}
+
+/// A session whose last task has left.
+#[derive(Debug)]
+struct Ending {
+    entry: TaskKey,
+    since: BootTime,
+    /// the first flush that found it
+    found: Option<BootTime>,
 }
 
 impl Machine {
@@ -124,16 +135,31 @@ impl Machine {
         }
     }
 
-    /// Gives up on what has waited for too long. To be called now and then: records that never come end no wait.
+    /// Gives up on what has waited for too long. To be called about once a second: records that never come end no
+    /// wait. Time counts from the first flush that finds something waiting, because the reader of the ring may be
+    /// far behind `now`, with what is waited for still before it.
     pub fn flush(&mut self, now: BootTime, out: &mut Vec<Event>) {
-        self.release_late(now, out);
+        for wait in &mut self.waits {
+            wait.found.get_or_insert(now);
+        }
+        for ending in &mut self.endings {
+            ending.found.get_or_insert(now);
+        }
+        let late = |found: Option<BootTime>, wait| found.is_some_and(|found| now.since(found) >= wait);
+        while self.waits.front().is_some_and(|wait| late(wait.found, ARGV_WAIT_NS)) {
+            self.release_oldest(out);
+        }
+        while let Some(ending) = self.endings.pop_front_if(|ending| late(ending.found, END_WAIT_NS)) {
+            self.end(&ending.entry, out);
+        }
+        self.entries.flush(Some(now), out);
     }
 
     /// Says all that waits, with what is there. Sessions stay open: they are the kernel's, not this machine's.
     pub fn finish(&mut self, out: &mut Vec<Event>) {
         while self.release_oldest(out) {}
-        while let Some((_, entry)) = self.endings.pop_front() {
-            self.end(&entry, out);
+        while let Some(ending) = self.endings.pop_front() {
+            self.end(&ending.entry, out);
         }
         self.entries.flush(None, out);
     }
@@ -244,7 +270,7 @@ impl Machine {
         };
         if let Some(bytes) = open.executed(time, executed, Assembly::new(argv), out) {
             self.waiting_bytes = self.waiting_bytes.saturating_add(bytes);
-            self.waits.push_back(Wait { entry, key, exec_time: time, bytes });
+            self.waits.push_back(Wait { entry, key, exec_time: time, bytes, found: None });
             while self.waits.len() > MAX_WAITS || self.waiting_bytes > MAX_WAITING_BYTES {
                 self.release_oldest(out);
             }
@@ -291,7 +317,7 @@ impl Machine {
         if open.ending.is_some() && !open.is_running() {
             self.end(&exit.entry, out);
         } else if exit.last && !was_ending {
-            self.endings.push_back((exit.time, exit.entry));
+            self.endings.push_back(Ending { entry: exit.entry, since: exit.time, found: None });
         }
     }
 
@@ -301,7 +327,7 @@ impl Machine {
         let ended = Ended { id: open.id.clone(), container: open.container, time };
         open.ended(time, out);
         self.forget_waits(|wait| wait.entry == *entry);
-        self.endings.retain(|(_, ending)| ending != entry);
+        self.endings.retain(|ending| ending.entry != *entry);
         let _ = self.ended.insert(*entry, ended);
     }
 
@@ -360,13 +386,13 @@ impl Machine {
         }
     }
 
+    /// The ring has come as far as `now`.
     fn release_late(&mut self, now: BootTime, out: &mut Vec<Event>) {
         while self.waits.front().is_some_and(|wait| now.since(wait.exec_time) >= ARGV_WAIT_NS) {
             self.release_oldest(out);
         }
-        while let Some((_, entry)) = self.endings.pop_front_if(|(since, _)| now.since(*since) >= END_WAIT_NS)
-        {
-            self.end(&entry, out);
+        while let Some(ending) = self.endings.pop_front_if(|ending| now.since(ending.since) >= END_WAIT_NS) {
+            self.end(&ending.entry, out);
         }
         self.entries.flush(Some(now), out);
     }

@@ -134,6 +134,7 @@ fn play(records: Vec<Record>) -> Vec<Event> {
         assert!(machine.unannounced() <= given);
         assert!(machine.waiting_bytes() <= given * 64);
     }
+    machine.flush(BootTime(u64::MAX / 2), &mut events);
     machine.flush(BootTime(u64::MAX), &mut events);
     assert_eq!(machine.waiting_bytes(), 0, "nothing waits for ever");
     let before = events.len();

@@ -16,6 +16,7 @@ pub(crate) fn events(records: impl IntoIterator<Item = Record>) -> Vec<Event> {
     for record in records {
         machine.handle(record, &mut events);
     }
+    machine.flush(BootTime(u64::MAX / 2), &mut events);
     machine.flush(BootTime(u64::MAX), &mut events);
     machine.finish(&mut events);
     events

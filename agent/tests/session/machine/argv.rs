@@ -33,10 +33,14 @@ fn case_21_a_command_waits_for_its_argv_and_the_rest_of_its_session_behind_it() 
 
 #[test]
 fn case_21_chunks_that_never_come_are_a_marked_cut() {
-    let ways: [fn(&mut Run) -> Vec<String>; 4] = [
+    let ways: [fn(&mut Run) -> Vec<String>; 5] = [
         |run| run.take(exec(10, 12, 3000)),
         |run| run.take(exit(10, 12, 3000)),
-        |run| run.flush(2000 + SECOND),
+        |run| run.take(exec(10, 13, 2000 + SECOND)),
+        |run| {
+            assert_eq!(run.flush(90 * SECOND), NOTHING, "the reader may be far behind");
+            run.flush(91 * SECOND)
+        },
         |run| run.finish(),
     ];
     for (index, way) in ways.into_iter().enumerate() {

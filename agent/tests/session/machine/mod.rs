@@ -227,8 +227,17 @@ fn an_exit_that_was_lost_holds_the_end_back_but_not_for_ever() {
     run.take(root(10, 11, 1000));
     run.take(exec(10, 12, 1000));
     run.take(last(10, 11, 5000));
-    assert_eq!(run.flush(5000 + SECOND / 2), NOTHING);
-    assert_eq!(run.flush(5000 + SECOND), ["s1 ended exit 0, 2 commands, lost 0, 4 us"]);
+    let now = 90 * SECOND; // the reader is far behind
+    assert_eq!(run.flush(now), NOTHING);
+    assert_eq!(run.flush(now + SECOND / 2), NOTHING);
+    assert_eq!(run.flush(now + SECOND), ["s1 ended exit 0, 2 commands, lost 0, 4 us"]);
+
+    let mut run = Run::new();
+    run.take(root(10, 11, 1000));
+    run.take(exec(10, 12, 1000));
+    run.take(last(10, 11, 5000));
+    let told = run.take(root(20, 20, 5000 + SECOND));
+    assert_eq!(told[0], "s1 ended exit 0, 2 commands, lost 0, 4 us", "the ring has gone on for long enough");
 }
 
 #[test]
