@@ -18,4 +18,7 @@ pub mod v1 {
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/podtrail.v1.bin"));
 }
 
-pub use pbjson_types::{Duration, Timestamp};
+mod timestamp;
+
+pub use pbjson_types::Duration;
+pub use timestamp::Timestamp;

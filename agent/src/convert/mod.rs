@@ -258,10 +258,10 @@ fn credentials(credentials: Credentials) -> v1::Credentials {
         audit_session,
     } = credentials;
     v1::Credentials {
-        uid,
-        gid,
-        effective_uid: euid,
-        effective_gid: egid,
+        uid: Some(uid),
+        gid: Some(gid),
+        effective_uid: Some(euid),
+        effective_gid: Some(egid),
         container_uid,
         container_gid,
         effective_capabilities: cap_effective,

@@ -156,12 +156,12 @@ fn a_setuid_program(cx: &Cx) -> Result<()> {
     ])?;
     let setuid = session.command(&["/bin/busybox-setuid"])?;
     let credentials = setuid.credentials.context("no credentials")?;
-    ensure!((credentials.uid, credentials.effective_uid) == (1000, 0), "{credentials:?}");
+    ensure!((credentials.uid(), credentials.effective_uid()) == (1000, 0), "{credentials:?}");
     ensure!(setuid.executable.is_some_and(|exe| exe.setuid && !exe.setgid), "{:?}", setuid.executable);
     let shell = session.command(&["/bin/sh"])?;
     ensure!(shell.executable.is_some_and(|exe| !exe.setuid), "{:?}", shell.executable);
     let credentials = shell.credentials.context("no credentials")?;
-    ensure!((credentials.uid, credentials.effective_uid) == (1000, 1000), "{credentials:?}");
+    ensure!((credentials.uid(), credentials.effective_uid()) == (1000, 1000), "{credentials:?}");
     Ok(())
 }
 
@@ -175,8 +175,8 @@ fn users_of_both_namespaces(cx: &Cx) -> Result<()> {
             let credentials = root.credentials.context("no credentials")?;
             ensure!(
                 (
-                    credentials.uid,
-                    credentials.effective_uid,
+                    credentials.uid(),
+                    credentials.effective_uid(),
                     credentials.container_uid,
                     credentials.container_gid
                 ) == (100_000 + uid, 100_000 + uid, Some(uid), Some(uid)),
@@ -192,7 +192,7 @@ fn an_ordinary_user(cx: &Cx) -> Result<()> {
     let pid = container.sh("exit").user(1234).run()?.ok()?.pid;
     let session = cx.session(&container, pid)?;
     let credentials = session.command(&["/bin/sh"])?.credentials.context("no credentials")?;
-    ensure!((credentials.uid, credentials.gid) == (1234, 1234), "{credentials:?}");
+    ensure!((credentials.uid(), credentials.gid()) == (1234, 1234), "{credentials:?}");
     // There is only one user namespace, so only one number to tell.
     ensure!(credentials.container_uid.is_none(), "{credentials:?}");
     ensure!(credentials.effective_capabilities == 0, "{credentials:?}");

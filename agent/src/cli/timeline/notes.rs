@@ -65,22 +65,22 @@ fn file(executed: &v1::Executed, notes: &mut Vec<(Style, String)>) {
 fn identity(executed: &v1::Executed, first: Option<&v1::Credentials>, notes: &mut Vec<(Style, String)>) {
     let Some(now) = &executed.credentials else { return };
     let file = executed.executable.as_ref();
-    if now.effective_uid != now.uid {
+    if now.effective_uid() != now.uid() {
         let setuid = file.is_some_and(|file| file.setuid);
-        let text = match (setuid, now.effective_uid) {
+        let text = match (setuid, now.effective_uid()) {
             (true, 0) => "setuid root".to_owned(),
             (true, uid) => format!("setuid {uid}"),
             (false, uid) => format!("effective uid {uid}"),
         };
         notes.push((Style::Warn, text));
     }
-    if now.effective_gid != now.gid {
+    if now.effective_gid() != now.gid() {
         let setgid = file.is_some_and(|file| file.setgid);
         let what = if setgid { "setgid" } else { "effective gid" };
-        notes.push((Style::Warn, format!("{what} {}", now.effective_gid)));
+        notes.push((Style::Warn, format!("{what} {}", now.effective_gid())));
     }
     if let Some(first) = first
-        && (now.uid, now.container_uid) != (first.uid, first.container_uid)
+        && (now.uid(), now.container_uid) != (first.uid(), first.container_uid)
     {
         notes.push((Style::Warn, uid(now)));
     }
@@ -90,10 +90,10 @@ fn identity(executed: &v1::Executed, first: Option<&v1::Credentials>, notes: &mu
 #[must_use]
 pub(super) fn uid(credentials: &v1::Credentials) -> String {
     match credentials.container_uid {
-        Some(inside) if inside != credentials.uid => {
-            format!("uid {inside} ({} on the node)", credentials.uid)
+        Some(inside) if inside != credentials.uid() => {
+            format!("uid {inside} ({} on the node)", credentials.uid())
         }
-        _ => format!("uid {}", credentials.uid),
+        _ => format!("uid {}", credentials.uid()),
     }
 }
 

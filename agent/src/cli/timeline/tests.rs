@@ -228,8 +228,8 @@ fn what_is_odd_about_a_command_is_noted() {
     let creds = |uid, euid, inside| {
         with(&|executed| {
             executed.credentials = Some(v1::Credentials {
-                uid,
-                effective_uid: euid,
+                uid: Some(uid),
+                effective_uid: Some(euid),
                 container_uid: inside,
                 ..Default::default()
             });
