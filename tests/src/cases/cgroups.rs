@@ -97,7 +97,7 @@ fn a_container_in_a_container(cx: &Cx) -> Result<()> {
     let nested = fresh_id();
     // By a session: all of it is the session's, whatever cgroup and namespaces it makes for itself.
     let script =
-        format!("{ITEST} payload nest {inside}/{nested} /bin/sh -c '/bin/echo nested; exit 4'; exit");
+        format!("{ITEST} payload nest {inside}/{nested} /bin/sh -c '/bin/echo nested; exit 4'; exit 0");
     let session = only_session_of(cx, &container, &script)?;
     let dir = format!("{inside}/{nested}");
     session.expect(&[

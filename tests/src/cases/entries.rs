@@ -98,7 +98,7 @@ fn init_and_what_it_forks_are_no_session(cx: &Cx) -> Result<()> {
 fn two_containers_with_two_sessions_each(cx: &Cx) -> Result<()> {
     let containers = [cx.container()?, cx.start(Spec::by(Runtime::Crun))?];
     let script = |name: &str| {
-        format!("read x <{name}; /bin/echo {name} first; read x <{name}; /bin/echo {name} second; exit")
+        format!("{{ read x; /bin/echo {name} first; read x; /bin/echo {name} second; }} <{name}; exit")
     };
     let mut running = Vec::new();
     for container in &containers {

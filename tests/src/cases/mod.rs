@@ -1,13 +1,16 @@
 //! The cases, by subject.
 
+mod agents;
 mod argv;
 mod cgroups;
+mod collecting;
 mod entries;
 mod files;
 mod fixtures;
 mod joins;
 mod storms;
 mod tasks;
+mod text;
 
 use anyhow::{Result, ensure};
 
@@ -24,6 +27,9 @@ pub(crate) fn all() -> Vec<Case> {
         files::cases(),
         cgroups::cases(),
         storms::cases(),
+        text::cases(),
+        agents::cases(),
+        collecting::cases(),
     ]
     .concat()
 }

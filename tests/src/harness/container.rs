@@ -23,9 +23,9 @@ use super::{cgroup, exec::Exec, host, leftovers, process, until};
 pub(crate) const ITEST: &str = "/bin/itest";
 
 /// Applets that get a name of their own in a container.
-const APPLETS: [&str; 18] = [
+const APPLETS: [&str; 17] = [
     "sh", "ls", "cat", "echo", "true", "false", "sleep", "kill", "cp", "rm", "mkdir", "nsenter", "xargs",
-    "id", "chmod", "nohup", "env", "ln",
+    "id", "chmod", "env", "ln",
 ];
 
 /// How a container is run.
@@ -163,14 +163,17 @@ impl Spec {
             namespaces.push(json!({"type": "user"}));
         }
         linux["namespaces"] = Value::Array(namespaces);
-        Ok(json!({
+        let mut config = json!({
             "ociVersion": "1.0.2",
             "process": process_of(&self.init, false, 0),
             "root": {"path": "rootfs", "readonly": false},
-            "hostname": "itest",
             "mounts": mounts,
             "linux": linux,
-        }))
+        });
+        if self.namespaces.contains(&"uts") {
+            config["hostname"] = Value::from("itest");
+        }
+        Ok(config)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod cgroup;
+pub(crate) mod collector;
 pub(crate) mod container;
 pub(crate) mod daemon;
 pub(crate) mod exec;

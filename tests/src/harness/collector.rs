@@ -1,0 +1,110 @@
+//! A collector under test, and the command line that asks it.
+
+use std::{
+    fs::{self, File},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, ChildStdin, ExitStatus, Output, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use podtrail_proto::v1::{Event, TailResponse};
+
+use super::{daemon, host, process, until};
+
+/// A place for a collector: it may run, be killed, and run again there.
+#[derive(Debug)]
+pub(crate) struct Collector {
+    dir: PathBuf,
+    port: u16,
+    child: Option<(Child, Option<ChildStdin>)>,
+}
+
+impl Collector {
+    /// A place, with no collector yet.
+    pub(crate) fn place(name: &str) -> Result<Self> {
+        // Free now; loopback ports are many, and the tests alone with them.
+        let port =
+            TcpListener::bind("127.0.0.1:0").context("is the loopback interface up?")?.local_addr()?.port();
+        Ok(Self { dir: host().dir(name)?, port, child: None })
+    }
+
+    /// Its address, for agents and readers.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Runs it there, and waits until it answers.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        let mut command = daemon::daemon("podtrail-collector");
+        command.args(["run", "--metrics-listen", "none", "--listen", &format!("127.0.0.1:{}", self.port)]);
+        command.arg("--data").arg(self.dir.join("data"));
+        let log = File::options().create(true).append(true).open(self.dir.join("log"))?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn()?;
+        let lifeline = child.stdin.take();
+        let port = self.port;
+        let answers = until("the collector answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        self.child = Some((child, lifeline));
+        answers.with_context(|| self.logged())
+    }
+
+    /// Ends it.
+    pub(crate) fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
+        let (mut child, _lifeline) = self.child.take().context("it does not run")?;
+        kill(Pid::from_raw(child.id().cast_signed()), signal)?;
+        process::reap(&mut child, "the collector ends")
+    }
+
+    /// All events it has, in its order, each once.
+    pub(crate) fn events(&self) -> Result<Vec<Event>> {
+        let output =
+            podtrail(&["tail", "--collector", &self.url(), "--from", "oldest", "--no-follow", "-o", "json"])?;
+        text(&output)?.lines().map(event).collect()
+    }
+
+    /// What it logged.
+    pub(crate) fn logged(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        if self.child.is_some()
+            && let Err(e) = self.end(Signal::SIGKILL)
+        {
+            eprintln!("cannot end a collector: {e:#}");
+        }
+        if std::env::var_os("PODTRAIL_ITEST_KEEP").is_some() {
+            eprintln!("log of a collector: {}", self.logged());
+        }
+    }
+}
+
+/// An event as the command line prints it: bare, or with its cursor.
+pub(crate) fn event(line: &str) -> Result<Event> {
+    if let Ok(event) = serde_json::from_str::<Event>(line) {
+        return Ok(event);
+    }
+    let response: TailResponse = serde_json::from_str(line).with_context(|| format!("no event: {line}"))?;
+    response.event.context("a response without an event")
+}
+
+/// Runs `podtrail`.
+pub(crate) fn podtrail(args: &[&str]) -> Result<Output> {
+    let mut command = daemon::command("podtrail");
+    command.args(args).stdin(Stdio::null());
+    command.output().context("cannot run podtrail")
+}
+
+/// What a program that succeeded printed.
+pub(crate) fn text(output: &Output) -> Result<String> {
+    if !output.status.success() {
+        bail!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    String::from_utf8(output.stdout.clone()).context("it printed what is not UTF-8")
+}
