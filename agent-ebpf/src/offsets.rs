@@ -115,7 +115,7 @@ offsets! {
     mount_mnt: "mount" ["mnt"] 0 Refuse;
     mount_parent: "mount" ["mnt_parent"] 8 Refuse;
     mount_mountpoint: "mount" ["mnt_mountpoint"] 8 Refuse;
-    fs_root: "fs_struct" ["root"] 0 Refuse;
+    mount_ns: "mount" ["mnt_ns"] 8 Refuse;
     fs_pwd: "fs_struct" ["pwd"] 0 Refuse;
     inode_ino: "inode" ["i_ino"] 8 Refuse;
     inode_mode: "inode" ["i_mode"] 2 Refuse;

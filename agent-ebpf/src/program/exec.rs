@@ -250,21 +250,12 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
         (*exec)._pad = [0; 7];
 
         let fs: u64 = read(task, offset!(task_fs));
-        let root = offset!(fs_root);
-        let root_mnt: u64 = read(fs, root.wrapping_add(offset!(path_mnt)));
-        let root_dentry: u64 = read(fs, root.wrapping_add(offset!(path_dentry)));
 
         let mm: u64 = read(task, offset!(task_mm));
         let file: u64 = read(mm, offset!(mm_exe_file));
         let path = offset!(file_path);
         let dentry: u64 = read(file, path.wrapping_add(offset!(path_dentry)));
-        let walked = walk::podtrail_walk(
-            read(file, path.wrapping_add(offset!(path_mnt))),
-            dentry,
-            root_mnt,
-            root_dentry,
-            at,
-        );
+        let walked = walk::podtrail_walk(read(file, path.wrapping_add(offset!(path_mnt))), dentry, at);
         let exe_len = walked as u32 & (2 * PATH_MAX as u32 - 1);
         let end = (walked >> 32) as u32;
         if end != walk::COMPLETE {
@@ -277,8 +268,6 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
         let walked = walk::podtrail_walk(
             read(fs, pwd.wrapping_add(offset!(path_mnt))),
             read(fs, pwd.wrapping_add(offset!(path_dentry))),
-            root_mnt,
-            root_dentry,
             at,
         );
         let cwd_len = walked as u32 & (2 * PATH_MAX as u32 - 1);

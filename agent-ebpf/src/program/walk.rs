@@ -15,18 +15,18 @@ const STEPS: usize = 48;
 /// A component's bytes at most, with its NUL.
 const NAME_MAX: u32 = 256;
 
-/// The walk ended at the task's root.
+/// The walk ended at the root of a mount namespace.
 pub const COMPLETE: u32 = 1;
 /// It ended at a root of its own with a name, which is the last component: a memfd, or what was unmounted.
 pub const DETACHED: u32 = 2;
 
-/// Walks from `mnt` and `dentry` to the root, and writes components, each with a NUL, to the scratch buffer at
+/// Walks from `mnt` and `dentry` to the mount namespace's root, and writes components, each with a NUL, to the scratch buffer at
 /// `start` and on. Answers the bytes written in the low half, and how it ended in the high half.
 ///
 /// A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_walk(mnt: u64, dentry: u64, root_mnt: u64, root_dentry: u64, start: u32) -> u64 {
+pub extern "C" fn podtrail_walk(mnt: u64, dentry: u64, start: u32) -> u64 {
     let Some(buffer) = ring::scratch() else { return 0 };
     let mut mnt = mnt;
     let mut dentry = dentry;
@@ -38,16 +38,15 @@ pub extern "C" fn podtrail_walk(mnt: u64, dentry: u64, root_mnt: u64, root_dentr
         if dentry == 0 || mnt == 0 {
             break;
         }
-        if dentry == root_dentry && mnt == root_mnt {
-            end = COMPLETE;
-            break;
-        }
         let mount_root: u64 = read(mnt, offset!(vfsmount_root));
         if dentry == mount_root {
             let mount = mnt.wrapping_sub(u64::from(offset!(mount_mnt)));
             let parent: u64 = read(mount, offset!(mount_parent));
             if parent == mount || parent == 0 {
-                // The root of the mount namespace, and the task's root was not on the way: it is outside its chroot.
+                // The topmost mount. One that was unmounted while in use is topmost too, but in no namespace.
+                if read::<u64>(mount, offset!(mount_ns)) != 0 {
+                    end = COMPLETE;
+                }
                 break;
             }
             dentry = read(mount, offset!(mount_mountpoint));

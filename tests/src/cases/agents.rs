@@ -79,11 +79,20 @@ fn a_late_agent_finds_a_join(cx: &Cx) -> Result<()> {
     let mut pipe = container.speak("/gate")?;
     let agent = cx.start_agent(&[])?;
     std::io::Write::write_all(&mut pipe, b"go\n")?;
-    let pid = *process::children(child.id()).first().context("nsenter has no child")?;
     ensure!(process::reap(&mut child, "nsenter ends")?.code() == Some(4), "it failed");
-    let session = ended(&agent, container.cgroup_id, pid)?;
-    ensure!(session.started()?.recovered == Some(true), "{}", session.story());
-    session.expect(&[want(BUSYBOX, &sh(script)).exit(4), want(BUSYBOX, &["/bin/echo", "seen"])])?;
+    node::settle(&agent)?;
+    let session = session::only(&session::all(&agent.events(), container.cgroup_id))?;
+    session.check()?;
+    ensure!(session.started()?.recovered == Some(true) && session.ended().is_some(), "{}", session.story());
+    // Of what ran before, only the outermost process is told: it has entered, and the shell is its child.
+    let root = session.executed()[0];
+    ensure!(root.argv.get(1).is_some_and(|arg| arg == "nsenter"), "{}", session.story());
+    ensure!(session.executed().len() == 2, "{}", session.story());
+    ensure!(
+        session.exit_of(session.command(&["/bin/echo", "seen"])?)?.exit_code == Some(0),
+        "{}",
+        session.story()
+    );
     agent.stop()
 }
 

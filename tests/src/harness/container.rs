@@ -221,7 +221,9 @@ pub(crate) fn fresh_id() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    format!("{:032x}{:016x}{count:016x}", now.as_nanos(), std::process::id())
+    // What differs comes first: people and tables show the beginning.
+    let id = format!("{:032x}{:016x}{count:016x}", now.as_nanos(), std::process::id());
+    id.chars().rev().collect()
 }
 
 impl Container {
