@@ -12,7 +12,7 @@
 //! | `PODTRAIL_ITEST_KEEP` | set: the agents' and collectors' logs are kept |
 //! | `CI` | `true`: a test that cannot run fails |
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test binary: to panic is to fail the test")]
+#![expect(clippy::panic, reason = "a test binary: to panic is to fail the test")]
 
 mod cases;
 mod harness;

@@ -228,7 +228,7 @@ fn what_cannot_be_kept_is_counted(cx: &Cx) -> Result<()> {
     let all = told as u64 + exits as u64 + missing;
     // Besides: the storm's root and the shell after it, their entries, and what containers and ring tell of themselves.
     ensure!(
-        all >= 2 * STORM && all <= 2 * STORM + 40,
+        (2 * STORM..=2 * STORM + 40).contains(&all),
         "{told} commands, {exits} exits, {missing} missing of {STORM}"
     );
     Ok(())

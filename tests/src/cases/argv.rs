@@ -1,6 +1,6 @@
 //! Arguments: any bytes, any number, any length, and never cut in silence.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{BUSYBOX, nothing_else};
 use crate::{
@@ -74,10 +74,10 @@ fn over_the_limit_head_and_tail_are_kept(cx: &Cx) -> Result<()> {
         ensure!(cut > 0 && cut < argv.len(), "{bytes}: cut at {cut} of {}", argv.len());
         let (head, tail) = argv.split_at(cut);
         // The head's last may lack its end, the tail's first its beginning; everything else is exact.
-        let (last, whole) = head.split_last().expect("not empty");
+        let (last, whole) = head.split_last().context("no head")?;
         ensure!(whole == &all[..whole.len()], "{bytes}: another head");
         ensure!(all[whole.len()].starts_with(last.as_str()), "{bytes}: the head ends with {last:?}");
-        let (first, whole) = tail.split_first().expect("not empty");
+        let (first, whole) = tail.split_first().context("no tail")?;
         ensure!(whole == &all[all.len() - whole.len()..], "{bytes}: another tail");
         ensure!(
             all[all.len() - whole.len() - 1].ends_with(first.as_str()),

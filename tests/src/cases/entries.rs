@@ -179,7 +179,10 @@ fn detached_as_a_shim_does(cx: &Cx) -> Result<()> {
         let script = "/bin/echo before; read x </gate; /bin/echo after; exit $x";
         let pid = container.sh(script).detached().run()?.ok()?.pid;
         // The runtime is gone, and the session goes on.
-        ensure!(cx.open_session(&container, pid)?.ended().is_none(), "it ended with the runtime");
+        cx.settle()?;
+        let open = cx.open_session(&container, pid)?;
+        ensure!(open.ended().is_none(), "it ended with the runtime");
+        open.expect(&[want(BUSYBOX, &sh(script)).running(), want(BUSYBOX, &["/bin/echo", "before"])])?;
         container.tell("/gate", "9")?;
         let session = cx.session(&container, pid)?;
         session.expect(&[

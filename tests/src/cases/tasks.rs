@@ -127,7 +127,7 @@ fn posix_spawn_and_vfork(cx: &Cx) -> Result<()> {
     session.expect(&[want(ITEST, &spawn), want(BUSYBOX, &["/bin/echo", "spawned"])])?;
     // xargs of busybox calls vfork.
     let script = "echo one two | /bin/xargs -n 1 /bin/itest payload exit; exit 0";
-    std::fs::write(container.path("/numbers"), "1\n2\n")?;
+    fs::write(container.path("/numbers"), "1\n2\n")?;
     let script =
         script.replace("echo one two | /bin/xargs", "/bin/xargs").replace("; exit 0", " </numbers; exit 0");
     let pid = container.sh(&script).run()?.ok()?.pid;

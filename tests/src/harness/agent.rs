@@ -17,10 +17,7 @@ use nix::{
 };
 use podtrail_proto::v1::{Event, agent_state::Phase, event::Body};
 
-use super::{
-    daemon, host, process,
-    wait::{deadline, scaled},
-};
+use super::{daemon, host, process, wait::deadline};
 
 /// Node name of every agent under test.
 pub(crate) const NODE: &str = "itest";
@@ -245,9 +242,4 @@ impl Told {
         lock(&self.lines).ended = true;
         self.more.notify_all();
     }
-}
-
-/// How long a storm may take.
-pub(crate) fn patience(limit: Duration) -> Duration {
-    scaled(limit)
 }

@@ -36,7 +36,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 fn unhex(text: &str) -> Result<Vec<u8>> {
     // An argument that is empty cannot be told apart on every command line: it is written "-".
     let text = text.trim_matches('-');
-    ensure!(text.len() % 2 == 0, "odd: {text}");
+    ensure!(text.len().is_multiple_of(2), "odd: {text}");
     (0..text.len())
         .step_by(2)
         .map(|at| Ok(u8::from_str_radix(text.get(at..at + 2).context("not hexadecimal")?, 16)?))

@@ -78,7 +78,7 @@ fn gate(args: &[OsString]) -> Result<ExitCode> {
 fn say_pid(args: &[OsString]) -> Result<ExitCode> {
     let [pipe, code] = args else { bail!("say-pid PIPE CODE") };
     say(pipe, &std::process::id().to_string())?;
-    exit(&[code.clone()])
+    exit(std::slice::from_ref(code))
 }
 
 /// The line that somebody writes to a pipe.
