@@ -31,9 +31,7 @@ cases! {
 /// The session of a pid, ended, as this agent tells it.
 fn ended(agent: &Agent, cgroup_id: u64, pid: u32) -> Result<Session> {
     let open = session::wait_open(agent, cgroup_id, pid)?;
-    let session = agent.wait("the session ends", |events| {
-        Some(Session::of(events, &open.id)).filter(|session| session.ended().is_some())
-    })?;
+    let session = agent.ended(&open.id)?;
     session.check()?;
     Ok(session)
 }

@@ -64,9 +64,7 @@ fn storm(cx: &Cx, agent: &Agent, runs: u32, meanwhile: impl FnOnce() -> Result<(
     let ran = running.wait()?.ok()?;
     ensure!(ran.text() == runs, "{}", ran.text());
     let open = session::wait_open(agent, container.cgroup_id, ran.pid)?;
-    let session = agent.wait("the storm's session ends", |events| {
-        Some(Session::of(events, &open.id)).filter(|session| session.ended().is_some())
-    })?;
+    let session = agent.ended(&open.id)?;
     session.check()?;
     ensure!(
         (session.executed().len() - 1).to_string() == runs,

@@ -374,9 +374,7 @@ fn a_container_killed_under_its_sessions(cx: &Cx) -> Result<()> {
     until("the session's sleep runs", || !process::children(pid).is_empty())?;
     let id = container.cgroup_id;
     drop(container);
-    let session = cx.agent()?.wait("the session ends with its container", |events| {
-        Some(Session::of(events, &open.id)).filter(|session| session.ended().is_some())
-    })?;
+    let session = cx.agent()?.ended(&open.id)?;
     session.check()?;
     session.expect(&[
         want(BUSYBOX, &sh("/bin/sleep 1000; exit")).signal(9),

@@ -1,6 +1,7 @@
 //! An agent under test, and what it has told so far.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -17,7 +18,7 @@ use nix::{
 };
 use podtrail_proto::v1::{Event, agent_state::Phase, event::Body};
 
-use super::{daemon, host, process, wait::deadline};
+use super::{Session, daemon, host, process, wait::deadline};
 
 /// Node name of every agent under test.
 pub(crate) const NODE: &str = "itest";
@@ -46,6 +47,8 @@ struct Told {
 #[derive(Debug, Default)]
 struct Lines {
     events: Vec<Arc<Event>>,
+    /// the same, by session
+    sessions: HashMap<String, Vec<Arc<Event>>>,
     raw: Vec<String>,
     ended: bool,
     /// what could not be read
@@ -97,13 +100,17 @@ impl Agent {
 
     /// Waits until what has been told so far gives something.
     pub(crate) fn wait<T>(&self, what: &str, mut find: impl FnMut(&[Arc<Event>]) -> Option<T>) -> Result<T> {
+        self.wait_for(what, |lines| find(&lines.events))
+    }
+
+    fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&Lines) -> Option<T>) -> Result<T> {
         let end = deadline();
         let mut lines = lock(&self.told.lines);
         loop {
             if let Some(bad) = &lines.bad {
                 bail!("the agent printed what is no event: {bad}");
             }
-            if let Some(found) = find(&lines.events) {
+            if let Some(found) = find(&lines) {
                 return Ok(found);
             }
             if lines.ended {
@@ -116,15 +123,28 @@ impl Agent {
                 bail!("waited in vain for: {what}; the agent's log: {}", self.logged());
             }
             let seen = lines.events.len();
-            // In a storm, look again when it pauses or every few milliseconds, not after each event.
+            // In a storm, look again every few milliseconds, not after each event: looking holds up the reader.
+            drop(lines);
+            thread::sleep(Duration::from_millis(3));
             (lines, _) = self
                 .told
                 .more
-                .wait_timeout_while(lines, (end - now).min(Duration::from_millis(50)), |lines| {
-                    lines.events.len() == seen && !lines.ended && lines.bad.is_none()
-                })
+                .wait_timeout_while(
+                    lock(&self.told.lines),
+                    (end - now).min(Duration::from_millis(50)),
+                    |lines| lines.events.len() == seen && !lines.ended && lines.bad.is_none(),
+                )
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Waits until session `id` has ended.
+    pub(crate) fn ended(&self, id: &str) -> Result<Session> {
+        self.wait_for(&format!("session {id} ends"), |lines| {
+            let events = lines.sessions.get(id)?;
+            let over = events.last().is_some_and(|event| matches!(event.body, Some(Body::SessionEnded(_))));
+            over.then(|| Session { id: id.to_owned(), events: events.clone() })
+        })
     }
 
     /// What has been told so far.
@@ -231,7 +251,11 @@ impl Told {
             let mut lines = lock(&self.lines);
             match event {
                 Ok((event, raw)) => {
-                    lines.events.push(Arc::new(event));
+                    let event = Arc::new(event);
+                    if !event.session_id.is_empty() {
+                        lines.sessions.entry(event.session_id.clone()).or_default().push(Arc::clone(&event));
+                    }
+                    lines.events.push(event);
                     lines.raw.push(raw);
                 }
                 Err(bad) => lines.bad = Some(bad),

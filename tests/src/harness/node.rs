@@ -109,9 +109,7 @@ impl Cx {
     /// The session in `container` whose root has `pid`, once it has ended; checked for what is true of every session.
     pub(crate) fn session(&self, container: &Container, pid: u32) -> Result<Session> {
         let session = self.open_session(container, pid)?;
-        let session = self.agent()?.wait(&format!("session {} ends", session.id), |events| {
-            Some(Session::of(events, &session.id)).filter(|session| session.ended().is_some())
-        })?;
+        let session = self.agent()?.ended(&session.id)?;
         session.check()?;
         Ok(session)
     }
@@ -170,7 +168,8 @@ pub(crate) fn settle(agent: &Agent) -> Result<()> {
     let id = container.cgroup_id;
     drop(beacon);
     let session = session::wait_open(agent, id, pid)?.id;
-    agent.wait("the beacon's session ends", |events| Session::of(events, &session).ended().map(|_| ()))
+    agent.ended(&session)?;
+    Ok(())
 }
 
 fn serial() -> u64 {
