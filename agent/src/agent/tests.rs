@@ -1,1 +1,314 @@
+//! The pipeline from a fake source to a real gRPC server and a real Unix socket, without root.
 
+use std::{collections::VecDeque, os::fd::OwnedFd, path::PathBuf, time::Duration};
+
+use podtrail_proto::v1::{self, event::Body, trail_client::TrailClient};
+use tokio::{sync::mpsc, time::timeout};
+use tonic::transport::Endpoint;
+
+use super::*;
+use crate::{
+    config::agent::Flags,
+    event::{BootTime, Credentials, Executable, ExitStatus, GapSource, Hook, Namespaces, Process, TaskKey},
+    probe::CgroupCreated,
+    session::record::{EntryKind, Exec, Exit, Lost, RawArgv, Record},
+    uplink::tests::Stub,
+};
+
+const WAIT: Duration = Duration::from_secs(20);
+const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// Gives what it is sent.
+struct Fake {
+    records: mpsc::UnboundedReceiver<RawRecord>,
+    left: VecDeque<RawRecord>,
+    losses: Vec<Lost>,
+}
+
+impl Source for Fake {
+    fn hooks(&self) -> Vec<Hook> {
+        vec![Hook { name: "exec".to_owned(), kind: "fake".to_owned(), reason: String::new() }]
+    }
+
+    async fn read(&mut self, out: &mut Vec<RawRecord>) -> Result<(), SourceError> {
+        match self.records.recv().await {
+            Some(record) => out.push(record),
+            None => std::future::pending().await,
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, out: &mut Vec<RawRecord>) -> bool {
+        let before = out.len();
+        out.extend(std::iter::from_fn(|| self.records.try_recv().ok()));
+        out.extend(self.left.pop_front());
+        out.len() > before
+    }
+
+    fn losses(&mut self) -> Result<Vec<Lost>, SourceError> {
+        Ok(std::mem::take(&mut self.losses))
+    }
+}
+
+fn exec(time: u64, key: TaskKey, argv: &[u8]) -> RawRecord {
+    let length = u32::try_from(argv.len()).unwrap();
+    RawRecord::Session(Record::Exec(Box::new(Exec {
+        time: BootTime(time),
+        process: Process { key, parent: TaskKey::new(1, 1), comm: b"sh".to_vec() },
+        tid: key.tgid,
+        entry: TaskKey::new(500, 10),
+        entered_by: TaskKey::new(400, 5),
+        entry_time: BootTime(10),
+        entry_kind: EntryKind::Runtime,
+        container: Some(42),
+        staging: false,
+        root: key.tgid == 500,
+        host_mnt: false,
+        cgroup_id: 42,
+        namespaces: Namespaces { mnt: 9, pid: 8, user: 7, net: 6 },
+        credentials: Credentials::default(),
+        tty: None,
+        path: b"/bin/sh\xff".to_vec(),
+        cwd: b"/".to_vec(),
+        path_incomplete: false,
+        script: None,
+        executable: Executable::default(),
+        argv: RawArgv { total: argv.len() as u64, head: length, tail: 0, bytes: argv.to_vec(), fault: false },
+    })))
+}
+
+fn exit(time: u64, key: TaskKey, last: bool) -> RawRecord {
+    RawRecord::Session(Record::Exit(Exit {
+        time: BootTime(time),
+        key,
+        parent: TaskKey::new(1, 1),
+        entry: TaskKey::new(500, 10),
+        status: ExitStatus::Code(3),
+        last,
+        executed: true,
+        lost: 0,
+    }))
+}
+
+fn cgroup() -> RawRecord {
+    RawRecord::CgroupCreated(CgroupCreated {
+        time: BootTime(1),
+        id: 42,
+        parent: 1,
+        container: Some(42),
+        path: format!("/kubepods.slice/cri-containerd-{ID}.scope").into_bytes(),
+    })
+}
+
+fn about() -> About {
+    let text = |text: &str| text.to_owned();
+    About { version: text("1"), kernel: text("6.1"), boot_id: text("b5b3ee22-4c0e-4c59-9d5a-0f5a4b7f3a01") }
+}
+
+fn config(dir: &tempfile::TempDir, collector: Option<String>) -> AgentConfig {
+    let path = |name: &str| Some(dir.path().join(name).display().to_string());
+    let flags = Flags {
+        node_name: Some("n".to_owned()),
+        cluster: Some("c".to_owned()),
+        collector,
+        socket: path("agent.sock"),
+        lock: path("agent.lock"),
+        metrics_listen: Some("none".to_owned()),
+        ..Flags::default()
+    };
+    AgentConfig::load(flags).unwrap()
+}
+
+fn kinds<'a>(events: impl IntoIterator<Item = &'a v1::Event>) -> Vec<&'static str> {
+    let kind = |event: &v1::Event| match &event.body {
+        Some(Body::SessionStarted(_)) => "session started",
+        Some(Body::Executed(_)) => "executed",
+        Some(Body::Exited(_)) => "exited",
+        Some(Body::SessionEnded(_)) => "session ended",
+        Some(Body::Gap(_)) => "gap",
+        Some(Body::AgentState(state)) if state.phase() == v1::agent_state::Phase::Started => "started",
+        Some(Body::AgentState(_)) => "stopped",
+        _ => "other",
+    };
+    events.into_iter().map(kind).collect()
+}
+
+async fn trail(path: PathBuf) -> TrailClient<tonic::transport::Channel> {
+    let endpoint = Endpoint::from_shared(format!("unix://{}", path.display())).unwrap();
+    TrailClient::new(endpoint.connect().await.unwrap())
+}
+
+#[tokio::test]
+async fn from_the_source_to_the_collector_and_the_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let stub = Stub::default();
+    let (address, _server) = stub.serve("127.0.0.1:0".parse().unwrap()).await;
+    let config = config(&dir, Some(format!("http://{address}")));
+    let (send, records) = mpsc::unbounded_channel();
+    // What is in the ring when the agent is told to stop must still come out.
+    let left = VecDeque::from([exit(40, TaskKey::new(500, 10), true)]);
+    let lost = Lost {
+        from: BootTime(1),
+        time: BootTime(2),
+        source: GapSource::KernelRing,
+        count: 5,
+        exact: true,
+        detail: "exec".to_owned(),
+    };
+    let source = Fake { records, left, losses: vec![lost] };
+    let pipeline = Pipeline::new(source, Containers::default(), about());
+    let stop = CancellationToken::new();
+    let socket = config.socket.clone().unwrap();
+    let agent = tokio::spawn({
+        let stop = stop.clone();
+        async move { run(&config, pipeline, vec![cgroup()], stop).await }
+    });
+    send.send(exec(20, TaskKey::new(500, 10), b"sh\0-c\0\x1b[2J\xff\0")).unwrap();
+    send.send(exec(30, TaskKey::new(501, 25), b"ls\0")).unwrap();
+    send.send(exit(35, TaskKey::new(501, 25), false)).unwrap();
+
+    // All but the end: started, gap, session started, executed twice, exited.
+    let waiting = async {
+        while stub.dense() < 6 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(WAIT, waiting).await.unwrap();
+
+    let mut trail = trail(socket.clone()).await;
+    let sessions =
+        trail.list_sessions(v1::ListSessionsRequest::default()).await.unwrap().into_inner().sessions;
+    assert_eq!(sessions.len(), 1);
+    assert_eq!((sessions[0].commands, sessions[0].first_command.as_str()), (2, "sh -c \u{1b}[2J\u{fffd}"));
+    let container = sessions[0].container.clone().unwrap();
+    assert_eq!(
+        (container.id.as_str(), container.runtime.as_str(), container.cgroup_id),
+        (ID, "containerd", 42)
+    );
+
+    stop.cancel();
+    timeout(WAIT, agent).await.unwrap().unwrap().unwrap();
+    assert!(!socket.exists());
+
+    let received = stub.received.lock().unwrap();
+    let events: Vec<&v1::Event> = received.values().map(|(event, _)| event).collect();
+    let seqs: Vec<u64> = events.iter().map(|event| event.id.as_ref().unwrap().seq).collect();
+    assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>(), "dense from 1");
+    let kinds = kinds(events.iter().copied());
+    assert_eq!((kinds.first(), kinds.last()), (Some(&"started"), Some(&"stopped")), "{kinds:?}");
+    let mut sorted = kinds.clone();
+    sorted.sort_unstable();
+    assert_eq!(
+        sorted,
+        [
+            "executed",
+            "executed",
+            "exited",
+            "exited",
+            "gap",
+            "session ended",
+            "session started",
+            "started",
+            "stopped"
+        ]
+    );
+    let executed = events
+        .iter()
+        .find_map(|event| match &event.body {
+            Some(Body::Executed(executed)) => Some(executed),
+            _ => None,
+        })
+        .unwrap();
+    assert_eq!(executed.path_raw, b"/bin/sh\xff"[..]);
+    assert_eq!(executed.argv_raw, [&b"sh"[..], b"-c", b"\x1b[2J\xff"]);
+    assert_eq!((executed.argv_bytes, executed.truncated), (Some(12), Some(false)));
+    let Some(Body::AgentState(state)) = &events[0].body else { panic!("{:?}", events[0]) };
+    assert_eq!((state.kernel.as_str(), state.hooks[0].kind.as_str()), ("6.1", "fake"));
+}
+
+#[tokio::test]
+async fn without_a_collector_the_socket_has_it_all_and_the_stop_is_quick() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir, None);
+    let (send, records) = mpsc::unbounded_channel();
+    let source = Fake { records, left: VecDeque::new(), losses: Vec::new() };
+    let pipeline = Pipeline::new(source, Containers::default(), about());
+    let stop = CancellationToken::new();
+    let socket = config.socket.clone().unwrap();
+    let agent = tokio::spawn({
+        let stop = stop.clone();
+        async move { run(&config, pipeline, Vec::new(), stop).await }
+    });
+    send.send(exec(20, TaskKey::new(500, 10), b"true\0")).unwrap();
+    let connected = async {
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        trail(socket.clone()).await
+    };
+    let mut trail = timeout(WAIT, connected).await.unwrap();
+    let from = Some(v1::tail_request::From::Oldest(true));
+    let request = v1::TailRequest { from, follow: Some(true) };
+    let mut tail = trail.tail(request).await.unwrap().into_inner();
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let response = timeout(WAIT, tail.message()).await.unwrap().unwrap().unwrap();
+        seen.push(response.event.unwrap());
+    }
+    assert_eq!(kinds(&seen), ["started", "session started", "executed"]);
+    stop.cancel();
+    timeout(Duration::from_secs(2), agent).await.unwrap().unwrap().unwrap();
+}
+
+fn filled(acknowledged: bool) -> Arc<Spool> {
+    let identity = Identity { cluster: "c".to_owned(), node: "n".to_owned(), epoch: 1 };
+    Arc::new(Spool::new(identity, spool::Options { max_bytes: 1 << 20, acknowledged }))
+}
+
+fn push(spool: &Spool) {
+    spool.push(&mut vec![v1::Event::default()], spool::Now::default(), &mut Vec::new());
+}
+
+#[tokio::test]
+async fn standard_output_gets_a_line_an_event() {
+    let spool = filled(true);
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    let stop = CancellationToken::new();
+    let printer =
+        stdout::Printer::to(fs::File::from(writer), Arc::clone(&spool), true, stop.clone()).unwrap();
+    for _ in 0..3 {
+        push(&spool);
+    }
+    printer.finish(3, WAIT).await.unwrap();
+    let text = io::read_to_string(fs::File::from(reader)).unwrap();
+    let seqs: Vec<String> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"]["seq"].to_string())
+        .collect();
+    assert_eq!(seqs, ["\"1\"", "\"2\"", "\"3\""]);
+    assert_eq!(spool.fill().acked_seq, 3);
+}
+
+#[tokio::test]
+async fn a_closed_pipe_ends_the_agent_though_nothing_happens() {
+    let (reader, writer): (OwnedFd, OwnedFd) = nix::unistd::pipe().unwrap();
+    drop(reader);
+    let stop = CancellationToken::new();
+    let printer = stdout::Printer::to(fs::File::from(writer), filled(true), true, stop.clone()).unwrap();
+    timeout(WAIT, stop.cancelled()).await.unwrap();
+    printer.finish(0, WAIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_does_not_hold_up_the_end() {
+    let spool = filled(true);
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    let printer =
+        stdout::Printer::to(fs::File::from(writer), Arc::clone(&spool), true, CancellationToken::new())
+            .unwrap();
+    let long = v1::Event { session_id: "x".repeat(200_000), ..v1::Event::default() };
+    spool.push(&mut vec![long], spool::Now::default(), &mut Vec::new());
+    let error = printer.finish(1, Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    drop(reader);
+}

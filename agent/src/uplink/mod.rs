@@ -7,7 +7,7 @@ mod backoff;
 mod codec;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     sync::Arc,
