@@ -68,8 +68,8 @@ pub struct Index {
     /// those open without any
     silent: BTreeSet<(Moment, Key)>,
     nodes: BTreeMap<NodeNumber, Node>,
-    /// (cluster, name)
-    node_numbers: BTreeMap<(String, String), NodeNumber>,
+    /// by cluster, then by name
+    node_numbers: BTreeMap<String, BTreeMap<String, NodeNumber>>,
     next_node: u32,
     runs: VecDeque<Run>,
     /// gaps of which the node is not known
@@ -124,18 +124,24 @@ impl Index {
 
     fn apply_to_session(&mut self, node: NodeNumber, cursor: Cursor, time: Moment, event: &v1::Event) {
         let key = Key { id: event.session_id.as_str().into(), node };
-        let session = self.sessions.entry(key.clone()).or_insert_with(|| Session::new(time));
+        let mut new = false;
+        let session = self.sessions.entry(key.clone()).or_insert_with(|| {
+            new = true;
+            Session::new(time)
+        });
         let (had_start, had_first, had_last) = (session.start(), session.cursors.first(), session.last_event);
         session.apply(cursor, time, event);
         let start = session.start();
-        if had_start != start {
+        if !new && had_start != start {
             self.by_start.remove(&(had_start, key.clone()));
         }
         if had_first.is_none() {
             self.silent.remove(&(had_last, key.clone()));
             self.by_first.insert((cursor, key.clone()));
         }
-        self.by_start.insert((start, key));
+        if new || had_start != start {
+            self.by_start.insert((start, key));
+        }
         while self.sessions.len() > MAX_SESSIONS {
             let Some((_, oldest)) = self.by_start.first().cloned() else { break };
             self.drop_session(&oldest);
@@ -168,7 +174,10 @@ impl Index {
         self.anywhere.trim(oldest);
         if self.nodes.len() > MAX_SILENT_NODES {
             self.nodes.retain(|_, n| !n.is_forgotten());
-            self.node_numbers.retain(|_, number| self.nodes.contains_key(number));
+            self.node_numbers.retain(|_, names| {
+                names.retain(|_, number| self.nodes.contains_key(number));
+                !names.is_empty()
+            });
         }
     }
 
@@ -210,14 +219,13 @@ impl Index {
     }
 
     fn node_number(&mut self, cluster: &str, name: &str) -> NodeNumber {
-        let names = (cluster.to_owned(), name.to_owned());
-        if let Some(number) = self.node_numbers.get(&names) {
+        if let Some(number) = self.node_numbers.get(cluster).and_then(|names| names.get(name)) {
             return *number;
         }
         let number = NodeNumber(self.next_node);
         self.next_node += 1;
         self.nodes.insert(number, Node::new(cluster, name));
-        self.node_numbers.insert(names, number);
+        self.node_numbers.entry(cluster.to_owned()).or_default().insert(name.to_owned(), number);
         number
     }
 

@@ -195,6 +195,11 @@ impl Index {
     /// All nodes, by cluster and name.
     #[must_use]
     pub fn nodes(&self) -> Vec<v1::Node> {
-        self.node_numbers.values().filter_map(|n| self.nodes.get(n)).map(Node::message).collect()
+        self.node_numbers
+            .values()
+            .flat_map(|names| names.values())
+            .filter_map(|n| self.nodes.get(n))
+            .map(Node::message)
+            .collect()
     }
 }
