@@ -85,6 +85,10 @@ pub(super) fn lines(source: &str) -> Vec<Line> {
         }
         i += width;
     }
+    // What follows the last newline is no line.
+    if source.ends_with('\n') {
+        lines.pop();
+    }
     lines
 }
 

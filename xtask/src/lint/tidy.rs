@@ -26,9 +26,10 @@ struct Ban {
 const BANS: &[Ban] = &[
     Ban {
         folders: &["agent/", "agent-ebpf/", "proto/", "tests/", "xtask/"],
-        except: &["agent/src/probe/", "agent-ebpf/"],
+        // The payload is what a test's intruder runs: it clones as runtimes do, which no library offers.
+        except: &["agent/src/probe/", "agent-ebpf/", "tests/src/payload/"],
         words: &["unsafe"],
-        rule: "`unsafe` stands only in agent/src/probe and agent-ebpf",
+        rule: "`unsafe` stands only in agent/src/probe and agent-ebpf (and in the tests' payload)",
     },
     Ban {
         folders: &["agent/", "proto/", "tests/", "xtask/"],
@@ -142,7 +143,7 @@ fn check(name: &str, lines: &[Line], found: &mut Vec<String>) {
     }
     if name.contains("/src/bin/") && lines.len() > BIN_LINES {
         found.push(format!(
-            "{name}: {} lines: a program has under {BIN_LINES}; move it to the library",
+            "{name}: {} lines: a program has at most {BIN_LINES}; move it to the library",
             lines.len()
         ));
     }
@@ -213,6 +214,6 @@ mod tests {
     #[test]
     fn programs_stay_thin() {
         assert_eq!(broken("agent/src/bin/podtrail.rs", &"x\n".repeat(101)).len(), 1);
-        assert_eq!(broken("agent/src/bin/podtrail.rs", &"x\n".repeat(90)), Vec::<String>::new());
+        assert_eq!(broken("agent/src/bin/podtrail.rs", &"x\n".repeat(100)), Vec::<String>::new());
     }
 }
