@@ -71,6 +71,7 @@ async fn on_this_node(config: &AgentConfig) -> Result<(), AgentError> {
     let mut probe = Probe::load(&probe_options(config, &hierarchy, &namespaces))?;
     let attached = boot_now();
     let before = Before::find(&mut probe, &host, &hierarchy, &namespaces, attached)?;
+    probe::give_back_memory();
     hooks.ready();
     tracing::info!(
         node = config.node_name,

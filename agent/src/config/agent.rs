@@ -43,7 +43,7 @@ pub struct Flags {
     /// This cluster's name in every event
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
-    /// Send events to this collector, like http://127.0.0.1:9443; default: to none
+    /// Send events to this collector, like http://127.0.0.1:7443; default: to none
     #[arg(long, value_name = "URL")]
     pub collector: Option<String>,
     /// Directory for events that are not acknowledged yet (no use is made of it yet: they are kept in memory)
@@ -359,7 +359,7 @@ fn one_of<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
 
 /// Without TLS, what was run on a node may not leave it.
 fn collector_url(text: &str) -> Result<String, String> {
-    let like = "like http://127.0.0.1:9443";
+    let like = "like http://127.0.0.1:7443";
     let uri = Uri::from_str(text).map_err(|_wrong| format!("{} is no URL, {like}", quoted(text)))?;
     match uri.scheme_str() {
         Some("http") => {}
@@ -456,7 +456,7 @@ mod tests {
     #[test]
     fn events_leave_the_node_in_the_clear_for_nowhere() {
         for good in
-            ["http://127.0.0.1:9443", "http://localhost:1/", "http://[::1]:9443", "http://127.9.9.9:80"]
+            ["http://127.0.0.1:7443", "http://localhost:1/", "http://[::1]:7443", "http://127.9.9.9:80"]
         {
             assert_eq!(collector_url(good), Ok(good.trim_end_matches('/').to_owned()));
         }
@@ -464,10 +464,10 @@ mod tests {
             ("http://10.0.0.1:9443", "not on this node"),
             ("http://collector.example:9443", "not on this node"),
             ("http://127.0.0.1.example:9443", "not on this node"),
-            ("https://127.0.0.1:9443", "https is not supported yet"),
-            ("127.0.0.1:9443", "no scheme"),
+            ("https://127.0.0.1:7443", "https is not supported yet"),
+            ("127.0.0.1:7443", "no scheme"),
             ("http://127.0.0.1", "no port"),
-            ("http://127.0.0.1:9443/x", "more than scheme"),
+            ("http://127.0.0.1:7443/x", "more than scheme"),
             ("ftp://x:1", "no scheme"),
             ("", "no URL"),
             ("http://\u{1b}[2J", "no URL"),

@@ -9,6 +9,7 @@ mod btf;
 mod capabilities;
 mod decode;
 mod load;
+mod memory;
 mod offsets;
 mod reader;
 mod seed;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 pub use btf::BtfError;
 pub use decode::{CgroupCreated, DecodeError, RawRecord, decode};
 pub use load::ProbeError;
+pub use memory::give_back_memory;
 pub use reader::Probe;
 pub use survey::{Problem, Survey, survey};
 
