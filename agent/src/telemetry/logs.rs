@@ -1,12 +1,14 @@
 //! Log lines on stderr: text for people, `key=value` or JSON for machines.
 
 use std::{
+    borrow::Cow,
     env,
     fmt::{self, Write as _},
     io::{self, IsTerminal as _},
 };
 
 use jiff::Timestamp;
+use serde_json::Value;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -42,9 +44,7 @@ pub fn init(level: Option<&str>, format: LogFormat) -> Result<(), TelemetryError
     let colour = terminal && env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let fmt = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let layer = match format {
-        LogFormat::Json => {
-            fmt.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
-        }
+        LogFormat::Json => fmt.event_format(Line { style: Style::Json }).boxed(),
         LogFormat::Logfmt => fmt.event_format(Line { style: Style::Logfmt }).boxed(),
         LogFormat::Auto if !terminal => fmt.event_format(Line { style: Style::Logfmt }).boxed(),
         LogFormat::Auto | LogFormat::Text => fmt.event_format(Line { style: Style::Text { colour } }).boxed(),
@@ -75,6 +75,7 @@ struct Line {
 enum Style {
     Text { colour: bool },
     Logfmt,
+    Json,
 }
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -91,7 +92,8 @@ where
 
 fn line(style: Style, time: Timestamp, level: Level, fields: &Fields) -> String {
     let Fields { message, pairs } = fields;
-    match style {
+    let level_name = level.as_str().to_ascii_lowercase();
+    let mut line = match style {
         Style::Text { colour } => {
             let (on, off) = match (colour, level) {
                 (false, _) => ("", ""),
@@ -99,40 +101,78 @@ fn line(style: Style, time: Timestamp, level: Level, fields: &Fields) -> String 
                 (true, Level::WARN) => ("\x1b[33m", "\x1b[0m"),
                 (true, _) => ("\x1b[2m", "\x1b[0m"),
             };
-            format!("{time:.3} {on}{level:>5}{off} {}{pairs}", escape::line(message))
+            format!("{time:.3} {on}{level:>5}{off} {}", escape::line(message))
         }
-        Style::Logfmt => {
-            let level = level.as_str().to_ascii_lowercase();
-            format!("ts={time:.3} level={level} msg={}{pairs}", escape::value(message))
-        }
+        Style::Logfmt => format!("ts={time:.3} level={level_name} msg={}", escape::value(message)),
+        Style::Json => return json(time, level_name, fields),
+    };
+    for (name, value) in pairs {
+        let text = value.as_str().map_or_else(|| value.to_string().into(), Cow::Borrowed);
+        _ = write!(line, " {name}={}", escape::value(&text));
     }
+    line
 }
 
-/// An event's message, and its other fields as ` key=value`.
+fn json(time: Timestamp, level: String, fields: &Fields) -> String {
+    let Fields { message, pairs } = fields;
+    let mut object = serde_json::Map::new();
+    object.insert("ts".to_owned(), format!("{time:.3}").into());
+    object.insert("level".to_owned(), level.into());
+    object.insert("msg".to_owned(), message.clone().into());
+    object.extend(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    let mut line = String::new();
+    for c in Value::Object(object).to_string().chars() {
+        // What JSON itself leaves as it is and a terminal does not. All are of the basic plane: four digits do.
+        if escape::acts(c) {
+            _ = write!(line, "\\u{:04x}", u32::from(c));
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+/// An event's message, and its other fields.
 #[derive(Default)]
 struct Fields {
     message: String,
-    pairs: String,
+    pairs: Vec<(&'static str, Value)>,
 }
 
 impl Fields {
-    fn put(&mut self, field: &Field, text: &str) {
+    fn put(&mut self, field: &Field, value: Value) {
         match field.name() {
-            "message" => text.clone_into(&mut self.message),
+            "message" => self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned),
             // From the `log` crate, about itself.
             name if name.starts_with("log.") => {}
-            name => _ = write!(self.pairs, " {name}={}", escape::value(text)),
+            name => self.pairs.push((name, value)),
         }
     }
 }
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value);
+        self.put(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into());
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, &format!("{value:?}"));
+        self.put(field, format!("{value:?}").into());
     }
 }
 
@@ -141,7 +181,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Fields {
-        Fields { message: "a\x1b[2J b".to_owned(), pairs: " grpc=127.0.0.1:1".to_owned() }
+        Fields { message: "a\x1b[2J b".to_owned(), pairs: vec![("grpc", "127.0.0.1:1".into())] }
     }
 
     #[test]
@@ -155,6 +195,13 @@ mod tests {
             line(Style::Logfmt, t, Level::WARN, &sample()),
             "ts=2023-11-14T22:13:20.123Z level=warn msg=\"a\\u{1b}[2J b\" grpc=127.0.0.1:1"
         );
+        let fields = Fields { message: "\u{9b}2J\u{202e}\x1b\"é".to_owned(), pairs: vec![("n", 3.into())] };
+        let json = line(Style::Json, t, Level::WARN, &fields);
+        let told =
+            r#"{"level":"warn","msg":"\u009b2J\u202e\u001b\"é","n":3,"ts":"2023-11-14T22:13:20.123Z"}"#;
+        assert_eq!(json, told);
+        let read: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(read["msg"], fields.message);
     }
 
     #[test]
