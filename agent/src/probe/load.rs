@@ -267,11 +267,12 @@ fn short(error: &dyn std::error::Error) -> String {
 }
 
 /// Loads the task iterator and opens it for reading.
-pub(crate) fn task_iterator(ebpf: &mut Ebpf, types: &Types) -> Result<fs::File, ProbeError> {
+pub(crate) fn task_iterator(ebpf: &mut Ebpf, types: Option<&Types>) -> Result<fs::File, ProbeError> {
     let error = |e: &dyn std::error::Error| ProbeError::Tasks(chain(e));
     let program = program::<Iter>(ebpf, "podtrail_tasks")?;
-    // It stays loaded after the first look.
+    // It stays loaded after the first look, and wants the kernel's types no more.
     if program.fd().is_err() {
+        let types = types.ok_or_else(|| ProbeError::Tasks("the kernel's types are forgotten".to_owned()))?;
         program.load("task", &types.kernel).map_err(|e| error(&e))?;
     }
     let link = program.attach().map_err(|e| error(&e))?;

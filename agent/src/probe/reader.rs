@@ -40,7 +40,8 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// The kernel side, loaded, attached and being read.
 pub struct Probe {
     pub(super) ebpf: Ebpf,
-    types: Types,
+    /// until the task iterator is loaded: tens of megabytes
+    types: Option<Types>,
     ring: AsyncFd<RingBuf<MapData>>,
     asleep: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
@@ -90,7 +91,7 @@ impl Probe {
         let ring = unsafe { AsyncFd::register(ring) }.map_err(|e| ProbeError::Ring(e.into()))?;
         Ok(Self {
             ebpf,
-            types,
+            types: Some(types),
             ring,
             asleep,
             counters,
@@ -237,7 +238,8 @@ impl Probe {
 
     /// Exact start times of all processes, by pid, in nanoseconds of `CLOCK_BOOTTIME`: `/proc` rounds them.
     pub fn start_times(&mut self) -> Result<HashMap<u32, u64>, ProbeError> {
-        let mut file = load::task_iterator(&mut self.ebpf, &self.types)?;
+        let mut file = load::task_iterator(&mut self.ebpf, self.types.as_ref())?;
+        self.types = None;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(|e| ProbeError::Tasks(e.to_string()))?;
         Ok(bytes
