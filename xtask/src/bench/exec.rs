@@ -233,7 +233,12 @@ impl Bench {
             let session =
                 bench.stage.until("the storm's session to have ended, at the collector", limit, || {
                     let sessions = collector.answer(&["sessions"])?;
-                    Ok(sessions.into_iter().find(|session| session.get("ended").is_some()))
+                    // The node may have other containers, with sessions of their own.
+                    let is_ours = |session: &Value| {
+                        session.pointer("/container/id").and_then(Value::as_str) == Some(bench.container.id())
+                            && session.get("ended").is_some()
+                    };
+                    Ok(sessions.into_iter().find(is_ours))
                 })?;
             eprintln!("    complete at the collector {:.2} s after its end", begin.elapsed().as_secs_f64());
             // The shell and the storm are commands too.

@@ -79,10 +79,16 @@ fn prices(text: &mut String, results: &Results) -> Result<()> {
             Case::Bpftrace => ("`bpftrace` on `sched_process_exec`", "a session's", Some(Case::None)),
         };
         let (least, most) = samples.range();
-        let more = base.and_then(|base| of(results, base)).map_or_else(String::new, |base| {
-            let more = samples.median() - base.median();
-            format!("{more:+.1} µs, {:+.1} %", 100.0 * more / base.median())
-        });
+        let more = base.and_then(|base| of(results, base)).map_or_else(
+            || " | ".to_owned(),
+            |base| {
+                let more = |with: f64, without: f64| {
+                    format!("{:+.1} µs, {:+.1} %", with - without, 100.0 * (with - without) / without)
+                };
+                let (base_least, _) = base.range();
+                format!("{} | {}", more(samples.median(), base.median()), more(least, base_least))
+            },
+        );
         writeln!(
             text,
             "| {tracer} | {storm} | {:.1} ({least:.1} to {most:.1}) | {more} |",
