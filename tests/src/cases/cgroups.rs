@@ -16,6 +16,7 @@ cases! {
     "cgroups",
     SharedAgent: a_session_that_moves_out, a_session_that_moves_within, a_workload_that_moves_is_no_session,
         a_container_in_a_container, a_cgroup_named_like_another_container, init_in_a_cgroup_below,
+        a_container_in_a_workload_is_no_session,
         a_cgroup_removed_while_its_session_lives, a_host_process_moved_back_out
 }
 
@@ -108,6 +109,24 @@ fn a_container_in_a_container(cx: &Cx) -> Result<()> {
     ])?;
     let below = cgroup::id(&format!("{}/{nested}", container.cgroup))?;
     cx.settle()?;
+    ensure!(node::of_container(&cx.agent()?.events(), below).is_empty(), "the nested one became a container");
+    Ok(())
+}
+
+fn a_container_in_a_workload_is_no_session(cx: &Cx) -> Result<()> {
+    let nested = fresh_id();
+    // The container's own work runs containers of its own, one after the other, and goes into them again.
+    let script = format!(
+        "until [ -p /gate ]; do /bin/sleep 0.01; done; \
+         {ITEST} payload nest CGROUP/{nested} /bin/sh -c '/bin/true; exit'; \
+         {ITEST} payload nest CGROUP/{nested} /bin/sh -c '/bin/true; exit'; \
+         echo done >/gate; exec {ITEST} payload init"
+    );
+    let (container, _) = with_cgroups(cx, &sh(&script))?;
+    container.gate("/gate")?;
+    ensure!(container.hear("/gate")? == "done", "it was not run");
+    nothing_else(cx, &container, &[])?;
+    let below = cgroup::id(&format!("{}/{nested}", container.cgroup))?;
     ensure!(node::of_container(&cx.agent()?.events(), below).is_empty(), "the nested one became a container");
     Ok(())
 }

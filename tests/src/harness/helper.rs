@@ -3,6 +3,7 @@
 use std::{
     ffi::{CString, OsString},
     os::unix::ffi::OsStrExt,
+    path::Path,
     process::ExitCode,
 };
 
@@ -13,10 +14,13 @@ use nix::{
     unistd::execv,
 };
 
+use super::leftovers;
+
 /// `podtrail-itest helper <name> …`
 pub(crate) fn main(args: &[OsString]) -> ExitCode {
     let result = match args.split_first() {
         Some((name, rest)) if name == "v2-only" => v2_only(rest),
+        Some((name, [dir])) if name == "sweep" => leftovers::sweep(Path::new(dir)),
         _ => Err(anyhow::anyhow!("no such helper: {args:?}")),
     };
     match result {

@@ -1,13 +1,25 @@
-//! Removes what former runs could not: a run that is killed leaves its containers behind.
+//! Whatever becomes of a run, what it made is removed: containers, cgroups, mounts, files.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{self, Read},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, ChildStdin, Command, Stdio},
+    time::Duration,
+};
 
-use anyhow::Result;
-use nix::mount::{MntFlags, umount2};
+use anyhow::{Result, ensure};
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use super::{
-    cgroup,
+    cgroup, host,
     host::{PREFIX, tmp},
+    within,
 };
 
 /// Removes the cgroups, mounts and files of runs whose process is gone.
@@ -25,6 +37,63 @@ pub(crate) fn remove() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes what this run leaves, however it ends: a process apart that waits for its end.
+#[derive(Debug)]
+pub(crate) struct Sweeper {
+    child: Child,
+    lifeline: Option<ChildStdin>,
+}
+
+impl Sweeper {
+    /// Begins to watch over this process.
+    pub(crate) fn start() -> Result<Self> {
+        let mut command = Command::new(&host().exe);
+        // In a group of its own, so that an interrupt at the terminal does not end it too.
+        command.args(["helper", "sweep"]).arg(&host().dir).process_group(0);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        let lifeline = child.stdin.take();
+        Ok(Self { child, lifeline })
+    }
+
+    /// Lets it look, now that there should be nothing left.
+    pub(crate) fn end(mut self) -> Result<()> {
+        drop(self.lifeline.take());
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the sweeper ended with {status}");
+        Ok(())
+    }
+}
+
+/// The sweeper's own program: waits for the end of the run with this directory, and removes what it left.
+pub(crate) fn sweep(dir: &Path) -> Result<()> {
+    io::stdin().read_to_end(&mut Vec::new())?;
+    // What the run had begun, such as a container's start, must come to its end first, or it would go on making things.
+    if within(Duration::from_secs(3), "its programs end", || users(dir).is_empty().then_some(())).is_err() {
+        for pid in users(dir) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+    let name = dir.file_name().unwrap_or_default();
+    for hierarchy in cgroup::hierarchies()? {
+        cgroup::remove_tree(&hierarchy.mount.join(name))?;
+    }
+    if dir.exists() && std::env::var_os("PODTRAIL_ITEST_KEEP").is_none() {
+        remove_dir(dir)?;
+    }
+    Ok(())
+}
+
+/// Other processes that were told of a directory.
+fn users(dir: &Path) -> Vec<Pid> {
+    let within = format!("{}/", dir.display()).into_bytes();
+    let told = |pid: &i32| {
+        let args = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        args.windows(within.len()).any(|part| part == within)
+    };
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(told).map(Pid::from_raw).collect()
 }
 
 /// Unmounts what is mounted below `dir`, and removes it.

@@ -68,13 +68,18 @@ pub(crate) fn run(mut cases: Vec<Case>) -> ExitCode {
     // Those that want the node to themselves come last: they would only make the others wait.
     cases.sort_by_key(|case| case.needs == Needs::OwnAgent);
     let trials = cases.into_iter().map(trial).collect();
-    if !arguments.list
-        && let Err(e) = leftovers::remove()
-    {
-        eprintln!("cannot remove what a former run left: {e:#}");
+    let mut sweeper = None;
+    if !arguments.list && nix::unistd::geteuid().is_root() {
+        if let Err(e) = leftovers::remove() {
+            eprintln!("cannot remove what a former run left: {e:#}");
+        }
+        match leftovers::Sweeper::start() {
+            Ok(started) => sweeper = Some(started),
+            Err(e) => eprintln!("an interrupt will leave things behind: {e:#}"),
+        }
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let ended = node::end();
+    let ended = node::end().and_then(|()| sweeper.map_or(Ok(()), leftovers::Sweeper::end));
     if let Err(e) = &ended {
         eprintln!("cannot clean up: {e:#}");
     }
