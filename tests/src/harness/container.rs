@@ -50,6 +50,7 @@ impl Runtime {
         let program = program.as_ref().with_context(|| format!("no {name}"))?;
         let mut command = match self {
             Self::Runc => Command::new(program),
+            Self::RuncV2 | Self::Crun if host.v2_only() => Command::new(program),
             Self::RuncV2 | Self::Crun => {
                 let mut command = Command::new(&host.exe);
                 command.args(["helper", "v2-only"]).arg(program);

@@ -99,6 +99,11 @@ impl Host {
         v2.context("no cgroup v2 hierarchy is mounted")
     }
 
+    /// Whether there is cgroup v2 and nothing else.
+    pub(crate) fn v2_only(&self) -> bool {
+        matches!(self.hierarchies.as_slice(), [only] if only.v2 && only.mount == Path::new("/sys/fs/cgroup"))
+    }
+
     /// A directory of its own for `name`.
     pub(crate) fn dir(&self, name: &str) -> Result<PathBuf> {
         let dir = self.dir.join(name);
