@@ -475,7 +475,7 @@ pub mod counter {
 
 shared! {
 /// Global `CONFIG`, set by user space before load.
-pub struct Config: 48 {
+pub struct Config: 32 {
     pub version: u32,
     /// the host's own namespaces
     pub host_mnt_ns: u32,
@@ -489,9 +489,5 @@ pub struct Config: 48 {
     pub hierarchy: u32,
     /// 1: diagnose through aya-log
     pub diagnose: u32,
-    /// the agent's own process group id, whose doings are never a session's
-    pub self_tgid: u32,
-    pub host_cgroup_ns: u32,
-    pub _reserved: u64,
 }
 }

@@ -14,7 +14,7 @@ use podtrail_ebpf::{
 
 use crate::{
     kernel::{self, read},
-    maps::{self, NAMESPACES, SCRATCH_SIZE, config, offset},
+    maps::{self, SCRATCH_SIZE, config, offset},
     ring, walk,
 };
 
@@ -131,9 +131,7 @@ fn owner(ns: Namespaces, host: Namespaces, place: &rules::Place) -> Option<u64> 
 /// A container's task sees a mount namespace that is not its init's: keep it, so that a join to it is seen.
 #[inline(always)]
 fn nested_namespace(mnt_ns: u32, container: u64) {
-    if NAMESPACES.get_ptr(mnt_ns).is_none() {
-        maps::keep_namespace(mnt_ns, container);
-    }
+    maps::keep_namespace(mnt_ns, container);
 }
 
 /// Opens a session whose entry is the current task's exec. A global function, as `podtrail_report`.
@@ -164,7 +162,7 @@ pub extern "C" fn podtrail_start(container: u64) -> u32 {
         maps::keep_namespace(mnt_ns, container);
     }
     // Containers of a pod may share a pid namespace: it belongs to the first.
-    if pid_ns != 0 && maps::owner_of(pid_ns).is_none() {
+    if pid_ns != 0 {
         maps::keep_namespace(pid_ns, container);
     }
     let init = FollowedTask {

@@ -26,9 +26,6 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     cgroup_subsys: ABSENT,
     hierarchy: 0,
     diagnose: 0,
-    self_tgid: 0,
-    host_cgroup_ns: 0,
-    _reserved: 0,
 });
 
 #[unsafe(no_mangle)]
@@ -165,8 +162,13 @@ pub fn owner_of(inum: u32) -> Option<u64> {
     }
 }
 
+/// Keeps a namespace as a running container's; whoever has it keeps it, so that a workload that makes a cgroup look
+/// like a new container takes over nothing.
 #[inline(always)]
 pub fn keep_namespace(inum: u32, container: u64) {
+    if owner_of(inum).is_some() {
+        return;
+    }
     if NAMESPACES.insert(inum, container, 0).is_err() {
         count(counter::NAMESPACES_FULL);
     }

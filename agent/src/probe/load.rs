@@ -133,9 +133,6 @@ pub(crate) fn object(options: &Options, types: &Types) -> Result<Ebpf, ProbeErro
         cgroup_subsys: types.subsys,
         hierarchy: host.hierarchy,
         diagnose: u32::from(*diagnose),
-        self_tgid: std::process::id(),
-        host_cgroup_ns: 0,
-        _reserved: 0,
     };
     let loader = &mut EbpfLoader::new();
     loader
@@ -182,6 +179,10 @@ pub(crate) fn attach(ebpf: &mut Ebpf, options: &Options, types: &Types) -> Resul
             .load(tracepoint, &types.kernel)
             .map_err(|e| failed("load", tracepoint, &e))?;
     }
+    // Read only at start, but loaded here: the kernel's types are many megabytes, and go when loading is done.
+    program::<Iter>(ebpf, "podtrail_tasks")?
+        .load("task", &types.kernel)
+        .map_err(|e| failed("load", "iter/task", &e))?;
     for (name, tracepoint) in TRACEPOINTS {
         program::<BtfTracePoint>(ebpf, name)?.attach().map_err(|e| failed("attach", tracepoint, &e))?;
         hooks.push(Hook {
@@ -266,15 +267,10 @@ fn short(error: &dyn std::error::Error) -> String {
     text.split(" | ").next().unwrap_or_default().to_owned()
 }
 
-/// Loads the task iterator and opens it for reading.
-pub(crate) fn task_iterator(ebpf: &mut Ebpf, types: Option<&Types>) -> Result<fs::File, ProbeError> {
+/// Opens the task iterator for reading.
+pub(crate) fn task_iterator(ebpf: &mut Ebpf) -> Result<fs::File, ProbeError> {
     let error = |e: &dyn std::error::Error| ProbeError::Tasks(chain(e));
     let program = program::<Iter>(ebpf, "podtrail_tasks")?;
-    // It stays loaded after the first look, and wants the kernel's types no more.
-    if program.fd().is_err() {
-        let types = types.ok_or_else(|| ProbeError::Tasks("the kernel's types are forgotten".to_owned()))?;
-        program.load("task", &types.kernel).map_err(|e| error(&e))?;
-    }
     let link = program.attach().map_err(|e| error(&e))?;
     program.take_link(link).map_err(|e| error(&e))?.into_file().map_err(|e| error(&e))
 }

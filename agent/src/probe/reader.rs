@@ -23,7 +23,7 @@ use zerocopy::FromBytes as _;
 use super::{
     Options, ProbeError, RawRecord,
     decode::decode,
-    load::{self, Types, map_error},
+    load::{self, map_error},
 };
 use crate::{
     event::{BootTime, GapSource, Hook},
@@ -40,8 +40,6 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// The kernel side, loaded, attached and being read.
 pub struct Probe {
     pub(super) ebpf: Ebpf,
-    /// until the task iterator is loaded: tens of megabytes
-    types: Option<Types>,
     ring: AsyncFd<RingBuf<MapData>>,
     asleep: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
@@ -87,11 +85,12 @@ impl Probe {
             diagnose(&mut ebpf)?;
         }
         let hooks = load::attach(&mut ebpf, options, &types)?;
+        drop(types);
+        give_back();
         // SAFETY: the ring's descriptor is the map's own, which lives in the same value and is closed with it.
         let ring = unsafe { AsyncFd::register(ring) }.map_err(|e| ProbeError::Ring(e.into()))?;
         Ok(Self {
             ebpf,
-            types: Some(types),
             ring,
             asleep,
             counters,
@@ -238,8 +237,7 @@ impl Probe {
 
     /// Exact start times of all processes, by pid, in nanoseconds of `CLOCK_BOOTTIME`: `/proc` rounds them.
     pub fn start_times(&mut self) -> Result<HashMap<u32, u64>, ProbeError> {
-        let mut file = load::task_iterator(&mut self.ebpf, self.types.as_ref())?;
-        self.types = None;
+        let mut file = load::task_iterator(&mut self.ebpf)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(|e| ProbeError::Tasks(e.to_string()))?;
         Ok(bytes
@@ -255,6 +253,16 @@ impl Probe {
             let per_cpu = self.counters.get(&index, 0).map_err(|e| map_error("read", "COUNTERS", &e))?;
             Ok(sum + per_cpu.iter().sum::<u64>())
         })
+    }
+}
+
+/// Gives freed memory back to the system: loading needed far more than running does, in many small pieces that the
+/// allocator would keep.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no pointers are passed, and the allocator locks what it works on.
+    unsafe {
+        nix::libc::malloc_trim(0);
     }
 }
 
