@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How long the reader lets records gather while there is work.
-const GATHER: Duration = Duration::from_millis(3);
+const GATHER: Duration = Duration::from_millis(4);
 /// A sleeping reader looks this often even if nobody wakes it.
 const LOOK: Duration = Duration::from_millis(500);
 /// Bytes of records taken at once, so that what follows gets its turn.
@@ -86,7 +86,6 @@ impl Probe {
         }
         let hooks = load::attach(&mut ebpf, options, &types)?;
         drop(types);
-        give_back();
         // SAFETY: the ring's descriptor is the map's own, which lives in the same value and is closed with it.
         let ring = unsafe { AsyncFd::register(ring) }.map_err(|e| ProbeError::Ring(e.into()))?;
         Ok(Self {
@@ -253,16 +252,6 @@ impl Probe {
             let per_cpu = self.counters.get(&index, 0).map_err(|e| map_error("read", "COUNTERS", &e))?;
             Ok(sum + per_cpu.iter().sum::<u64>())
         })
-    }
-}
-
-/// Gives freed memory back to the system: loading needed far more than running does, in many small pieces that the
-/// allocator would keep.
-fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no pointers are passed, and the allocator locks what it works on.
-    unsafe {
-        nix::libc::malloc_trim(0);
     }
 }
 
