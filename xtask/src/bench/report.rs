@@ -65,9 +65,9 @@ fn of(results: &Results, case: Case) -> Option<&Samples> {
 fn prices(text: &mut String, results: &Results) -> Result<()> {
     writeln!(
         text,
-        "| what traces | the storm is | µs an exec: median (least to most) | more than with none |"
+        "| what traces | the storm is | µs an exec: median (least to most) | more than with none | by the least |"
     )?;
-    writeln!(text, "|---|---|---|---|")?;
+    writeln!(text, "|---|---|---|---|---|")?;
     for case in Case::ALL {
         let Some(samples) = of(results, case) else { continue };
         let (tracer, storm, base) = match case {
