@@ -64,7 +64,7 @@ pub(crate) use {config, global, offset};
 
 /// Sizes are set by user space at load.
 #[map]
-pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
 
 /// 1 while the reader sleeps and wants to be woken.
 #[map]

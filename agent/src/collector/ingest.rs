@@ -9,7 +9,7 @@ use futures::{StreamExt as _, stream::BoxStream};
 use podtrail_proto::v1::{self, ingest_server};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time,
+    time::{self, Instant},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,8 @@ const MAX_STREAMS: usize = 10_000;
 const MAX_NAME: usize = 253;
 /// How long an agent may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
+/// Least time between two answers on a stream that is busy: each one wakes the agent.
+const ANSWER_EVERY: Duration = Duration::from_millis(20);
 /// Years 1 to 9999, which is what a protobuf timestamp may say.
 const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
@@ -113,6 +115,7 @@ impl Ingest {
         let Some(v1::ReportRequest { hello, mut events }) = first? else { return Ok(()) };
         let node = check_hello(hello).map_err(refuse)?;
         let _presence = Presence::begin(self.indexed.clone(), node.clone());
+        let mut answered: Option<Instant> = None;
         loop {
             check_events(&node, &events).map_err(refuse)?;
             // With no events too: it tells the agent from where to go on.
@@ -120,10 +123,27 @@ impl Ingest {
                 return Err(Status::unavailable("the log is not written any more"));
             };
             let response = v1::ReportResponse { epoch: node.epoch, acked_seq };
-            if responses.send(Ok(response)).await.is_err() {
-                return Ok(());
-            }
-            let Some(request) = requests.message().await? else { return Ok(()) };
+            // The first answer after a silence goes at once; in a stream of requests one answer does for several.
+            let due = answered.map_or_else(Instant::now, |at| at + ANSWER_EVERY);
+            let next = tokio::select! {
+                biased;
+                () = time::sleep_until(due) => None,
+                request = requests.message() => Some(request?),
+            };
+            let request = match next {
+                Some(Some(request)) => request,
+                ended @ (None | Some(None)) => {
+                    if responses.send(Ok(response)).await.is_err() {
+                        return Ok(());
+                    }
+                    answered = Some(Instant::now());
+                    if ended.is_some() {
+                        return Ok(());
+                    }
+                    let Some(request) = requests.message().await? else { return Ok(()) };
+                    request
+                }
+            };
             if request.hello.is_some() {
                 return Err(refuse(ReportError::SecondHello));
             }

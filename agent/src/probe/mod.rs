@@ -72,7 +72,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             argv_limit: 64 * 1024,
-            ring_size: 8 * 1024 * 1024,
+            ring_size: 4 * 1024 * 1024,
             tasks: 65_536,
             setns: Setns::Auto,
             btf: None,

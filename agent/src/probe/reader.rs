@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How long the reader lets records gather while there is work.
-const GATHER: Duration = Duration::from_millis(4);
+const GATHER: Duration = Duration::from_millis(6);
 /// A sleeping reader looks this often even if nobody wakes it.
 const LOOK: Duration = Duration::from_millis(500);
 /// Bytes of records taken at once, so that what follows gets its turn.
