@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    os::unix::net::UnixListener,
     path::{Path, PathBuf},
     process,
     sync::OnceLock,
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use super::{
     Needs,
     cgroup::{self, Hierarchy},
+    leftovers,
 };
 
 /// Begins the names of everything that a run makes.
@@ -33,6 +35,8 @@ pub(crate) struct Host {
     pub(crate) no_pivot: bool,
     /// below which all containers of this run are
     pub(crate) cgroup: String,
+    /// says to other runs that this one is not over
+    _claim: UnixListener,
 }
 
 /// This machine.
@@ -72,7 +76,9 @@ pub(crate) fn tmp() -> PathBuf {
 
 impl Host {
     fn look() -> Result<Self> {
-        let dir = tmp().join(format!("{PREFIX}{}", process::id()));
+        let name = format!("{PREFIX}{}", process::id());
+        let claim = leftovers::claim(&name).context("cannot claim a name")?;
+        let dir = tmp().join(&name);
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let root_is = fs::read_to_string("/proc/self/mounts")?
             .lines()
@@ -89,7 +95,8 @@ impl Host {
             dir,
             hierarchies: cgroup::hierarchies()?,
             no_pivot: root_is.is_some_and(|fs| fs == "rootfs"),
-            cgroup: format!("/{PREFIX}{}", process::id()),
+            cgroup: format!("/{name}"),
+            _claim: claim,
         })
     }
 

@@ -3,7 +3,13 @@
 use std::{
     fs,
     io::{self, Read},
-    os::unix::process::CommandExt,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            net::{SocketAddr, UnixListener},
+            process::CommandExt,
+        },
+    },
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     time::Duration,
@@ -108,9 +114,12 @@ pub(crate) fn remove_dir(dir: &Path) -> Result<()> {
 
 /// Whether `name` is a run's, and that run is over.
 fn abandoned(name: &str) -> bool {
-    let Some(pid) = name.strip_prefix(PREFIX).and_then(|pid| pid.parse::<u32>().ok()) else {
-        return false;
-    };
-    let Ok(program) = fs::read_link(format!("/proc/{pid}/exe")) else { return true };
-    !program.to_string_lossy().contains("podtrail-itest")
+    let run = name.strip_prefix(PREFIX).is_some_and(|pid| pid.parse::<u32>().is_ok());
+    run && claim(name).is_ok()
+}
+
+/// Holds the name of a run, until dropped, or until this process ends, however it does.
+pub(crate) fn claim(name: &str) -> io::Result<UnixListener> {
+    // An abstract address belongs to no file that could be left over, or be somewhere else.
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
 }
