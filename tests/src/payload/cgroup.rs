@@ -3,7 +3,8 @@
 use std::{
     env,
     ffi::OsString,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
+    io::Write,
     os::fd::AsRawFd,
     path::Path,
     process::{Command, ExitCode, Stdio},
@@ -50,11 +51,13 @@ pub(super) fn stage(args: &[OsString]) -> Result<ExitCode> {
     let child =
         Command::new(&own).args(["payload", "staged"]).arg(&pipe).args(rest).stdin(Stdio::null()).spawn();
     let moved = child.map_err(anyhow::Error::from).and_then(|child| {
+        // Opens when the child reads: its own exec, the one outside, is over then and not on its way.
+        let mut go = OpenOptions::new().write(true).open(&pipe)?;
         let procs = Path::new(dir).join("cgroup.procs");
         fs::write(&procs, child.id().to_string())
             .with_context(|| format!("cannot write to {}", procs.display()))?;
         println!("{}", child.id());
-        fs::write(&pipe, "go\n")?;
+        go.write_all(b"go\n")?;
         Ok(child)
     });
     fs::remove_file(&pipe)?;
