@@ -75,6 +75,9 @@ pub enum AgentError {
     /// cannot {call}: {source}
     #[error("cannot {call}: {source}")]
     System { call: &'static str, source: io::Error },
+    /// a bug
+    #[error("the agent failed by a bug of its own ({0}): report it, with the log")]
+    Panicked(String),
     /// cannot write events to standard output: {0}
     #[error("cannot write events to standard output: {0}")]
     Stdout(io::Error),

@@ -32,7 +32,10 @@ pub fn start(config: &AgentConfig) -> Result<(), AgentError> {
         .max_blocking_threads(2)
         .build()
         .map_err(|source| AgentError::System { call: "start the runtime", source })?;
-    let ended = runtime.block_on(on_this_node(config));
+    // A task, not the runtime's root: whatever wakes the root costs a write to an eventfd and another turn of epoll.
+    let task = runtime.spawn(on_this_node(config.clone()));
+    let ended =
+        runtime.block_on(task).unwrap_or_else(|panicked| Err(AgentError::Panicked(panicked.to_string())));
     // Whoever still asks something must not hold up the end.
     runtime.shutdown_background();
     ended
@@ -47,7 +50,8 @@ pub fn examine(config: &AgentConfig) -> Result<Report, AgentError> {
     Ok(runtime.block_on(async { doctor::examine(config) }))
 }
 
-async fn on_this_node(config: &AgentConfig) -> Result<(), AgentError> {
+async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
+    let config = &config;
     let stop = CancellationToken::new();
     watch_signals(stop.clone())?;
     let _lock = Lock::take(&config.lock)?;

@@ -9,10 +9,7 @@ mod codec;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::Stream;
 use podtrail_proto::v1;
@@ -33,10 +30,6 @@ use crate::spool::Spool;
 /// Events and bytes of one message. Bytes are well under the 4 MiB that gRPC servers take by default.
 const BATCH_EVENTS: usize = 1000;
 const BATCH_BYTES: usize = 256 * 1024;
-
-/// Least time between two messages. The ring's reader gathers for as long already, so this binds only where events
-/// come faster than batches: waiting twice would only cost latency and wake-ups.
-const BATCH_WAIT: Duration = Duration::from_millis(1);
 
 /// A collector that takes events for this long and acknowledges none is not well: the stream is made anew.
 const ACK_WAIT: Duration = Duration::from_secs(20);
@@ -176,31 +169,24 @@ async fn overdue(spool: &Spool) {
     }
 }
 
-/// What goes up: the greeting at once, then batches as the spool has them. Pulled by the connection, so a slow
+/// What goes up: the greeting at once, then batches as the spool has them: the ring's reader has gathered them
+/// already. Pulled by the connection, so a slow
 /// collector slows down nothing but this.
 fn batches(spool: Arc<Spool>, hello: v1::Hello) -> impl Stream<Item = Batch> + Send + 'static {
     struct Upstream {
         spool: Arc<Spool>,
         hello: Option<v1::Hello>,
         sent: u64,
-        last: Option<Instant>,
     }
-    let upstream = Upstream { spool, hello: Some(hello), sent: 0, last: None };
+    let upstream = Upstream { spool, hello: Some(hello), sent: 0 };
     futures::stream::unfold(upstream, |mut up| async move {
         if let Some(hello) = up.hello.take() {
             return Some((Batch { hello: Some(hello), events: Vec::new() }, up));
         }
         loop {
-            if let Some(since) = up.last.map(|last| last.elapsed())
-                && since < BATCH_WAIT
-            {
-                sleep(BATCH_WAIT - since).await;
-            }
             let events = up.spool.take(up.sent, BATCH_EVENTS, BATCH_BYTES);
             if let Some(last) = events.last() {
                 up.sent = last.seq;
-                // A full batch has company enough.
-                up.last = (events.len() < BATCH_EVENTS / 2).then(Instant::now);
                 return Some((Batch { hello: None, events }, up));
             }
             up.spool.wake().await;
