@@ -78,6 +78,9 @@ pub enum Fork {
     First,
     /// the child was cloned into a running container: a session-to-be
     Enter,
+    /// a container's workload cloned a child out into a cgroup without a container's name: follow the child as
+    /// WORKLOAD of the container that `from` is, or its maker could pass it off as a container of its own
+    Leave,
 }
 
 /// A process forked. `parent` and `session` are what is followed of the forking task (not of `real_parent`: runc
@@ -92,7 +95,7 @@ pub fn fork(parent: Option<&FollowedTask>, session: Option<&Session>, from: &Pla
         if task.kind == task_kind::SESSION {
             // A join that has run nothing yet may be a runtime's stage, which now clones into the cgroup.
             let stage = session.is_some_and(|s| s.announced == 0 && s.kind == entry_kind::JOIN);
-            if !(stage && from.id != to.id && to.is_container()) {
+            if !(stage && from.id != to.id && (to.is_container() || to.awaits_first())) {
                 return Fork::Inherit;
             }
         }
@@ -101,7 +104,7 @@ pub fn fork(parent: Option<&FollowedTask>, session: Option<&Session>, from: &Pla
         return Fork::Ignore;
     }
     if to.awaits_first() {
-        return Fork::First;
+        return if from.is_container() && to.state == cgroup_state::NEW { Fork::Leave } else { Fork::First };
     }
     if to.is_container() { Fork::Enter } else { Fork::Ignore }
 }
@@ -142,7 +145,7 @@ pub fn attach(
             return Attach::Ignore; // a session, once given, never changes with the cgroup
         }
     }
-    if to.awaits_first() {
+    if to.awaits_first() && (joining || owner.is_none() || to.state != cgroup_state::NEW) {
         return Attach::First;
     }
     if !to.is_container() {

@@ -210,6 +210,24 @@ fn a_runtime_s_stage_that_joined_first_and_then_clones_in_is_an_entry() {
     assert_eq!(fork(Some(&parent), Some(&session(entry_kind::JOIN)), &Place::HOST, &to), Fork::Enter);
 }
 
+#[test]
+fn a_runtime_s_stage_that_joined_a_pod_s_pids_makes_a_new_container() {
+    let parent = followed(task_kind::SESSION);
+    for state in [cgroup_state::NEW, cgroup_state::ENDED] {
+        let to = place(state);
+        assert_eq!(fork(Some(&parent), Some(&session(entry_kind::JOIN)), &Place::HOST, &to), Fork::First);
+    }
+}
+
+#[test]
+fn a_workload_that_clones_a_child_out_makes_no_container_of_it() {
+    let from = place(cgroup_state::RUNNING);
+    let out = Place { id: 43, ..place(cgroup_state::NEW) };
+    assert_eq!(fork(None, None, &from, &out), Fork::Leave);
+    let nested = Place { id: 43, init: TaskKey::NONE, ..place(cgroup_state::NAMED) };
+    assert_eq!(fork(None, None, &from, &nested), Fork::First, "by its name a container of its own");
+}
+
 // --------------------------------------------------------------------------------------------------- attaches
 
 fn moved(task: Option<&FollowedTask>, session: Option<&Session>, to: &Place, owner: Option<u64>) -> Attach {
@@ -283,6 +301,9 @@ fn case_18_init_moving_itself_or_its_children_below_makes_no_session() {
 #[test]
 fn a_workload_moved_out_is_followed_so_that_it_is_no_join() {
     assert_eq!(moved(None, None, &place(cgroup_state::HOST), Some(42)), Attach::Leave);
+    assert_eq!(moved(None, None, &place(cgroup_state::NEW), Some(42)), Attach::Leave, "into a cgroup that it made");
+    let nested = Place { init: TaskKey::NONE, ..place(cgroup_state::NAMED) };
+    assert_eq!(moved(None, None, &nested, Some(42)), Attach::First, "by its name a container of its own");
     let workload = followed(task_kind::WORKLOAD);
     for state in [cgroup_state::HOST, cgroup_state::RUNNING, cgroup_state::NEW] {
         assert_eq!(moved(Some(&workload), None, &place(state), Some(42)), Attach::Ignore);

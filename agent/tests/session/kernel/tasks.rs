@@ -51,6 +51,9 @@ impl Kernel {
                 }
             }
             rules::Fork::First => self.first_entry(to.id, key, self.mnt(parent_tid)),
+            rules::Fork::Leave => {
+                self.tasks.insert(key, followed_as(task_kind::WORKLOAD, from.id));
+            }
             rules::Fork::Enter => {
                 let replaces = session.and(followed).map(|followed| followed.entry);
                 self.enter(child, to.id, parent_tid, entry_kind::RUNTIME, replaces);
