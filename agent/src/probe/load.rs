@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use podtrail_ebpf::layout::{ABSENT, Config, LAYOUT_VERSION};
 use zerocopy::IntoBytes as _;
 
-use super::{OBJECT, Options, Setns, btf::Btf, btf::BtfError, offsets};
+use super::{OBJECT, Options, Setns, btf::Btf, btf::BtfError, offsets, tracefs};
 use crate::event::Hook;
 
 /// Where the kernel tells its types.
@@ -208,8 +208,22 @@ const SETNS_FUNCTION: &str = "__x64_sys_setns";
 #[cfg(target_arch = "aarch64")]
 const SETNS_FUNCTION: &str = "__arm64_sys_setns";
 
-/// fexit where the kernel allows it, else kprobe, else the system call's tracepoint.
+/// fexit where the kernel allows it, else kprobe, else the system call's tracepoint. All of it with tracefs, where one
+/// can be had: aya looks for it once and for all.
 fn setns(ebpf: &mut Ebpf, choice: Setns, types: &Types) -> Result<Hook, ProbeError> {
+    if tracefs::is_mounted() {
+        return choose_setns(ebpf, choice, types);
+    }
+    let (chosen, mounted) = tracefs::with_own(|| choose_setns(ebpf, choice, types))?;
+    match (chosen, mounted) {
+        (Err(ProbeError::Setns(refused)), Err(e)) => Err(ProbeError::Setns(format!(
+            "{refused}; tracefs is not mounted, and cannot be mounted for the agent alone: {e}"
+        ))),
+        (chosen, _) => chosen,
+    }
+}
+
+fn choose_setns(ebpf: &mut Ebpf, choice: Setns, types: &Types) -> Result<Hook, ProbeError> {
     let mut refused: Vec<String> = Vec::new();
     let ways: &[(Setns, &str)] =
         &[(Setns::Fexit, "fexit"), (Setns::Kprobe, "kprobe"), (Setns::Tracepoint, "tracepoint")];

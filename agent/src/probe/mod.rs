@@ -14,6 +14,7 @@ mod offsets;
 mod reader;
 mod seed;
 mod survey;
+mod tracefs;
 
 use std::path::PathBuf;
 

@@ -1,8 +1,6 @@
 //! What this machine allows: for `podtrail-agent doctor`. Where it may, it loads and attaches everything for a moment,
 //! because only the kernel knows what it accepts.
 
-use std::fs;
-
 use super::{
     OBJECT, Options, Probe, ProbeError, capabilities,
     load::{self, VMLINUX},
@@ -109,28 +107,25 @@ pub fn survey(options: &Options) -> Survey {
         None => problem("/proc/self/status cannot be read".to_owned(), "mount /proc", true),
     }
 
-    if fs::metadata("/sys/kernel/tracing/events").is_err()
-        && fs::metadata("/sys/kernel/debug/tracing/events").is_err()
-    {
-        problem(
-            "tracefs is not mounted, or cannot be read".to_owned(),
-            "mount -t tracefs tracefs /sys/kernel/tracing (only needed where setns is seen by its tracepoint)",
-            false,
-        );
-    }
-
     // The trial comes last: all that can be said without it has been said.
     if may_load && !survey.problems.iter().any(|p| p.fatal) {
         match Probe::load(options) {
             Ok(probe) => survey.hooks = probe.hooks(),
-            Err(e) => survey.problems.push(Problem {
-                what: e.to_string(),
-                fix: "see the message; if it is a verifier's, report it with the kernel's version".to_owned(),
-                fatal: true,
-            }),
+            Err(e) => survey.problems.push(Problem { what: e.to_string(), fix: fix(&e).to_owned(), fatal: true }),
         }
     }
     survey
+}
+
+/// What to do about a trial that failed.
+fn fix(error: &ProbeError) -> &'static str {
+    match error {
+        ProbeError::Setns(_) => {
+            "mount -t tracefs tracefs /sys/kernel/tracing, or run as root (CAP_SYS_ADMIN), so that the agent can"
+        }
+        ProbeError::NotPermitted => "run as root, and see whether a security module or lockdown forbids BPF",
+        _ => "see the message; if it is a verifier's, report it with the kernel's version",
+    }
 }
 
 /// Major and minor of a kernel's release.
