@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    env,
     fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -68,6 +69,8 @@ pub(crate) fn command(name: &str, args: &[&str]) -> Result<(Command, PathBuf, Pa
     command.arg("--socket").arg(&socket).arg("--spool").arg(dir.join("spool"));
     // Other agents of this machine, if there are any, are none of the tests' business.
     command.arg("--lock").arg(host().dir.join("agent.lock"));
+    let more = env::var("PODTRAIL_ITEST_AGENT").unwrap_or_default();
+    command.args(more.split_whitespace());
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&log)?);
     Ok((command, socket, log))
 }
@@ -203,7 +206,7 @@ impl Drop for Agent {
                 eprintln!("an agent had to be killed");
             }
         }
-        if std::env::var_os("PODTRAIL_ITEST_KEEP").is_some() {
+        if env::var_os("PODTRAIL_ITEST_KEEP").is_some() {
             eprintln!("log of {}: {}", self.log.display(), self.logged());
         }
     }
