@@ -242,7 +242,7 @@ fn nothing_raw_reaches_the_output() {
         &["sessions"],
     ] {
         let text = stdout(&server.run(args));
-        let raw = |c: char| c != '\n' && !podtrail::cli::escape::is_plain(c);
+        let raw = |c: char| c != '\n' && !podtrail::escape::is_plain(c);
         assert!(!text.contains(raw), "{args:?}: {text:?}");
     }
     let timeline = stdout(&server.run(&["session", "s1"]));

@@ -479,7 +479,7 @@ async fn speaks_health_and_reflection() {
 async fn keeps_to_its_size() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("collector.toml");
-    fs::write(&config, "max_bytes = \"1MiB\"\nmax_age = \"2h\"\n").unwrap();
+    fs::write(&config, "max-bytes = \"1MiB\"\nmax-age = \"2h\"\n").unwrap();
     let mut command = command(&dir.path().join("data"));
     command.arg("--config").arg(&config);
     let collector = start_with(command);
@@ -519,11 +519,13 @@ async fn keeps_to_its_size() {
 #[test]
 fn what_cannot_be_is_told_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
-    let told = |command: Command, message: &str| {
-        let (code, stderr) = fails(command);
-        assert_eq!(code, Some(1), "{stderr}");
+    let ends = |code: i32, command: Command, message: &str| {
+        let (ended, stderr) = fails(command);
+        assert_eq!(ended, Some(code), "{stderr}");
         assert_eq!(stderr, format!("podtrail-collector: {message}\n"));
     };
+    let told = |command, message: &str| ends(1, command, message);
+    let misused = |command, message: &str| ends(2, command, message);
     let with = |args: &[&str]| {
         let mut command = command(&dir.path().join("data"));
         command.args(args);
@@ -533,22 +535,23 @@ fn what_cannot_be_is_told_in_one_line() {
 
     let mut open = Command::new(env!("CARGO_BIN_EXE_podtrail-collector"));
     open.args(["run", "--listen", "0.0.0.0:7443", "--data", &path]);
-    told(
+    misused(
         open,
         "--listen: 0.0.0.0:7443 is not a loopback address: without TLS the collector listens on loopback only; use 127.0.0.1:7443",
     );
     assert!(!dir.path().join("data").exists(), "nothing is touched before all is checked");
 
     let config = dir.path().join("x.toml");
-    fs::write(&config, "\nmax_byts = 1\n").unwrap();
+    fs::write(&config, "\nmax-byts = 1\n").unwrap();
     let config = config.display().to_string();
-    told(
+    misused(
         with(&["--config", &config]),
         &format!(
-            "{config}:2:1: unknown field `max_byts`, expected one of `listen`, `metrics_listen`, `data`, `max_age`, `max_bytes`"
+            "{config}:2:1: max-byts: no such key; there are: \
+             listen, data, max-age, max-bytes, metrics-listen, log-level, log-format"
         ),
     );
-    told(
+    misused(
         with(&["--config", "/nonexistent"]),
         "cannot read the configuration /nonexistent: No such file or directory (os error 2)",
     );

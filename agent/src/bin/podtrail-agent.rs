@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use podtrail::{
     agent,
     config::agent::{AgentConfig, Flags},
-    doctor,
-    telemetry::{escape, logs},
+    doctor, escape,
+    telemetry::{complain, logs},
 };
 
 /// Records every command of every session in this node's containers.
@@ -79,11 +79,8 @@ fn run(flags: Flags) -> ExitCode {
     }
 }
 
-/// Says what is wrong, a line for each thing that is.
 fn end(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    for line in error.to_string().lines() {
-        eprintln!("podtrail-agent: {}", escape::line(line));
-    }
+    complain("podtrail-agent", error);
     ExitCode::from(code)
 }
 
@@ -95,6 +92,6 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     let text = error.render().to_string();
     let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    eprintln!("podtrail-agent: {}; see podtrail-agent --help", escape::line(line));
+    eprintln!("podtrail-agent: {}; see podtrail-agent --help", escape::guard(line));
     ExitCode::from(USAGE)
 }

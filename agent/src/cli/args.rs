@@ -7,9 +7,9 @@ use podtrail_proto::v1::{self, EntryMethod, tail_request};
 
 use super::{
     client::Source,
-    escape,
     time::{Moment, TimeError},
 };
+use crate::escape;
 
 /// Where the local agent listens.
 pub const DEFAULT_SOCKET: &str = "/run/podtrail/agent.sock";

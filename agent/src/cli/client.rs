@@ -11,7 +11,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use super::escape;
+use crate::escape;
 
 /// How long a connection, or one page of an answer, may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
 
-use super::escape;
+use crate::escape;
 
 /// {0}
 #[derive(Debug, thiserror::Error)]
@@ -35,9 +35,9 @@ impl Formatter for Tame {
         while let Some((at, c)) = rest.char_indices().find(|(_, c)| !escape::is_plain(*c)) {
             let (plain, after) = rest.split_at(at);
             self.0.write_string_fragment(writer, plain)?;
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                write!(writer, "\\u{unit:04x}")?;
-            }
+            let mut escaped = String::new();
+            escape::push_json(&mut escaped, c);
+            writer.write_all(escaped.as_bytes())?;
             rest = after.get(c.len_utf8()..).unwrap_or_default();
         }
         self.0.write_string_fragment(writer, rest)

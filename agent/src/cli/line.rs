@@ -2,7 +2,7 @@
 //!
 //! Whatever is pushed passes the guard of [`escape`](super::escape), so nothing raw can be written, however it came.
 
-use super::escape;
+use crate::escape;
 
 /// What a piece of text means to the eye.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 
 pub mod args;
 pub mod client;
-pub mod escape;
 pub mod json;
 pub mod line;
 pub mod table;
@@ -31,6 +30,7 @@ use self::{
     json::JsonError,
     line::Look,
 };
+use crate::escape;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use podtrail_proto::v1;
 
 use super::{
-    escape,
     line::{Line, Look, Style, cut},
     time, words,
 };
+use crate::escape;
 
 /// A cell: escaped text, and how it looks.
 type Cell = (Style, String);

@@ -3,10 +3,10 @@
 use podtrail_proto::v1::{self, agent_state::Phase, event::Body};
 
 use super::{
-    escape,
     line::{Line, Look, Style, cut},
     time, words,
 };
+use crate::escape;
 
 /// Remembers how wide columns had to be, so that they only ever move once.
 #[derive(Debug)]

@@ -3,7 +3,8 @@
 use nix::sys::signal::Signal;
 use podtrail_proto::v1::{self, EntryMethod, GapSource};
 
-use super::{escape, line::Style, time};
+use super::{line::Style, time};
+use crate::escape;
 
 /// Characters of a session's id that are shown at least.
 pub const SHORT_ID: usize = 8;

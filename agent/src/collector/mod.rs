@@ -75,7 +75,7 @@ pub enum CollectorError {
 
 /// Runs until SIGTERM or SIGINT, or until it cannot go on.
 pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
-    let CollectorConfig { listen, metrics_listen, data, retention } = config;
+    let CollectorConfig { listen, metrics_listen, data, retention, log_level: _, log_format: _ } = config;
     let stop = on_signal()?;
     _ = Metrics::global();
     telemetry::collector::describe();

@@ -2,15 +2,17 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr as _,
 };
 
 use nix::unistd::gethostname;
 use tonic::transport::Uri;
-use tracing_subscriber::EnvFilter;
 
-use super::settings::{Checker, Origin, Setting, SettingsError, bytes, file, quoted};
+use super::settings::{
+    Settings, SettingsError,
+    value::{address, bytes_within, log_format, log_level, one_of, optional, path, quoted},
+};
 use crate::{probe::Setns, telemetry::LogFormat};
 
 /// Where everything of an agent on its node is.
@@ -111,27 +113,6 @@ pub struct AgentConfig {
     pub log_format: LogFormat,
 }
 
-/// Every setting, as written.
-#[derive(Debug, Default)]
-struct Raw {
-    node_name: Option<Setting>,
-    cluster: Option<Setting>,
-    collector: Option<Setting>,
-    spool: Option<Setting>,
-    spool_size: Option<Setting>,
-    socket: Option<Setting>,
-    lock: Option<Setting>,
-    stdout: Option<Setting>,
-    argv_limit: Option<Setting>,
-    ring_size: Option<Setting>,
-    metrics_listen: Option<Setting>,
-    setns: Option<Setting>,
-    btf: Option<Setting>,
-    diagnose: bool,
-    log_level: Option<Setting>,
-    log_format: Option<Setting>,
-}
-
 /// Keys that a file may have.
 const KEYS: [&str; 13] = [
     "node-name",
@@ -152,46 +133,8 @@ const KEYS: [&str; 13] = [
 impl AgentConfig {
     /// Reads the file, where there is one, puts the flags over it, and checks it all.
     pub fn load(flags: Flags) -> Result<Self, SettingsError> {
-        let mut checker = Checker::default();
-        let mut raw = Raw::default();
-        if let Some(path) = &flags.config {
-            let (settings, wrong) = file::read(path, &KEYS)?;
-            checker.note(wrong);
-            for (key, setting) in settings {
-                if let Some(place) = raw.by_key(&key) {
-                    *place = Some(setting);
-                }
-            }
-        }
-        raw.put_flags(flags);
-        let config = raw.check(&mut checker);
-        checker.finish(config)
-    }
-}
-
-impl Raw {
-    fn by_key(&mut self, key: &str) -> Option<&mut Option<Setting>> {
-        Some(match key {
-            "node-name" => &mut self.node_name,
-            "cluster" => &mut self.cluster,
-            "collector" => &mut self.collector,
-            "spool" => &mut self.spool,
-            "spool-size" => &mut self.spool_size,
-            "socket" => &mut self.socket,
-            "stdout" => &mut self.stdout,
-            "argv-limit" => &mut self.argv_limit,
-            "ring-size" => &mut self.ring_size,
-            "metrics-listen" => &mut self.metrics_listen,
-            "btf" => &mut self.btf,
-            "log-level" => &mut self.log_level,
-            "log-format" => &mut self.log_format,
-            _ => return None,
-        })
-    }
-
-    fn put_flags(&mut self, flags: Flags) {
         let Flags {
-            config: _,
+            config,
             node_name,
             cluster,
             collector,
@@ -209,74 +152,52 @@ impl Raw {
             diagnose,
             lock,
         } = flags;
-        put(&mut self.node_name, "--node-name", node_name);
-        put(&mut self.cluster, "--cluster", cluster);
-        put(&mut self.collector, "--collector", collector);
-        put(&mut self.spool, "--spool", spool);
-        put(&mut self.spool_size, "--spool-size", spool_size);
-        put(&mut self.socket, "--socket", socket);
-        put(&mut self.stdout, "--stdout", stdout.then(|| "true".to_owned()));
-        put(&mut self.argv_limit, "--argv-limit", argv_limit);
-        put(&mut self.ring_size, "--ring-size", ring_size);
-        put(&mut self.metrics_listen, "--metrics-listen", metrics_listen);
-        put(&mut self.log_level, "--log-level", log_level);
-        put(&mut self.log_format, "--log-format", log_format);
-        put(&mut self.setns, "--setns", setns);
-        put(&mut self.btf, "--btf", btf);
-        self.diagnose = diagnose;
-        put(&mut self.lock, "--lock", lock);
+        let mut settings = Settings::read(config.as_deref(), &KEYS)?;
+        settings.flag("--node-name", node_name);
+        settings.flag("--cluster", cluster);
+        settings.flag("--collector", collector);
+        settings.flag("--spool", spool);
+        settings.flag("--spool-size", spool_size);
+        settings.flag("--socket", socket);
+        settings.flag("--stdout", stdout.then(|| "true".to_owned()));
+        settings.flag("--argv-limit", argv_limit);
+        settings.flag("--ring-size", ring_size);
+        settings.flag("--metrics-listen", metrics_listen);
+        settings.flag("--log-level", log_level);
+        settings.flag("--log-format", log_format);
+        settings.flag("--setns", setns);
+        settings.flag("--btf", btf);
+        settings.flag("--lock", lock);
+        // A host name is whatever somebody set it to: checked like one that was written.
+        settings.otherwise("node-name", "--node-name (not given; the host name)", || {
+            gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default()
+        });
+        let config = Self::check(&mut settings, diagnose);
+        settings.finish(config)
     }
 
-    fn check(self, checker: &mut Checker) -> AgentConfig {
-        let Self {
-            node_name,
-            cluster,
-            collector,
-            spool,
-            spool_size,
-            socket,
-            lock,
-            stdout,
-            argv_limit,
-            ring_size,
-            metrics_listen,
-            setns,
-            btf,
-            diagnose,
-            log_level,
-            log_format,
-        } = self;
-        // A host name is whatever somebody set it to: checked like one that was written.
-        let node_name = node_name.unwrap_or_else(|| Setting {
-            text: gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default(),
-            from: Origin::Flag("--node-name (not given; the host name)"),
-        });
-        let mut size = |setting, default: u64, range: std::ops::RangeInclusive<u64>| {
-            checker.check(setting, default, |text| within(bytes(text)?, &range))
-        };
-        let spool_size = size(spool_size, SPOOL_SIZE, SPOOL_SIZE_MIN..=SPOOL_SIZE_MAX);
-        let argv_limit = size(argv_limit, ARGV_LIMIT, ARGV_LIMIT_MIN..=ARGV_LIMIT_MAX);
-        AgentConfig {
-            node_name: checker.check(Some(node_name), String::new(), name),
-            cluster: checker.check(cluster, "default".to_owned(), name),
-            collector: checker.check(collector, None, |text| collector_url(text).map(Some)),
-            spool: checker.check(spool, None, |text| path(text).map(Some)),
+    fn check(settings: &mut Settings, diagnose: bool) -> Self {
+        let spool_size = settings
+            .check("spool-size", SPOOL_SIZE, |text| bytes_within(text, &(SPOOL_SIZE_MIN..=SPOOL_SIZE_MAX)));
+        let argv_limit = settings
+            .check("argv-limit", ARGV_LIMIT, |text| bytes_within(text, &(ARGV_LIMIT_MIN..=ARGV_LIMIT_MAX)));
+        Self {
+            node_name: settings.check("node-name", String::new(), name),
+            cluster: settings.check("cluster", "default".to_owned(), name),
+            collector: settings.check("collector", None, |text| collector_url(text).map(Some)),
+            spool: settings.check("spool", None, |text| path(text).map(Some)),
             spool_size: usize::try_from(spool_size).unwrap_or(usize::MAX),
-            socket: checker.check(socket, Some(PathBuf::from(SOCKET)), |text| optional(text, path)),
-            lock: checker.check(lock, PathBuf::from(LOCK), path),
-            stdout: checker.check(stdout, false, |text| {
+            socket: settings.check("socket", Some(PathBuf::from(SOCKET)), |text| optional(text, path)),
+            lock: settings.check("lock", PathBuf::from(LOCK), path),
+            stdout: settings.check("stdout", false, |text| {
                 text.parse().map_err(|_wrong| format!("{} is neither true nor false", quoted(text)))
             }),
             argv_limit: u32::try_from(argv_limit).unwrap_or(u32::MAX),
-            ring_size: checker.check(ring_size, None, |text| ring(text).map(Some)),
-            metrics_listen: checker.check(metrics_listen, Some(METRICS), |text| {
-                optional(text, |text| {
-                    text.parse().map_err(|_wrong| {
-                        format!("{} is no address with a port, like 127.0.0.1:9444, or none", quoted(text))
-                    })
-                })
+            ring_size: settings.check("ring-size", None, |text| ring(text).map(Some)),
+            metrics_listen: settings.check("metrics-listen", Some(METRICS), |text| {
+                optional(text, |text| address(text, "127.0.0.1:9444, or none"))
             }),
-            setns: checker.check(setns, Setns::Auto, |text| {
+            setns: settings.check("setns", Setns::Auto, |text| {
                 one_of(
                     text,
                     &[
@@ -287,43 +208,16 @@ impl Raw {
                     ],
                 )
             }),
-            btf: checker.check(btf, None, |text| path(text).map(Some)),
+            btf: settings.check("btf", None, |text| path(text).map(Some)),
             diagnose,
-            log_level: checker.check(log_level, None, |text| {
-                EnvFilter::try_new(text).map(|_filter| Some(text.to_owned())).map_err(|_wrong| {
-                    format!("{} is no log level, like info, or podtrail=debug,warn", quoted(text))
-                })
-            }),
-            log_format: checker.check(log_format, LogFormat::Auto, |text| {
-                one_of(
-                    text,
-                    &[
-                        ("auto", LogFormat::Auto),
-                        ("text", LogFormat::Text),
-                        ("logfmt", LogFormat::Logfmt),
-                        ("json", LogFormat::Json),
-                    ],
-                )
-            }),
+            log_level: settings.check("log-level", None, |text| log_level(text).map(Some)),
+            log_format: settings.check("log-format", LogFormat::Auto, log_format),
         }
     }
 }
 
-fn put(place: &mut Option<Setting>, flag: &'static str, text: Option<String>) {
-    if let Some(text) = text {
-        *place = Some(Setting { text, from: Origin::Flag(flag) });
-    }
-}
-
-fn within(number: u64, range: &std::ops::RangeInclusive<u64>) -> Result<u64, String> {
-    if range.contains(&number) {
-        return Ok(number);
-    }
-    Err(format!("{number} bytes is not between {} and {}", range.start(), range.end()))
-}
-
 fn ring(text: &str) -> Result<u32, String> {
-    let size = within(bytes(text)?, &(RING_SIZE_MIN..=RING_SIZE_MAX))?;
+    let size = bytes_within(text, &(RING_SIZE_MIN..=RING_SIZE_MAX))?;
     match u32::try_from(size) {
         Ok(size) if size.is_power_of_two() => Ok(size),
         _ => Err(format!("{size} is not a power of two, like 4MiB or 8MiB")),
@@ -336,25 +230,6 @@ fn name(text: &str) -> Result<String, String> {
         return Err(format!("{} is no name: 1 to 253 bytes, without spaces", quoted(text)));
     }
     Ok(text.to_owned())
-}
-
-fn path(text: &str) -> Result<PathBuf, String> {
-    if Path::new(text).is_absolute() && !text.contains('\0') {
-        Ok(PathBuf::from(text))
-    } else {
-        Err(format!("{} is not an absolute path", quoted(text)))
-    }
-}
-
-fn optional<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
-    if text == "none" { Ok(None) } else { parse(text).map(Some) }
-}
-
-fn one_of<T: Copy>(text: &str, known: &[(&str, T)]) -> Result<T, String> {
-    known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
-        let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-        format!("{} is none of {}", quoted(text), names.join(", "))
-    })
 }
 
 /// Without TLS, what was run on a node may not leave it.
@@ -446,11 +321,11 @@ mod tests {
     }
 
     #[test]
-    fn every_key_has_its_place() {
-        let mut raw = Raw::default();
-        for key in KEYS {
-            assert!(raw.by_key(key).is_some(), "{key}");
-        }
+    fn every_key_is_asked_for() {
+        // `Settings::finish` tells of one that is not.
+        let text: String = KEYS.iter().map(|key| format!("{key} = \"\\u0000\"\n")).collect();
+        let (_dir, flags) = with_file(&text, Flags::default());
+        assert_eq!(errors(flags).len(), KEYS.len());
     }
 
     #[test]

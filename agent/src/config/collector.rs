@@ -1,17 +1,59 @@
-//! The collector's configuration: flags over the file over the defaults, checked before anything is opened.
+//! The collector's configuration: flags over the file over the defaults.
 
 use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
-use serde::Deserialize;
+use super::settings::{
+    Settings, SettingsError,
+    value::{address, bytes_within, duration, log_format, log_level, optional, path},
+};
+use crate::{telemetry::LogFormat, trail::log::Limits};
 
-use super::file::{self, ConfigError, Source};
-use crate::trail::log::Limits;
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7443);
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9443);
+const DATA: &str = "/var/lib/podtrail/collector";
 
-/// What the collector runs with.
+const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const MAX_AGE_MIN: Duration = Duration::from_secs(60);
+
+const MAX_BYTES: u64 = 10 << 30;
+/// Below this the log could not hold one event of the largest kind beside another.
+const MAX_BYTES_MIN: u64 = 1 << 20;
+const MAX_BYTES_MAX: u64 = 1 << 50;
+
+/// `podtrail-collector run`, as written.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Flags {
+    /// A TOML file; its keys are these flags without the dashes, and flags go first
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address for agents and readers; loopback only [default: 127.0.0.1:7443]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Directory of the log [default: /var/lib/podtrail/collector]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+    /// Events are kept for this long, like 36h [default: 7d]
+    #[arg(long, value_name = "DURATION")]
+    pub max_age: Option<String>,
+    /// At most so many bytes of events are kept, like 512MiB [default: 10GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub max_bytes: Option<String>,
+    /// Where to serve /metrics, /healthz and /readyz, or "none" [default: 127.0.0.1:9443]
+    #[arg(long, value_name = "ADDR")]
+    pub metrics_listen: Option<String>,
+    /// error, warn, info, debug or trace, or a filter as in RUST_LOG [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// auto, text, logfmt or json [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// The collector's configuration, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CollectorConfig {
     /// loopback: there is no TLS yet
@@ -20,173 +62,76 @@ pub struct CollectorConfig {
     pub metrics_listen: Option<SocketAddr>,
     pub data: PathBuf,
     pub retention: Limits,
+    /// a filter as in `RUST_LOG`
+    pub log_level: Option<String>,
+    pub log_format: LogFormat,
 }
 
-/// The flags that have a key in the file too; they go before it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CollectorFlags {
-    pub listen: Option<String>,
-    pub metrics_listen: Option<String>,
-    pub data: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    listen: Option<String>,
-    metrics_listen: Option<String>,
-    data: Option<PathBuf>,
-    max_age: Option<String>,
-    max_bytes: Option<Bytes>,
-}
-
-/// `10737418240` or `"10GiB"`.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected bytes as a number or as text, such as \"10GiB\"")]
-enum Bytes {
-    Number(u64),
-    Text(String),
-}
-
-const LISTEN: &str = "127.0.0.1:7443";
-const METRICS_LISTEN: &str = "127.0.0.1:9443";
-const DATA: &str = "/var/lib/podtrail/collector";
-const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-const MAX_BYTES: u64 = 10 << 30;
-/// Below this the log could not hold one event of the largest kind beside another.
-const MIN_BYTES: u64 = 1 << 20;
+/// Keys that a file may have.
+const KEYS: [&str; 7] =
+    ["listen", "data", "max-age", "max-bytes", "metrics-listen", "log-level", "log-format"];
 
 impl CollectorConfig {
-    /// Reads the file, where one is given, and checks it all.
-    pub fn load(path: Option<&Path>, flags: CollectorFlags) -> Result<Self, ConfigError> {
-        let (raw, source) = match path {
-            Some(path) => file::load(path)?,
-            None => (Raw::default(), Source::default()),
-        };
-        Self::check(raw, &source, flags)
+    /// Reads the file, where there is one, puts the flags over it, and checks it all.
+    pub fn load(flags: Flags) -> Result<Self, SettingsError> {
+        let Flags { config, listen, data, max_age, max_bytes, metrics_listen, log_level, log_format } = flags;
+        let mut settings = Settings::read(config.as_deref(), &KEYS)?;
+        settings.flag("--listen", listen);
+        settings.flag("--data", data);
+        settings.flag("--max-age", max_age);
+        settings.flag("--max-bytes", max_bytes);
+        settings.flag("--metrics-listen", metrics_listen);
+        settings.flag("--log-level", log_level);
+        settings.flag("--log-format", log_format);
+        let config = Self::check(&mut settings);
+        settings.finish(config)
     }
 
-    fn check(raw: Raw, source: &Source, flags: CollectorFlags) -> Result<Self, ConfigError> {
-        let Raw { listen, metrics_listen, data, max_age, max_bytes } = raw;
-        let listen = Setting::new(flags.listen, listen, LISTEN, "--listen", "listen");
-        let metrics = Setting::new(
-            flags.metrics_listen,
-            metrics_listen,
-            METRICS_LISTEN,
-            "--metrics-listen",
-            "metrics_listen",
-        );
-        let max_age = match max_age {
-            None => MAX_AGE,
-            Some(text) => duration(&text).map_err(|e| source.error("max_age", &e))?,
-        };
-        let max_bytes = match max_bytes {
-            None => Ok(MAX_BYTES),
-            Some(Bytes::Number(n)) => Ok(n),
-            Some(Bytes::Text(text)) => bytes(&text),
-        };
-        let max_bytes = max_bytes
-            .and_then(|n| if n < MIN_BYTES { Err("at least 1MiB".to_owned()) } else { Ok(n) })
-            .map_err(|e| source.error("max_bytes", &e))?;
-        Ok(Self {
-            listen: listen.parse(loopback).map_err(|e| listen.error(source, &e))?,
-            metrics_listen: metrics.parse(address_or_none).map_err(|e| metrics.error(source, &e))?,
-            data: flags.data.or(data).unwrap_or_else(|| DATA.into()),
-            retention: Limits { max_age, max_bytes },
-        })
-    }
-}
-
-/// A value, and where it comes from.
-struct Setting {
-    value: String,
-    flag: Option<&'static str>,
-    key: &'static str,
-}
-
-impl Setting {
-    fn new(
-        flag: Option<String>,
-        file: Option<String>,
-        default: &str,
-        flag_name: &'static str,
-        key: &'static str,
-    ) -> Self {
-        let is_flag = flag.is_some();
-        let value = flag.or(file).unwrap_or_else(|| default.to_owned());
-        Self { value, flag: is_flag.then_some(flag_name), key }
-    }
-
-    fn parse<T>(&self, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
-        parse(&self.value)
-    }
-
-    fn error(&self, source: &Source, message: &str) -> ConfigError {
-        match self.flag {
-            Some(flag) => ConfigError::Flag { flag, message: message.to_owned() },
-            None => source.error(self.key, message),
+    fn check(settings: &mut Settings) -> Self {
+        Self {
+            listen: settings.check("listen", LISTEN, loopback),
+            data: settings.check("data", PathBuf::from(DATA), path),
+            retention: Limits {
+                max_age: settings.check("max-age", MAX_AGE, |text| duration(text, MAX_AGE_MIN)),
+                max_bytes: settings.check("max-bytes", MAX_BYTES, |text| {
+                    bytes_within(text, &(MAX_BYTES_MIN..=MAX_BYTES_MAX))
+                }),
+            },
+            metrics_listen: settings.check("metrics-listen", Some(METRICS), |text| {
+                optional(text, |text| address(text, "127.0.0.1:9443, or none"))
+            }),
+            log_level: settings.check("log-level", None, |text| log_level(text).map(Some)),
+            log_format: settings.check("log-format", LogFormat::Auto, log_format),
         }
     }
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("{text:?} is not an address with a port, such as 127.0.0.1:7443"))
-}
-
 fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address = address(text)?;
+    let address = address(text, "127.0.0.1:7443")?;
     if address.ip().is_loopback() {
-        Ok(address)
-    } else {
-        Err(format!(
-            "{address} is not a loopback address: without TLS the collector listens on loopback only; use 127.0.0.1:{}",
-            address.port()
-        ))
+        return Ok(address);
     }
-}
-
-fn address_or_none(text: &str) -> Result<Option<SocketAddr>, String> {
-    if text == "none" { Ok(None) } else { address(text).map(Some) }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is not a duration: write for example 7d, 36h or 30m");
-    let span: jiff::Span = text.parse().map_err(|_| bad())?;
-    let duration = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| bad())?;
-    let duration = Duration::try_from(duration).map_err(|_| bad())?;
-    if duration < Duration::from_secs(60) { Err("at least 1m".to_owned()) } else { Ok(duration) }
-}
-
-fn bytes(text: &str) -> Result<u64, String> {
-    let bad = || format!("{text:?} is not a size: write for example 10GiB or 512MiB");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at_checked(digits).ok_or_else(bad)?;
-    let shift = match unit.trim() {
-        "" | "B" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        "TiB" => 40,
-        _ => return Err(bad()),
-    };
-    let number: u64 = number.parse().map_err(|_| bad())?;
-    number.checked_mul(1 << shift).ok_or_else(bad)
+    Err(format!(
+        "{address} is not a loopback address: without TLS the collector listens on loopback only; use 127.0.0.1:{}",
+        address.port()
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn load(text: &str, flags: CollectorFlags) -> Result<CollectorConfig, String> {
+    fn load(text: &str, flags: Flags) -> Result<CollectorConfig, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let path = file.path().display().to_string();
-        CollectorConfig::load(Some(file.path()), flags).map_err(|e| e.to_string().replace(&path, "F"))
+        CollectorConfig::load(Flags { config: Some(file.path().to_owned()), ..flags })
+            .map_err(|e| e.to_string().replace(&path, "F"))
     }
 
     #[test]
-    fn defaults() {
-        let config = CollectorConfig::load(None, CollectorFlags::default()).unwrap();
+    fn nothing_is_needed() {
+        let config = CollectorConfig::load(Flags::default()).unwrap();
         assert_eq!(
             config,
             CollectorConfig {
@@ -194,63 +139,78 @@ mod tests {
                 metrics_listen: Some("127.0.0.1:9443".parse().unwrap()),
                 data: "/var/lib/podtrail/collector".into(),
                 retention: Limits { max_age: Duration::from_secs(604_800), max_bytes: 10_737_418_240 },
+                log_level: None,
+                log_format: LogFormat::Auto,
             }
         );
     }
 
     #[test]
     fn flags_go_before_the_file() {
-        let text = "listen = \"127.0.0.1:1\"\ndata = \"/a\"\nmetrics_listen = \"none\"\nmax_age = \"36h\"\nmax_bytes = \"512MiB\"\n";
-        let config = load(text, CollectorFlags::default()).unwrap();
+        let text = "listen = \"127.0.0.1:1\"\ndata = \"/a\"\nmetrics-listen = \"none\"\nmax-age = \"36h\"\n\
+                    max-bytes = \"512MiB\"\nlog-level = \"debug\"\nlog-format = \"json\"\n";
         assert_eq!(
-            config,
+            load(text, Flags::default()).unwrap(),
             CollectorConfig {
                 listen: "127.0.0.1:1".parse().unwrap(),
                 metrics_listen: None,
                 data: "/a".into(),
                 retention: Limits { max_age: Duration::from_secs(129_600), max_bytes: 536_870_912 },
+                log_level: Some("debug".to_owned()),
+                log_format: LogFormat::Json,
             }
         );
-        let flags = CollectorFlags {
+        let flags = Flags {
+            config: None,
             listen: Some("[::1]:0".to_owned()),
+            data: Some("/b".to_owned()),
+            max_age: Some("1h".to_owned()),
+            max_bytes: Some("1048576".to_owned()),
             metrics_listen: Some("127.0.0.1:0".to_owned()),
-            data: Some("/b".into()),
+            log_level: Some("warn".to_owned()),
+            log_format: Some("text".to_owned()),
         };
-        let config = load(text, flags).unwrap();
-        assert_eq!(config.listen, "[::1]:0".parse().unwrap());
-        assert_eq!(config.metrics_listen, Some("127.0.0.1:0".parse().unwrap()));
-        assert_eq!(config.data, PathBuf::from("/b"));
+        assert_eq!(
+            load(text, flags).unwrap(),
+            CollectorConfig {
+                listen: "[::1]:0".parse().unwrap(),
+                metrics_listen: Some("127.0.0.1:0".parse().unwrap()),
+                data: "/b".into(),
+                retention: Limits { max_age: Duration::from_secs(3600), max_bytes: 1 << 20 },
+                log_level: Some("warn".to_owned()),
+                log_format: LogFormat::Text,
+            }
+        );
     }
 
     #[test]
-    fn mistakes_name_their_place() {
-        let message = |text: &str| load(text, CollectorFlags::default()).unwrap_err();
+    fn every_error_at_once_with_its_place() {
+        let text =
+            "listne = \"x\"\ndata = [1]\nmax-bytes = 5\n\n  max-age = \"soon\"\nmetrics-listen = \"here\"\n";
+        let flags = Flags { listen: Some("nowhere".to_owned()), ..Flags::default() };
+        let told = load(text, flags).unwrap_err();
+        let mut lines: Vec<&str> = told.lines().collect();
+        lines.sort_unstable();
+        let keys = KEYS.join(", ");
         assert_eq!(
-            message("data = \"/a\"\nlistne = \"x\"\n"),
-            "F:2:1: unknown field `listne`, expected one of `listen`, `metrics_listen`, `data`, `max_age`, `max_bytes`"
-        );
-        assert_eq!(message("data = 1\n"), "F:1:8: data: invalid type: integer `1`, expected path string");
-        assert_eq!(
-            message("max_bytes = true\n"),
-            "F:1:13: max_bytes: expected bytes as a number or as text, such as \"10GiB\""
-        );
-        assert_eq!(
-            message("\nmax_age = \"soon\"\n"),
-            "F:2:1: max_age: \"soon\" is not a duration: write for example 7d, 36h or 30m"
-        );
-        assert_eq!(message("max_bytes = 5\n"), "F:1:1: max_bytes: at least 1MiB");
-        assert_eq!(
-            message("max_bytes = \"99999999TiB\"\n"),
-            "F:1:1: max_bytes: \"99999999TiB\" is not a size: write for example 10GiB or 512MiB"
+            lines,
+            [
+                "--listen: \"nowhere\" is no address with a port, like 127.0.0.1:7443",
+                &format!("F:1:1: listne: no such key; there are: {keys}"),
+                "F:2:1: data: array stands where a string or a whole number belongs",
+                "F:3:1: max-bytes: 5 bytes is not between 1048576 and 1125899906842624",
+                "F:5:3: max-age: \"soon\" is no duration, like 7d, 36h or 30m",
+                "F:6:1: metrics-listen: \"here\" is no address with a port, like 127.0.0.1:9443, or none",
+            ]
         );
     }
 
     #[test]
     fn only_loopback_without_tls() {
         let told = "is not a loopback address: without TLS the collector listens on loopback only; use 127.0.0.1:7443";
-        let flags = CollectorFlags { listen: Some("0.0.0.0:7443".to_owned()), ..CollectorFlags::default() };
+        let flags = Flags { listen: Some("0.0.0.0:7443".to_owned()), ..Flags::default() };
         assert_eq!(load("", flags).unwrap_err(), format!("--listen: 0.0.0.0:7443 {told}"));
-        let e = load("listen = \"[::]:7443\"\n", CollectorFlags::default()).unwrap_err();
+        let e = load("listen = \"[::]:7443\"\n", Flags::default()).unwrap_err();
         assert_eq!(e, format!("F:1:1: listen: [::]:7443 {told}"));
     }
 }

@@ -2,5 +2,4 @@
 
 pub mod agent;
 pub mod collector;
-pub mod file;
 pub mod settings;

@@ -38,7 +38,7 @@ fn the_table_says_everything_and_the_verdict_last() {
         "kernel          6.1 x86_64",
         "types (BTF)     none",
         "capabilities    CAP_BPF",
-        "cgroups         v1 at /sys/fs/cgroup/pids\\u{1b}[2J, by pids",
+        "cgroups         v1 at /sys/fs/cgroup/pids\\x1b[2J, by pids",
         "namespaces      mount 1 (by /proc/1/ns/mnt), pid 2, user 3",
         "limits          locked memory unlimited, open files 1024",
         "hooks           exec                  btf tracepoint",

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{HostNamespaces, Node, Problem, Report};
-use crate::telemetry::escape;
+use crate::escape;
 
 /// The report as a table, what is missing below it, and the verdict in the last line.
 #[must_use]
@@ -24,7 +24,7 @@ pub fn text(report: &Report) -> String {
     let mut out = String::new();
     let mut row = |name: &str, value: &str| {
         // Writing to a string does not fail.
-        let _ = writeln!(out, "{name:<16}{}", escape::line(value));
+        let _ = writeln!(out, "{name:<16}{}", escape::guard(value));
     };
     row("agent", version);
     row("kernel", &format!("{kernel} {arch}"));
@@ -59,7 +59,7 @@ pub fn text(report: &Report) -> String {
     }
     for Problem { what, fix, fatal } in problems {
         let mark = if *fatal { "missing" } else { "note" };
-        let _ = write!(out, "\n{mark:<16}{}\n{:<16}→ {}\n", escape::line(what), "", escape::line(fix));
+        let _ = write!(out, "\n{mark:<16}{}\n{:<16}→ {}\n", escape::guard(what), "", escape::guard(fix));
     }
     let verdict = if *can_run { "The agent can run here." } else { "The agent cannot run here." };
     let _ = write!(out, "\n{verdict}\n");

@@ -18,7 +18,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Health, Metrics, escape};
+use super::{Health, Metrics};
+use crate::escape;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -92,7 +93,7 @@ fn readiness(health: &Health) -> String {
     for (name, missing) in health.components() {
         _ = match missing {
             None => writeln!(lines, "{name}: ready"),
-            Some(reason) => writeln!(lines, "{name}: not ready: {}", escape::line(&reason)),
+            Some(reason) => writeln!(lines, "{name}: not ready: {}", escape::guard(&reason)),
         };
     }
     lines
@@ -139,7 +140,7 @@ mod tests {
         log.not_ready("disk\x1b full");
         let answer = get(address, "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        assert!(answer.ends_with("\r\n\r\nlog: not ready: disk\\u{1b} full\nring: ready\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nlog: not ready: disk\\x1b full\nring: ready\n"), "{answer}");
         log.ready();
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200 "));
 

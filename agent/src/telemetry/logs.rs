@@ -21,7 +21,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use super::{TelemetryError, escape};
+use super::TelemetryError;
+use crate::escape;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -101,7 +102,7 @@ fn line(style: Style, time: Timestamp, level: Level, fields: &Fields) -> String 
                 (true, Level::WARN) => ("\x1b[33m", "\x1b[0m"),
                 (true, _) => ("\x1b[2m", "\x1b[0m"),
             };
-            format!("{time:.3} {on}{level:>5}{off} {}", escape::line(message))
+            format!("{time:.3} {on}{level:>5}{off} {}", escape::guard(message))
         }
         Style::Logfmt => format!("ts={time:.3} level={level_name} msg={}", escape::value(message)),
         Style::Json => return json(time, level_name, fields),
@@ -122,11 +123,11 @@ fn json(time: Timestamp, level: String, fields: &Fields) -> String {
     object.extend(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     let mut line = String::new();
     for c in Value::Object(object).to_string().chars() {
-        // What JSON itself leaves as it is and a terminal does not. All are of the basic plane: four digits do.
-        if escape::acts(c) {
-            _ = write!(line, "\\u{:04x}", u32::from(c));
-        } else {
+        // What JSON itself leaves as it is and a terminal does not.
+        if escape::is_plain(c) {
             line.push(c);
+        } else {
+            escape::push_json(&mut line, c);
         }
     }
     line
@@ -189,11 +190,11 @@ mod tests {
         let t = Timestamp::from_millisecond(1_700_000_000_123).unwrap();
         assert_eq!(
             line(Style::Text { colour: false }, t, Level::INFO, &sample()),
-            "2023-11-14T22:13:20.123Z  INFO a\\u{1b}[2J b grpc=127.0.0.1:1"
+            "2023-11-14T22:13:20.123Z  INFO a\\x1b[2J b grpc=127.0.0.1:1"
         );
         assert_eq!(
             line(Style::Logfmt, t, Level::WARN, &sample()),
-            "ts=2023-11-14T22:13:20.123Z level=warn msg=\"a\\u{1b}[2J b\" grpc=127.0.0.1:1"
+            "ts=2023-11-14T22:13:20.123Z level=warn msg=\"a\\x1b[2J b\" grpc=127.0.0.1:1"
         );
         let fields = Fields { message: "\u{9b}2J\u{202e}\x1b\"é".to_owned(), pairs: vec![("n", 3.into())] };
         let json = line(Style::Json, t, Level::WARN, &fields);
@@ -218,7 +219,7 @@ mod tests {
         });
         let text = String::from_utf8(out.lock().unwrap().clone()).unwrap();
         let (_, rest) = text.split_once(" level=").unwrap();
-        assert_eq!(rest, "warn msg=\"said \\u{1b}[H\" node=\"n\\n level=error\" n=3 why=\"é\\u{7}\"\n");
+        assert_eq!(rest, "warn msg=\"said \\x1b[H\" node=\"n\\n level=error\" n=3 why=\"é\\x07\"\n");
     }
 
     #[test]

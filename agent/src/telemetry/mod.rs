@@ -7,11 +7,12 @@
 //! escaped, whatever the format.
 
 pub mod collector;
-pub mod escape;
 pub mod health;
 pub mod http;
 pub mod logs;
 pub mod metrics;
+
+use crate::escape;
 
 pub use health::{Component, Health};
 pub use logs::LogFormat;
@@ -20,6 +21,13 @@ pub use metrics::Metrics;
 /// Something worth telling: a log line, a metric, or both.
 pub trait Emit {
     fn emit(self);
+}
+
+/// Says on stderr why a program ends, a line for each thing that is wrong.
+pub fn complain(program: &str, error: &dyn std::error::Error) {
+    for line in error.to_string().lines() {
+        eprintln!("{program}: {}", escape::guard(line));
+    }
 }
 
 /// Why telemetry cannot start.

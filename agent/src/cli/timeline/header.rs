@@ -2,10 +2,12 @@
 
 use podtrail_proto::v1;
 
-use crate::cli::{
+use crate::{
+    cli::{
+        line::{Line, Look, Style},
+        time, words,
+    },
     escape,
-    line::{Line, Look, Style},
-    time, words,
 };
 
 use super::notes;

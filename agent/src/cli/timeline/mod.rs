@@ -19,10 +19,10 @@ use self::{
     tree::{Item, NodeId, Tree},
 };
 use super::{
-    escape,
     line::{Line, Look, Style, cut, wrap},
     time, words,
 };
+use crate::escape;
 
 /// Deeper than this the indentation stands still and the depth is said in a number: else output would grow with
 /// the square of it.

@@ -2,7 +2,10 @@
 
 use podtrail_proto::v1;
 
-use crate::cli::{escape, line::Style, words};
+use crate::{
+    cli::{line::Style, words},
+    escape,
+};
 
 /// What was there before, to tell what is different now.
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,16 +7,13 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Origin, Setting, SettingsError, Wrong};
+use super::{Origin, Setting, Settings, SettingsError, Wrong};
 
 /// More is no configuration.
 const SIZE_MAX: u64 = 1 << 20;
 
-/// What a file says: its settings by key, and what is wrong with the rest of it.
-pub type Found = (Vec<(String, Setting)>, Vec<Wrong>);
-
 /// The settings of a file whose keys are among `known`, and what is wrong with the rest.
-pub fn read(path: &Path, known: &[&str]) -> Result<Found, SettingsError> {
+pub(super) fn read(path: &Path, known: &[&'static str]) -> Result<Settings, SettingsError> {
     let unreadable = |reason: String| SettingsError::Unreadable { path: path.to_owned(), reason };
     let mut bytes = Vec::new();
     File::open(path)
@@ -32,7 +29,7 @@ pub fn read(path: &Path, known: &[&str]) -> Result<Found, SettingsError> {
     Ok(parse(path, &text, known))
 }
 
-fn parse(path: &Path, text: &str, known: &[&str]) -> Found {
+fn parse(path: &Path, text: &str, known: &[&'static str]) -> Settings {
     let place = |offset: usize| {
         let before = text.get(..offset).unwrap_or(text);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
@@ -49,32 +46,29 @@ fn parse(path: &Path, text: &str, known: &[&str]) -> Found {
         })
         .collect();
 
-    let mut settings = Vec::new();
+    let mut settings = Settings::default();
     for (key, value) in table.get_ref() {
         let (line, column) = place(key.span().start);
         let name = key.get_ref().to_string();
         let from = Origin::File { path: path.to_owned(), line, column, key: name.clone() };
-        if !known.contains(&name.as_str()) {
+        let Some(known) = known.iter().find(|known| **known == name) else {
             let what = format!("no such key; there are: {}", known.join(", "));
             wrong.push(Wrong { at: from.to_string(), what });
             continue;
-        }
+        };
         match scalar(value) {
-            Some(text) => settings.push((name, Setting { text, from })),
+            Some(text) => settings.put(known, Setting { text, from }),
             // What could not be parsed has been told already.
             None if !errors.is_empty() => {}
             None => {
                 let what =
-                    format!("a {} where a string or a whole number belongs", value.get_ref().type_str());
+                    format!("{} stands where a string or a whole number belongs", value.get_ref().type_str());
                 wrong.push(Wrong { at: from.to_string(), what });
             }
         }
     }
-    settings.sort_by_key(|(_, setting)| match &setting.from {
-        Origin::File { line, column, .. } => (*line, *column),
-        Origin::Flag(_) => (0, 0),
-    });
-    (settings, wrong)
+    settings.wrong = wrong;
+    settings
 }
 
 fn scalar(value: &Spanned<DeValue<'_>>) -> Option<String> {
@@ -95,24 +89,23 @@ mod tests {
     const KNOWN: [&str; 3] = ["cluster", "argv-limit", "stdout"];
 
     fn wrong(text: &str) -> Vec<String> {
-        parse(Path::new("a.toml"), text, &KNOWN).1.iter().map(ToString::to_string).collect()
+        parse(Path::new("a.toml"), text, &KNOWN).wrong.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn settings_come_with_their_places() {
-        let (settings, wrong) = parse(
+        let Settings { written, wrong } = parse(
             Path::new("a.toml"),
             "# ä\ncluster = \"c\"\n  argv-limit = 0x1_000\nstdout = true\n",
             &KNOWN,
         );
         assert_eq!(wrong, []);
-        let told: Vec<_> =
-            settings.iter().map(|(key, s)| format!("{key}={} at {}", s.text, s.from)).collect();
+        let told: Vec<_> = written.iter().map(|(key, s)| format!("{key}={} at {}", s.text, s.from)).collect();
         assert_eq!(
             told,
             [
-                "cluster=c at a.toml:2:1: cluster",
                 "argv-limit=4096 at a.toml:3:3: argv-limit",
+                "cluster=c at a.toml:2:1: cluster",
                 "stdout=true at a.toml:4:1: stdout",
             ]
         );
@@ -125,7 +118,10 @@ mod tests {
         assert!(
             told.iter().any(|line| line.starts_with("a.toml:1:1: colour: no such key; there are: cluster"))
         );
-        assert!(told.iter().any(|line| line.starts_with("a.toml:2:1: cluster: a array where")), "{told:?}");
+        assert!(
+            told.iter().any(|line| line.starts_with("a.toml:2:1: cluster: array stands where")),
+            "{told:?}"
+        );
         assert!(told.iter().any(|line| line.starts_with("a.toml:4:2: metrics: no such key")), "{told:?}");
     }
 

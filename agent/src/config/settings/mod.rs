@@ -3,21 +3,26 @@
 //! Every error is found at once, and each says where: the flag, or file, line, column and key. Nothing that is
 //! checked here is checked again later.
 
-pub mod file;
+mod file;
+pub mod value;
 
-use std::{fmt, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 /// A setting as it was written, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    pub text: String,
-    pub from: Origin,
+struct Setting {
+    text: String,
+    from: Origin,
 }
 
 /// Where a setting stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// a flag, with its dashes
+enum Origin {
+    /// a flag with its dashes, or what stands for one
     Flag(&'static str),
     File {
         path: PathBuf,
@@ -62,21 +67,39 @@ fn lines(wrong: &[Wrong]) -> String {
     wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Checks settings and collects what is wrong with them.
+/// All settings of a program as they were written, and what was found to be wrong with them so far.
 #[derive(Debug, Default)]
-pub struct Checker {
+pub struct Settings {
+    /// by key: the flag without its dashes
+    written: BTreeMap<&'static str, Setting>,
     wrong: Vec<Wrong>,
 }
 
-impl Checker {
+impl Settings {
+    /// Reads the file, where there is one; it may have these keys.
+    pub fn read(path: Option<&Path>, keys: &[&'static str]) -> Result<Self, SettingsError> {
+        path.map_or_else(|| Ok(Self::default()), |path| file::read(path, keys))
+    }
+
+    /// A flag, with its dashes; it goes before what the file says.
+    pub fn flag(&mut self, flag: &'static str, text: Option<String>) {
+        if let Some(text) = text {
+            self.put(flag.trim_start_matches('-'), Setting { text, from: Origin::Flag(flag) });
+        }
+    }
+
+    /// What stands for a setting that was not written, to be checked as if it were; `called` is how errors name it.
+    pub fn otherwise(&mut self, key: &'static str, called: &'static str, text: impl FnOnce() -> String) {
+        self.written.entry(key).or_insert_with(|| Setting { text: text(), from: Origin::Flag(called) });
+    }
+
+    fn put(&mut self, key: &'static str, setting: Setting) {
+        self.written.insert(key, setting);
+    }
+
     /// The checked value; `default` where there is no setting, or a wrong one, which is noted.
-    pub fn check<T>(
-        &mut self,
-        setting: Option<Setting>,
-        default: T,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> T {
-        let Some(Setting { text, from }) = setting else { return default };
+    pub fn check<T>(&mut self, key: &str, default: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
+        let Some(Setting { text, from }) = self.written.remove(key) else { return default };
         match parse(&text) {
             Ok(value) => value,
             Err(what) => {
@@ -86,45 +109,12 @@ impl Checker {
         }
     }
 
-    pub fn note(&mut self, wrong: impl IntoIterator<Item = Wrong>) {
-        self.wrong.extend(wrong);
-    }
-
     /// The end of checking.
     pub fn finish<T>(self, value: T) -> Result<T, SettingsError> {
-        if self.wrong.is_empty() { Ok(value) } else { Err(SettingsError::Settings(self.wrong)) }
+        let Self { written, wrong } = self;
+        debug_assert!(written.is_empty(), "nobody asked for {written:?}");
+        if wrong.is_empty() { Ok(value) } else { Err(SettingsError::Settings(wrong)) }
     }
-}
-
-/// A number of bytes: `65536`, `64KiB`, `16 MiB`.
-pub fn bytes(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let (digits, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
-        Some(at) => text.split_at(at),
-        None => (text, ""),
-    };
-    let factor = match unit.trim() {
-        "" | "B" => Some(1),
-        "K" | "KiB" => Some(1 << 10),
-        "M" | "MiB" => Some(1 << 20),
-        "G" | "GiB" => Some(1 << 30),
-        _ => None,
-    };
-    let number = digits.parse::<u64>().ok();
-    number
-        .zip(factor)
-        .and_then(|(number, factor)| number.checked_mul(factor))
-        .ok_or_else(|| format!("{} is no number of bytes, like 65536, 64KiB or 16MiB", quoted(text)))
-}
-
-/// A setting's text in a message: it is the user's, and may hold anything.
-#[must_use]
-pub fn quoted(text: &str) -> String {
-    let mut short: String = text.chars().take(80).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    format!("{short:?}")
 }
 
 #[cfg(test)]
@@ -132,22 +122,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes() {
-        for (text, expected) in
-            [("0", 0), ("65536", 65_536), ("64KiB", 65_536), (" 16 MiB ", 16 << 20), ("1G", 1 << 30)]
-        {
-            assert_eq!(bytes(text), Ok(expected), "{text}");
+    fn a_flag_goes_before_the_file_and_both_before_what_stands_for_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.toml");
+        std::fs::write(&path, "a = 1\nb = 2\n").unwrap();
+        let mut settings = Settings::read(Some(&path), &["a", "b", "c"]).unwrap();
+        settings.flag("--a", Some("flag".to_owned()));
+        settings.flag("--b", None);
+        for key in ["a", "b", "c"] {
+            settings.otherwise(key, "the host", || "host".to_owned());
         }
-        for text in
-            ["", "KiB", "-1", "1.5M", "64 kib", "99999999999999999999", "18446744073709551615K", "1MiB2"]
-        {
-            assert!(bytes(text).is_err(), "{text}");
-        }
+        let mut text = |key| settings.check(key, String::new(), |text| Ok(text.to_owned()));
+        assert_eq!([text("a"), text("b"), text("c")], ["flag", "2", "host"]);
+        assert_eq!(settings.finish(()), Ok(()));
     }
 
     #[test]
-    fn a_message_carries_no_terminal_escapes() {
-        assert_eq!(quoted("\u{1b}[2J"), r#""\u{1b}[2J""#);
-        assert_eq!(quoted(&"x".repeat(100)).chars().count(), 83);
+    fn the_default_is_what_nobody_wrote() {
+        let mut settings = Settings::default();
+        assert_eq!(settings.check("x", 7, |_| Err("not asked".to_owned())), 7);
+        assert_eq!(settings.finish(1), Ok(1));
     }
 }

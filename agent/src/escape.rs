@@ -1,5 +1,5 @@
-//! Makes bytes from a kernel, a container or a server fit for a terminal, so that a reader can tell exactly what
-//! they were.
+//! Makes bytes from a kernel, a container or a server fit for a terminal or a log, so that a reader can tell exactly
+//! what they were.
 //!
 //! Never lets through a control character, an invalid byte, or a character that is invisible, reorders text or joins
 //! the one before it. What is shown differently from what it is begins with a backslash.
@@ -76,7 +76,8 @@ pub fn prose(text: &str) -> String {
     out
 }
 
-/// The last guard before a terminal: escapes what is not plain, and leaves alone what the functions above made.
+/// The last guard before a terminal or a log: one line in which what is not plain is escaped, and what the functions
+/// above made is left alone.
 #[must_use]
 pub fn guard(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_plain) {
@@ -91,6 +92,24 @@ pub fn guard(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
+}
+
+/// Text as the value of a `key=value` pair, one [`guard`]ed line: quoted where it could be mistaken for something else.
+#[must_use]
+pub fn value(text: &str) -> Cow<'_, str> {
+    let bare = |c| is_plain(c) && !matches!(c, ' ' | '"' | '=' | '\\');
+    if !text.is_empty() && text.chars().all(bare) {
+        return Cow::Borrowed(text);
+    }
+    let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+    Cow::Owned(format!("\"{}\"", guard(&quoted)))
+}
+
+/// Appends a character as JSON's own `\uXXXX`: the string's value stays the same.
+pub fn push_json(out: &mut String, c: char) {
+    for unit in c.encode_utf16(&mut [0; 2]) {
+        let _ = write!(out, "\\u{unit:04x}"); // into a String: cannot fail
+    }
 }
 
 /// Characters that no shell takes for something else. `…` is not one: bare, it says that something was left out.
@@ -250,7 +269,8 @@ mod tests {
         #[test]
         fn nothing_but_plain_characters_comes_out(bytes in hostile()) {
             let text = String::from_utf8_lossy(&bytes);
-            for shown in [word(&bytes), name(&text), prose(&text), guard(&text).into_owned()] {
+            let value = value(&text).into_owned();
+            for shown in [word(&bytes), name(&text), prose(&text), guard(&text).into_owned(), value] {
                 prop_assert!(shown.chars().all(is_plain), "{:?}", shown);
                 prop_assert!(!shown.chars().any(char::is_control), "{:?}", shown);
             }
@@ -291,6 +311,14 @@ mod tests {
         ] {
             assert_eq!(word(bytes), shown);
         }
+    }
+
+    #[test]
+    fn values_cannot_pretend_to_be_other_pairs() {
+        assert_eq!(value("127.0.0.1:1"), "127.0.0.1:1");
+        assert_eq!(value(""), "\"\"");
+        assert_eq!(value("x level=error"), "\"x level=error\"");
+        assert_eq!(value("a\" b\\\n\x1b"), "\"a\\\" b\\\\\\n\\x1b\"");
     }
 
     /// Every bidi control, every line or paragraph separator, and every character of no width.
