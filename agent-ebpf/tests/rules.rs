@@ -301,7 +301,11 @@ fn case_18_init_moving_itself_or_its_children_below_makes_no_session() {
 #[test]
 fn a_workload_moved_out_is_followed_so_that_it_is_no_join() {
     assert_eq!(moved(None, None, &place(cgroup_state::HOST), Some(42)), Attach::Leave);
-    assert_eq!(moved(None, None, &place(cgroup_state::NEW), Some(42)), Attach::Leave, "into a cgroup that it made");
+    assert_eq!(
+        moved(None, None, &place(cgroup_state::NEW), Some(42)),
+        Attach::Leave,
+        "into a cgroup that it made"
+    );
     let nested = Place { init: TaskKey::NONE, ..place(cgroup_state::NAMED) };
     assert_eq!(moved(None, None, &nested, Some(42)), Attach::First, "by its name a container of its own");
     let workload = followed(task_kind::WORKLOAD);

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -308,7 +308,7 @@ fn a_closed_pipe_ends_quietly() {
 }
 
 /// Waits for an end, and makes one where none comes.
-fn within(limit: Duration, mut child: std::process::Child) -> Output {
+fn within(limit: Duration, mut child: Child) -> Output {
     let begin = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if begin.elapsed() > limit {
@@ -452,19 +452,19 @@ fn a_message_of_a_newer_version_hides_none_after_it() {
     assert_eq!(lines[0]["executed"]["argv"][0], "ls");
 }
 
+/// A tail that has shown its first line.
+fn follow(command: &mut Command) -> (Child, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (child, line)
+}
+
 #[test]
 fn an_event_is_shown_when_it_comes_and_an_interrupt_ends_the_tail() {
     let server = Server::start(&fake());
-    let mut child = podtrail()
-        .arg("--socket")
-        .arg(server.socket())
-        .args(["tail", "--from", "2", "-o", "json"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (mut child, line) =
+        follow(podtrail().arg("--socket").arg(server.socket()).args(["tail", "--from", "2", "-o", "json"]));
     assert!(line.contains("\"ls\""), "{line}");
     assert!(child.try_wait().unwrap().is_none(), "it follows");
     let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
@@ -476,14 +476,8 @@ fn an_event_is_shown_when_it_comes_and_an_interrupt_ends_the_tail() {
 #[test]
 fn a_server_that_goes_away_fails_the_tail() {
     let server = Server::start(&fake());
-    let mut child = podtrail()
-        .args(["tail", "--from", "2", "--collector", &server.address.to_string()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (child, _line) =
+        follow(podtrail().args(["tail", "--from", "2", "--collector", &server.address.to_string()]));
     let address = server.address;
     drop(server);
     let output = within(Duration::from_secs(30), child);

@@ -13,6 +13,9 @@ pub mod time;
 pub mod timeline;
 pub mod words;
 
+#[cfg(test)]
+mod testing;
+
 use std::{
     env,
     io::{self, IsTerminal as _, Write},

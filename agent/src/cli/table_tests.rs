@@ -1,8 +1,7 @@
 use podtrail_proto::{Duration, Timestamp};
 
 use super::*;
-
-const BASE: i64 = 1_795_378_442; // 2026-11-22T20:14:02Z
+use crate::cli::testing::{self, BASE};
 
 fn look(width: Option<usize>) -> Look {
     Look { colour: false, width, now: "2026-11-22T21:00:00Z".parse().unwrap() }
@@ -14,22 +13,6 @@ fn at(seconds: i64) -> Option<Timestamp> {
 
 fn two() -> Vec<v1::Session> {
     let closed = v1::Session {
-        id: "4k7qabcdXYZ".to_owned(),
-        node: "n1".to_owned(),
-        container: Some(v1::Container {
-            name: "app".to_owned(),
-            pod: Some(v1::Pod {
-                namespace: "prod".to_owned(),
-                name: "payments-0".to_owned(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }),
-        started: Some(v1::SessionStarted {
-            method: Some(v1::EntryMethod::RuntimeExec.into()),
-            tty: Some(v1::Tty { name: "pts/0".to_owned(), major: 136, minor: 0 }),
-            ..Default::default()
-        }),
         start: at(-86_400),
         end: at(29 - 86_400),
         ended: Some(v1::SessionEnded {
@@ -43,7 +26,7 @@ fn two() -> Vec<v1::Session> {
             ..Default::default()
         }),
         first_command: "sh -c id\n".to_owned(),
-        ..Default::default()
+        ..testing::session("4k7qabcdXYZ")
     };
     let open = v1::Session {
         id: "4k7qabcdXZZ".to_owned(),

@@ -47,7 +47,10 @@ pub fn text(report: &Report) -> String {
         "limits",
         &format!("locked memory {}, open files {}", bytes(locked_memory_limit), count(open_files_limit)),
     );
-    row("tracefs", tracefs.as_deref().unwrap_or("not mounted (the agent mounts it for itself where it needs it)"));
+    row(
+        "tracefs",
+        tracefs.as_deref().unwrap_or("not mounted (the agent mounts it for itself where it needs it)"),
+    );
     row("bpffs", bpffs.as_deref().unwrap_or("not mounted (not needed by this version)"));
     row("other agent", &other_agent.map_or_else(|| "none".to_owned(), |pid| format!("pid {pid}")));
     if hooks.is_empty() {

@@ -111,7 +111,9 @@ pub fn survey(options: &Options) -> Survey {
     if may_load && !survey.problems.iter().any(|p| p.fatal) {
         match Probe::load(options) {
             Ok(probe) => survey.hooks = probe.hooks(),
-            Err(e) => survey.problems.push(Problem { what: e.to_string(), fix: fix(&e).to_owned(), fatal: true }),
+            Err(e) => {
+                survey.problems.push(Problem { what: e.to_string(), fix: fix(&e).to_owned(), fatal: true });
+            }
         }
     }
     survey

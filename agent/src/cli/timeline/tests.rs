@@ -1,8 +1,7 @@
 use podtrail_proto::{Duration, Timestamp, v1::event::Body};
 
 use super::*;
-
-const BASE: i64 = 1_795_378_442; // 2026-11-22T20:14:02Z
+use crate::cli::testing::{self, BASE};
 
 fn look() -> Look {
     Look { colour: false, width: None, now: "2026-11-22T21:00:00Z".parse().unwrap() }
@@ -79,23 +78,6 @@ fn gap(ms: i64, count: u64) -> v1::Event {
 
 fn session() -> v1::Session {
     v1::Session {
-        id: "4k7qabcdefgh".to_owned(),
-        node: "n1".to_owned(),
-        container: Some(v1::Container {
-            id: "0123456789abcdef".to_owned(),
-            name: "app".to_owned(),
-            pod: Some(v1::Pod {
-                namespace: "prod".to_owned(),
-                name: "payments-0".to_owned(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }),
-        started: Some(v1::SessionStarted {
-            method: Some(v1::EntryMethod::RuntimeExec.into()),
-            tty: Some(v1::Tty { name: "pts/0".to_owned(), major: 136, minor: 0 }),
-            ..Default::default()
-        }),
         start: at(118),
         end: at(29_200),
         ended: Some(v1::SessionEnded {
@@ -106,7 +88,7 @@ fn session() -> v1::Session {
             ..Default::default()
         }),
         commands: 4,
-        ..Default::default()
+        ..testing::session("4k7qabcdefgh")
     }
 }
 

@@ -1,63 +1,25 @@
 //! `podtrail` against a real `podtrail-collector`: what an agent reports is what a person reads.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+use std::process::{Command, Output, Stdio};
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Child, Command, Output, Stdio},
-};
-
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use podtrail_proto::{
     Timestamp,
     v1::{self, event::Body, ingest_client::IngestClient},
 };
 use tempfile::TempDir;
 
+use super::start;
+
 const SESSION: &str = "4k7qabcdefgh0123";
 
-/// Stopped when dropped.
 struct Collector {
-    child: Child,
-    address: String,
+    process: super::Collector,
     _data: TempDir,
 }
 
 impl Collector {
     fn start() -> Self {
         let data = TempDir::new().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_podtrail-collector"))
-            .args([
-                "run",
-                "--listen",
-                "127.0.0.1:0",
-                "--metrics-listen",
-                "none",
-                "--log-format",
-                "json",
-                "--data",
-            ])
-            .arg(data.path())
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        let mut lines = log.lines();
-        let address = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| {
-                let (_, after) = line.split_once("127.0.0.1:").filter(|_| line.contains("listening"))?;
-                let port: String = after.chars().take_while(char::is_ascii_digit).collect();
-                Some(format!("127.0.0.1:{port}"))
-            })
-            .unwrap();
-        // It must never wait for somebody to read its log.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address, _data: data }
+        Self { process: start(data.path()), _data: data }
     }
 
     fn report(&self, events: Vec<v1::Event>) {
@@ -68,9 +30,7 @@ impl Collector {
             v1::ReportRequest { hello: None, events },
         ];
         tokio::runtime::Runtime::new().unwrap().block_on(async {
-            let endpoint =
-                tonic::transport::Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
-            let mut client = IngestClient::new(endpoint.connect().await.unwrap());
+            let mut client = IngestClient::new(self.process.channel().await);
             // The stream stays open until all is acknowledged.
             let open = futures::StreamExt::chain(tokio_stream::iter(requests), tokio_stream::pending());
             let mut acks = client.report(open).await.unwrap().into_inner();
@@ -80,7 +40,7 @@ impl Collector {
 
     fn run(&self, args: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_podtrail"))
-            .env("PODTRAIL_COLLECTOR", &self.address)
+            .env("PODTRAIL_COLLECTOR", self.process.grpc.to_string())
             .args(args)
             .stdin(Stdio::null())
             .output()
@@ -91,13 +51,6 @@ impl Collector {
         let output = self.run(args);
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGTERM);
-        let _ = self.child.wait();
     }
 }
 

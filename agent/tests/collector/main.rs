@@ -7,6 +7,8 @@
     reason = "a test fails by panicking, in its helpers too; counters are whole numbers"
 )]
 
+mod cli;
+
 use std::{
     collections::BTreeMap,
     fs,
