@@ -11,7 +11,7 @@ use crate::{
     harness::{
         Container, Cx, Runtime, Session, Spec, cgroup,
         container::{ITEST, fresh_id},
-        host, node, process, until, want,
+        host, node, process, want,
     },
 };
 
@@ -373,7 +373,9 @@ fn a_container_killed_under_its_sessions(cx: &Cx) -> Result<()> {
     let container = cx.container()?;
     let pid = container.sh("/bin/sleep 1000; exit").detached().run()?.ok()?.pid;
     let open = cx.open_session(&container, pid)?;
-    until("the session's sleep runs", || !process::children(pid).is_empty())?;
+    cx.agent()?.wait("the session's sleep runs", |events| {
+        (Session::of(events, &open.id).executed().len() == 2).then_some(())
+    })?;
     let id = container.cgroup_id;
     drop(container);
     let session = cx.agent()?.ended(&open.id)?;

@@ -10,6 +10,7 @@ use crate::{
     harness::{
         Container, Cx, Session, agent,
         container::ITEST,
+        factor,
         session::{key, want},
     },
 };
@@ -19,13 +20,16 @@ cases! {
     SharedAgent: a_storm_beside_a_quiet_session, storms_in_two_containers, a_storm_of_sessions
 }
 
-const STORM: u32 = 2000;
+/// Commands of one storm: fewer on a slow machine, which takes as long for them.
+fn size() -> u32 {
+    (2000 / factor()).max(100)
+}
 
 /// Fails unless a storm called `name` was told entirely: as many as the program counted itself, in order, each with its end.
 fn whole(session: &Session, name: &str, counted: &str) -> Result<()> {
-    ensure!(counted.parse() == Ok(STORM), "the payload counted {counted}");
+    ensure!(counted.parse() == Ok(size()), "the payload counted {counted}");
     let executed = session.executed();
-    ensure!(executed.len() == STORM as usize + 1, "{} commands of {STORM}", executed.len());
+    ensure!(executed.len() == size() as usize + 1, "{} commands of {}", executed.len(), size());
     let exited: std::collections::HashSet<_> =
         session.exited().iter().filter(|e| e.exit_code == Some(0)).map(|e| key(e.process.as_ref())).collect();
     for (number, executed) in executed.iter().skip(1).enumerate() {
@@ -40,7 +44,7 @@ fn whole(session: &Session, name: &str, counted: &str) -> Result<()> {
 }
 
 fn storm<'c>(container: &'c Container, name: &str) -> crate::harness::exec::Exec<'c> {
-    container.exec(&[ITEST, "payload", "storm", &STORM.to_string(), "/bin/true", name])
+    container.exec(&[ITEST, "payload", "storm", &size().to_string(), "/bin/true", name])
 }
 
 fn a_storm_beside_a_quiet_session(cx: &Cx) -> Result<()> {

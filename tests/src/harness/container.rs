@@ -337,9 +337,12 @@ impl Container {
         ensure!(status.success(), "{status}: {}", fs::read_to_string(&log)?.trim());
         self.init = fs::read_to_string(&pid_file)?.trim().parse().context("the pid file's content")?;
         self.cgroup_id = cgroup::id(&self.cgroup)?;
-        // The runtime is done before its last stage becomes the container's init.
-        until("the container's init runs", || {
-            !process::comm(self.init).is_some_and(|comm| comm.starts_with("runc") || comm.starts_with("crun"))
+        // The runtime is done before its last stage becomes the container's init, and the name and the executable
+        // change before the agent is told: what sleeps has come through its exec.
+        until("the container's init runs", || match process::state(self.init) {
+            Some('S') => !is_runtime(self.init),
+            Some('R' | 'D') => false,
+            _ => true,
         })?;
         if process::comm(self.init).is_none() {
             bail!("its init ended at once: {}", fs::read_to_string(&log)?.trim());
@@ -354,6 +357,12 @@ impl Container {
         cgroup::remove(&self.cgroup)?;
         leftovers::remove_dir(&self.dir)
     }
+}
+
+/// Whether process `pid` is still the runtime, whose sealed copy can have any name.
+fn is_runtime(pid: u32) -> bool {
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    !exe.file_name().is_some_and(|name| name == "busybox" || name == "itest")
 }
 
 impl Drop for Container {

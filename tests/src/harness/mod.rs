@@ -24,7 +24,7 @@ pub(crate) use self::{
     host::host,
     node::Cx,
     session::{Session, want},
-    wait::{until, within},
+    wait::{factor, until, within},
 };
 
 /// What a case needs to itself.

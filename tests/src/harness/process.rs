@@ -21,11 +21,14 @@ pub(crate) fn comm(pid: u32) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|comm| comm.trim_end().to_owned())
 }
 
+/// The letter that says what process `pid` does; `None`: it is no more.
+pub(crate) fn state(pid: u32) -> Option<char> {
+    fs::read_to_string(format!("/proc/{pid}/stat")).ok()?.rsplit(") ").next()?.chars().next()
+}
+
 /// Whether process `pid` runs, and is no zombie.
 pub(crate) fn alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !matches!(stat.rsplit(") ").next().and_then(|s| s.chars().next()), None | Some('Z' | 'X'))
-    })
+    !matches!(state(pid), None | Some('Z' | 'X'))
 }
 
 /// Children of process `pid`, as the host sees them.

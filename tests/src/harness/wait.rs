@@ -12,12 +12,16 @@ use anyhow::{Result, bail};
 /// How long a condition may take to come true on a machine of ordinary speed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How many times slower than ordinary this machine is.
+pub(crate) fn factor() -> u32 {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    *FACTOR
+        .get_or_init(|| env::var("PODTRAIL_ITEST_SLOW").ok().and_then(|v| v.parse().ok()).unwrap_or(1).max(1))
+}
+
 /// A time limit for this machine.
 pub(crate) fn scaled(limit: Duration) -> Duration {
-    static FACTOR: OnceLock<u32> = OnceLock::new();
-    limit
-        * *FACTOR
-            .get_or_init(|| env::var("PODTRAIL_ITEST_SLOW").ok().and_then(|v| v.parse().ok()).unwrap_or(1))
+    limit * factor()
 }
 
 /// The moment until which to wait for a condition.
