@@ -37,6 +37,15 @@ pub struct Service<L> {
     tails: Arc<Semaphore>,
 }
 
+/// Where a tail begins.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    /// it gets what comes after
+    after: Cursor,
+    /// or, if that is trimmed before it is read, whatever is the oldest then
+    oldest: bool,
+}
+
 impl<L> Clone for Service<L> {
     fn clone(&self) -> Self {
         let Self { indexed, retention, shutdown, tails } = self;
@@ -79,15 +88,14 @@ impl<L: Log> Service<L> {
             .map_err(|_panicked| Status::internal("the question failed; see the log of the server"))?
     }
 
-    /// Where a tail begins: it gets what comes after.
-    async fn tail_start(&self, from: Option<From>) -> Result<Cursor, Status> {
+    async fn tail_start(&self, from: Option<From>) -> Result<Start, Status> {
         self.ask(move |indexed| {
             let log = indexed.log();
             let bounds = log.bounds().map_err(log_status)?;
-            match from {
-                Some(From::Oldest(true)) => Ok(bounds.oldest.saturating_sub(1)),
+            let after = match &from {
+                Some(From::Oldest(true)) => bounds.oldest.saturating_sub(1),
                 Some(From::Cursor(cursor)) => {
-                    let after = parse_cursor(&cursor)?;
+                    let after = parse_cursor(cursor)?;
                     if after + 1 < bounds.oldest {
                         return Err(trimmed(after, bounds.oldest));
                     }
@@ -97,11 +105,12 @@ impl<L: Log> Service<L> {
                             bounds.newest
                         )));
                     }
-                    Ok(after)
+                    after
                 }
-                Some(From::Time(time)) => log.seek(Moment::from_timestamp(&time)).map_err(log_status),
-                None | Some(From::Latest(_) | From::Oldest(false)) => Ok(bounds.newest),
-            }
+                Some(From::Time(time)) => log.seek(Moment::from_timestamp(time)).map_err(log_status)?,
+                None | Some(From::Latest(_) | From::Oldest(false)) => bounds.newest,
+            };
+            Ok(Start { after, oldest: matches!(from, Some(From::Oldest(true))) })
         })
         .await
     }
@@ -109,10 +118,11 @@ impl<L: Log> Service<L> {
     /// Sends until the reader is gone (`Ok`), the end is reached (`Ok`), or it cannot go on.
     async fn feed(
         &self,
-        mut after: Cursor,
-        until: Option<Cursor>,
+        start: Start,
+        mut until: Option<Cursor>,
         tx: &mpsc::Sender<Result<v1::TailResponse, Status>>,
     ) -> Result<(), Status> {
+        let Start { mut after, oldest: mut any } = start;
         let mut newest = self.indexed.log().newest();
         loop {
             while *newest.borrow_and_update() > after && until.is_none_or(|until| after < until) {
@@ -122,15 +132,18 @@ impl<L: Log> Service<L> {
                         // Looked at after the read: what was trimmed before it is noticed for certain.
                         let oldest = indexed.log().bounds().map_err(log_status)?.oldest;
                         let first = page.first().map_or(oldest, |e| e.cursor);
-                        if first > after + 1 && oldest > after + 1 {
+                        if !any && first > after + 1 && oldest > after + 1 {
                             return Err(trimmed(after, oldest));
                         }
                         Ok(page)
                     })
                     .await?;
-                if page.is_empty() {
-                    break;
+                let Some((first, last)) = page.first().zip(page.last()) else { break };
+                if any && until.is_some_and(|until| first.cursor > until) {
+                    // All that was there at the call is trimmed: there is still an oldest.
+                    until = Some(last.cursor);
                 }
+                any = false;
                 for entry in page {
                     if until.is_some_and(|until| entry.cursor > until) {
                         return Ok(());
@@ -212,14 +225,14 @@ impl<L: Log> trail_server::Trail for Service<L> {
                 "{MAX_TAILS} readers are here already: try later"
             )));
         };
-        let after = self.tail_start(from).await?;
+        let start = self.tail_start(from).await?;
         let until = (!follow.unwrap_or(true)).then(|| *self.indexed.log().newest().borrow());
         let (tx, rx) = mpsc::channel(16);
         let this = self.clone();
         tokio::spawn(async move {
             let _permit = permit;
             let end = tokio::select! {
-                end = this.feed(after, until, &tx) => end,
+                end = this.feed(start, until, &tx) => end,
                 () = this.shutdown.cancelled() => Err(Status::unavailable("shutting down: come again")),
                 // Nobody reads any more.
                 () = tx.closed() => Ok(()),

@@ -1,6 +1,6 @@
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicI64, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, Ordering},
 };
 
 use podtrail_proto::v1::trail_client::TrailClient;
@@ -311,4 +311,90 @@ async fn a_log_that_fails_is_an_error_and_not_the_end() {
     };
     assert_eq!(ask(0).await.0, Code::Internal);
     assert_eq!(ask(1).await, (Code::DataLoss, "the event at cursor 7 cannot be read: torn".to_owned()));
+}
+
+/// A log that is busy: before each read so many events come that all it held is trimmed.
+#[derive(Debug)]
+struct Busy {
+    log: MemoryLog,
+    next: AtomicI64,
+    /// not while the index counts what is there
+    served: AtomicBool,
+}
+
+impl Busy {
+    const HELD: i64 = 3;
+
+    fn new() -> Self {
+        let event = |n| Arc::new(event("n", n, 1000, "", exited()));
+        let bytes = prost::Message::encoded_len(&*event(1)) * 3;
+        let busy = Self {
+            log: MemoryLog::new(bytes as u64),
+            next: AtomicI64::new(1),
+            served: AtomicBool::new(false),
+        };
+        busy.come();
+        busy
+    }
+
+    fn come(&self) {
+        let first = self.next.fetch_add(Self::HELD, Ordering::Relaxed);
+        let event = |n: i64| Arc::new(event("n", n.cast_unsigned(), 1000, "", exited()));
+        self.log.append((first..first + Self::HELD).map(event).collect()).unwrap();
+    }
+}
+
+impl Log for Busy {
+    fn append(&self, events: Vec<Arc<v1::Event>>) -> Result<Cursor, LogError> {
+        self.log.append(events)
+    }
+    fn read(&self, after: Cursor, page: Page) -> Result<Vec<Entry>, LogError> {
+        if !self.served.load(Ordering::Relaxed) {
+            return self.log.read(after, page);
+        }
+        self.come();
+        // A page of one, so that there is a second read.
+        self.log.read(after, Page { max_events: 1, ..page })
+    }
+    fn get(&self, cursors: &[Cursor], page: Page) -> Result<Vec<Entry>, LogError> {
+        self.log.get(cursors, page)
+    }
+    fn seek(&self, time: Moment) -> Result<Cursor, LogError> {
+        self.log.seek(time)
+    }
+    fn bounds(&self) -> Result<crate::trail::log::Bounds, LogError> {
+        self.log.bounds()
+    }
+    fn trim(&self, limits: &Limits) -> Result<u64, LogError> {
+        self.log.trim(limits)
+    }
+    fn newest(&self) -> tokio::sync::watch::Receiver<Cursor> {
+        self.log.newest()
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_is_what_is_oldest_when_it_is_read() {
+    use podtrail_proto::v1::trail_server::Trail as _;
+    for follow in [false, true] {
+        let busy = Arc::new(Busy::new());
+        let indexed = Arc::new(Indexed::open(busy.clone()).unwrap());
+        busy.served.store(true, Ordering::Relaxed);
+        let service = Service::new(indexed, LIMITS, CancellationToken::new());
+        let from = Some(From::Oldest(true));
+        let request = v1::TailRequest { from, follow: Some(follow) };
+        let mut tail = service.tail(Request::new(request)).await.unwrap().into_inner();
+        let first = timeout(SOON, tail.next()).await.unwrap().unwrap().unwrap();
+        // What was there at the call, 1 to 3, is gone by the first read.
+        assert_eq!(first.cursor, "4", "follow {follow}");
+        let then = timeout(SOON, tail.next()).await.unwrap();
+        if follow {
+            // From its first event on it is a reader like any other.
+            let left_behind = then.unwrap().unwrap_err();
+            assert_eq!(left_behind.code(), Code::OutOfRange);
+            assert!(left_behind.message().starts_with("events 5 to "), "{}", left_behind.message());
+        } else {
+            assert!(then.is_none(), "{then:?}");
+        }
+    }
 }
