@@ -17,7 +17,10 @@ use crate::{
     convert::{self, WallOffset, boot_now},
     event::{AgentPhase, AgentState, Event},
     probe::RawRecord,
-    session::{Machine, record::Record},
+    session::{
+        Machine,
+        record::{Record, class},
+    },
     spool::{Now, Spool},
     trail::{Indexed, Moment, log::Entry},
     uplink,
@@ -94,6 +97,10 @@ impl<S: Source> Pipeline<S> {
             self.batch(&sinks);
         }
         let losses = self.losses();
+        // What the last look found gone may have left its exits behind what was drained.
+        while self.source.drain(&mut self.raw) && begun.elapsed() < DRAIN_MAX {
+            self.batch(&sinks);
+        }
         self.machine.finish(&mut self.events);
         self.say(AgentPhase::Stopped);
         self.send(&sinks, true);
@@ -142,10 +149,20 @@ impl<S: Source> Pipeline<S> {
         self.measure(sinks);
     }
 
+    /// Asks what was lost, and makes up for what would be wrong for ever without it. Not more than once a [`TICK`].
     fn losses(&mut self) -> Result<(), SourceError> {
+        let mut exits = false;
         for lost in self.source.losses()? {
+            exits |= lost.is_of(class::EXIT);
+            self.containers.lost(&lost);
             self.machine.handle(Record::Lost(lost), &mut self.events);
         }
+        if exits {
+            let gone = self.source.gone(self.machine.followed())?;
+            // Afterwards: by now they were gone, and nobody knows since when.
+            self.machine.missing(boot_now(), gone);
+        }
+        self.containers.tick(Instant::now());
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::future::Future;
 use crate::{
     event::Hook,
     probe::{ProbeError, RawRecord},
-    session::record::Lost,
+    session::{Followed, record::Lost},
 };
 
 /// The source failed for good.
@@ -29,4 +29,7 @@ pub trait Source: Send + 'static {
 
     /// What was lost since the last call.
     fn losses(&mut self) -> Result<Vec<Lost>, SourceError>;
+
+    /// Those of `followed` that are not followed any more, whether or not a record says so.
+    fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError>;
 }

@@ -20,7 +20,10 @@ use crate::{
     doctor::{self, Report},
     event::{BootTime, Hook},
     probe::{self, Probe, RawRecord},
-    session::record::{Lost, Record},
+    session::{
+        Followed,
+        record::{Lost, Record},
+    },
     telemetry::{Health, Metrics, http},
 };
 
@@ -85,7 +88,8 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
         "recording"
     );
     let Before { directory, containers: _, records } = before;
-    let containers = Containers::new(directory, Some(Owners::new(host, hierarchy, namespaces)));
+    let containers =
+        Containers::new(directory, Some(Owners::new(host, hierarchy.clone(), namespaces)), Some(hierarchy));
     let ended = run(config, Pipeline::new(probe, containers, about), records, stop).await;
     hooks.not_ready("stopped");
     ended
@@ -190,6 +194,10 @@ impl Source for Probe {
 
     fn losses(&mut self) -> Result<Vec<Lost>, SourceError> {
         Ok(Self::losses(self)?)
+    }
+
+    fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError> {
+        Ok(Self::gone(self, followed)?)
     }
 }
 

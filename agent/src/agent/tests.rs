@@ -1,6 +1,6 @@
 //! The pipeline from a fake source to a real gRPC server and a real Unix socket, without root.
 
-use std::{collections::VecDeque, os::fd::OwnedFd, path::PathBuf, time::Duration};
+use std::{collections::VecDeque, os::fd::OwnedFd, path::PathBuf, sync::Mutex, time::Duration};
 
 use podtrail_proto::v1::{self, event::Body, trail_client::TrailClient};
 use tokio::{sync::mpsc, time::timeout};
@@ -11,7 +11,10 @@ use crate::{
     config::agent::Flags,
     event::{BootTime, Credentials, Executable, ExitStatus, GapSource, Hook, Namespaces, Process, TaskKey},
     probe::CgroupCreated,
-    session::record::{EntryKind, Exec, Exit, Lost, RawArgv, Record},
+    session::{
+        Followed,
+        record::{EntryKind, Exec, Exit, Lost, RawArgv, Record},
+    },
     uplink::tests::Stub,
 };
 
@@ -23,6 +26,17 @@ struct Fake {
     records: mpsc::UnboundedReceiver<RawRecord>,
     left: VecDeque<RawRecord>,
     losses: Vec<Lost>,
+    /// sessions that are followed no more
+    over: Vec<TaskKey>,
+    /// for each time it was asked, the sessions and processes that it was asked for
+    asked: Arc<Mutex<Vec<Followed>>>,
+}
+
+impl Fake {
+    fn new(records: mpsc::UnboundedReceiver<RawRecord>) -> Self {
+        let (left, losses, over, asked) = Default::default();
+        Self { records, left, losses, over, asked }
+    }
 }
 
 impl Source for Fake {
@@ -47,6 +61,13 @@ impl Source for Fake {
 
     fn losses(&mut self) -> Result<Vec<Lost>, SourceError> {
         Ok(std::mem::take(&mut self.losses))
+    }
+
+    fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError> {
+        self.asked.lock().unwrap().push(followed.clone());
+        let Followed { mut sessions, processes: _ } = followed;
+        sessions.retain(|entry| self.over.contains(entry));
+        Ok(Followed { sessions, processes: Vec::new() })
     }
 }
 
@@ -155,7 +176,7 @@ async fn from_the_source_to_the_collector_and_the_socket() {
         exact: true,
         detail: "exec".to_owned(),
     };
-    let source = Fake { records, left, losses: vec![lost] };
+    let source = Fake { left, losses: vec![lost], ..Fake::new(records) };
     let pipeline = Pipeline::new(source, Containers::default(), about());
     let stop = CancellationToken::new();
     let socket = config.socket.clone().unwrap();
@@ -231,7 +252,7 @@ async fn without_a_collector_the_socket_has_it_all_and_the_stop_is_quick() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir, None);
     let (send, records) = mpsc::unbounded_channel();
-    let source = Fake { records, left: VecDeque::new(), losses: Vec::new() };
+    let source = Fake::new(records);
     let pipeline = Pipeline::new(source, Containers::default(), about());
     let stop = CancellationToken::new();
     let socket = config.socket.clone().unwrap();
@@ -258,6 +279,81 @@ async fn without_a_collector_the_socket_has_it_all_and_the_stop_is_quick() {
     assert_eq!(kinds(&seen), ["started", "session started", "executed"]);
     stop.cancel();
     timeout(Duration::from_secs(2), agent).await.unwrap().unwrap().unwrap();
+}
+
+/// Records first, then a loss of exits; what the socket tells of it.
+async fn after_a_loss_of(detail: &str, over: bool) -> (Vec<v1::Event>, Vec<Followed>) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(&dir, None);
+    let (send, records) = mpsc::unbounded_channel();
+    let lost = Lost {
+        from: BootTime(1),
+        time: BootTime(50),
+        source: GapSource::KernelRing,
+        count: 1,
+        exact: true,
+        detail: detail.to_owned(),
+    };
+    let mut source = Fake { losses: vec![lost], ..Fake::new(records) };
+    if over {
+        source.over.push(TaskKey::new(500, 10));
+    }
+    let asked = Arc::clone(&source.asked);
+    let pipeline = Pipeline::new(source, Containers::default(), about());
+    let stop = CancellationToken::new();
+    let socket = config.socket.clone().unwrap();
+    // Before the first tick, as if it had been there when the agent came.
+    let before = vec![exec(20, TaskKey::new(500, 10), b"sh\0")];
+    let agent = tokio::spawn({
+        let stop = stop.clone();
+        async move { run(&config, pipeline, before, stop).await }
+    });
+    let connected = async {
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        trail(socket.clone()).await
+    };
+    let mut trail = timeout(WAIT, connected).await.unwrap();
+    let from = Some(v1::tail_request::From::Oldest(true));
+    let request = v1::TailRequest { from, follow: Some(true) };
+    let mut tail = trail.tail(request).await.unwrap().into_inner();
+    let mut seen = Vec::new();
+    // Where the session goes on, the stop is what ends the reading.
+    while seen.len() < 4 + usize::from(over) {
+        seen.push(timeout(WAIT, tail.message()).await.unwrap().unwrap().unwrap().event.unwrap());
+    }
+    stop.cancel();
+    timeout(WAIT, agent).await.unwrap().unwrap().unwrap();
+    drop(send);
+    let asked = asked.lock().unwrap().clone();
+    (seen, asked)
+}
+
+#[tokio::test]
+async fn after_a_loss_of_exits_sessions_that_are_gone_end() {
+    let (seen, asked) = after_a_loss_of("exit", true).await;
+    assert_eq!(kinds(&seen), ["started", "session started", "executed", "gap", "session ended"]);
+    let key = TaskKey::new(500, 10);
+    assert_eq!(asked, [Followed { sessions: vec![key], processes: vec![key] }], "asked once");
+    let Some(Body::SessionEnded(ended)) = &seen[4].body else { panic!("{:?}", seen[4]) };
+    assert_eq!((ended.exit_code, ended.signal), (None, None));
+    assert_eq!((ended.commands, ended.lost), (Some(1), Some(1)));
+    let Some(Body::Gap(gap)) = &seen[3].body else { panic!("{:?}", seen[3]) };
+    assert_eq!(gap.session_ids, [seen[4].session_id.clone()]);
+}
+
+#[tokio::test]
+async fn after_a_loss_of_exits_sessions_that_live_go_on() {
+    let (seen, asked) = after_a_loss_of("exit", false).await;
+    assert_eq!(kinds(&seen), ["started", "session started", "executed", "gap"]);
+    assert_eq!(asked.len(), 1);
+}
+
+#[tokio::test]
+async fn other_losses_bring_no_question() {
+    let (_, asked) = after_a_loss_of("argv", false).await;
+    assert_eq!(asked, []);
 }
 
 fn filled(acknowledged: bool) -> Arc<Spool> {

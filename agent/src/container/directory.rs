@@ -119,13 +119,23 @@ impl Directory {
     pub fn seed(&mut self, time: BootTime, found: &[Found]) {
         for Found { id, parent, path, container } in found {
             // What the kernel side reported meanwhile is newer.
-            if !self.cgroups.contains_key(id) && !self.members.contains_key(id) {
+            if self.cgroups.get(id).is_some_and(|cgroup| cgroup.path.is_none()) {
+                self.name(*id, *parent, path);
+            } else if !self.cgroups.contains_key(id) && !self.members.contains_key(id) {
                 self.created(time, *id, *parent, path, *container);
             }
             if *container == Some(*id) {
                 self.make_container(*id);
             }
         }
+    }
+
+    /// The kernel side says that this cgroup is a container. False: there is nothing to say what it is called.
+    pub fn confirm(&mut self, cgroup_id: u64) -> bool {
+        if self.find(cgroup_id).is_none() && self.cgroups.contains_key(&cgroup_id) {
+            self.make_container(cgroup_id);
+        }
+        self.find(cgroup_id).is_some_and(|container| container.cgroup_path.is_some())
     }
 
     /// The container that a cgroup is, or is below of. `None`: it is the host's, or nobody knows it.
@@ -164,6 +174,17 @@ impl Directory {
         let path = (!path.is_empty()).then(|| path.to_vec());
         let container = is_container.then(|| describe(id, path.as_deref()));
         self.cgroups.insert(id, Cgroup { parent, path, container, gone: None });
+    }
+
+    /// A cgroup that was known by its number only has a place and a name.
+    fn name(&mut self, id: u64, parent: u64, path: &[u8]) {
+        let Some(cgroup) = self.cgroups.get_mut(&id).filter(|_| !path.is_empty()) else { return };
+        let before = cgroup.container.take();
+        let is_container = before.is_some() || name::kind(path) == rules::Name::Container;
+        let (name, image) = before.map_or((None, None), |info| (info.name, info.image));
+        cgroup.container = is_container.then(|| ContainerInfo { name, image, ..describe(id, Some(path)) });
+        cgroup.parent = parent;
+        cgroup.path = Some(path.to_vec());
     }
 
     fn add_member(&mut self, id: u64, container: u64) {

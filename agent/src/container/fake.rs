@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use super::host::Host;
 
-pub(super) const HOST_MNT: u32 = 4_026_531_832;
-pub(super) const HOST_PID: u32 = 4_026_531_836;
-pub(super) const HOST_USER: u32 = 4_026_531_837;
+pub(crate) const HOST_MNT: u32 = 4_026_531_832;
+pub(crate) const HOST_PID: u32 = 4_026_531_836;
+pub(crate) const HOST_USER: u32 = 4_026_531_837;
 
-pub(super) struct Fake {
+pub(crate) struct Fake {
     folder: tempfile::TempDir,
     mount: PathBuf,
     /// the beginning of the line in `/proc/PID/cgroup`
@@ -19,13 +19,13 @@ pub(super) struct Fake {
 }
 
 impl Fake {
-    pub(super) fn unified() -> Self {
+    pub(crate) fn unified() -> Self {
         Self::with("cgroup", "0::", |top| {
             format!("31 23 0:28 / {top}/cgroup rw,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate\n")
         })
     }
 
-    pub(super) fn hybrid() -> Self {
+    pub(crate) fn hybrid() -> Self {
         Self::with("cgroup/unified", "9:name=systemd:/elsewhere\n8:pids:/elsewhere\n0::", |top| {
             format!(
                 "32 31 0:36 / {top}/cgroup/pids rw - cgroup cgroup rw,pids\n\
@@ -35,7 +35,7 @@ impl Fake {
         })
     }
 
-    pub(super) fn legacy() -> Self {
+    pub(crate) fn legacy() -> Self {
         Self::with("cgroup/pids", "9:name=systemd:/elsewhere\n4:memory:/elsewhere\n8:pids:", |top| {
             fs::create_dir_all(format!("{top}/run/cgroupv2")).unwrap();
             format!(
@@ -66,24 +66,24 @@ impl Fake {
         Self { folder, mount, line }
     }
 
-    pub(super) fn host(&self) -> Host {
+    pub(crate) fn host(&self) -> Host {
         Host { proc: self.folder.path().join("proc"), cgroup: None }
     }
 
-    pub(super) fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
     }
 
-    pub(super) fn mount(&self) -> PathBuf {
+    pub(crate) fn mount(&self) -> PathBuf {
         self.mount.clone()
     }
 
-    pub(super) fn root_id(&self) -> u64 {
+    pub(crate) fn root_id(&self) -> u64 {
         fs::metadata(&self.mount).unwrap().ino()
     }
 
     /// Makes a cgroup; its id.
-    pub(super) fn cgroup(&self, path: impl AsRef<[u8]>) -> u64 {
+    pub(crate) fn cgroup(&self, path: impl AsRef<[u8]>) -> u64 {
         let below = path.as_ref().strip_prefix(b"/").unwrap();
         let folder = self.mount.join(std::ffi::OsStr::from_bytes(below));
         fs::create_dir_all(&folder).unwrap();
@@ -91,12 +91,12 @@ impl Fake {
     }
 
     /// The agent's own namespaces are those of `pid`.
-    pub(super) fn link_self(&self, pid: u32) {
+    pub(crate) fn link_self(&self, pid: u32) {
         let proc = self.folder.path().join("proc");
         symlink(proc.join(format!("{pid}/ns")), proc.join("self/ns")).unwrap();
     }
 
-    pub(super) fn process(&self, pid: u32) -> FakeProcess<'_> {
+    pub(crate) fn process(&self, pid: u32) -> FakeProcess<'_> {
         FakeProcess {
             fake: self,
             pid,
@@ -120,12 +120,12 @@ impl Fake {
         }
     }
 
-    pub(super) fn remove_process(&self, pid: u32) {
+    pub(crate) fn remove_process(&self, pid: u32) {
         fs::remove_dir_all(self.host().process(pid)).unwrap();
     }
 }
 
-pub(super) struct FakeProcess<'a> {
+pub(crate) struct FakeProcess<'a> {
     fake: &'a Fake,
     pid: u32,
     parent: u32,
@@ -149,7 +149,7 @@ pub(super) struct FakeProcess<'a> {
 
 macro_rules! setters {
     ($($name:ident: $type:ty = $field:ident $(=> $make:expr)?;)*) => {
-        $(pub(super) fn $name(mut self, $name: $type) -> Self {
+        $(pub(crate) fn $name(mut self, $name: $type) -> Self {
             self.$field = setters!(@ $name $(, $make)?);
             self
         })*
@@ -180,12 +180,12 @@ impl FakeProcess<'_> {
     }
 
     /// Its namespaces may not be read.
-    pub(super) fn hidden(mut self) -> Self {
+    pub(crate) fn hidden(mut self) -> Self {
         (self.mnt, self.pid_ns) = (None, None);
         self
     }
 
-    pub(super) fn write(self) {
+    pub(crate) fn write(self) {
         let Self {
             fake,
             pid,

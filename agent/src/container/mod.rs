@@ -21,7 +21,7 @@ pub mod process;
 pub mod recover;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 
 pub use cgroupfs::{CgroupError, Found, Hierarchy, Mode};
 pub use directory::{ContainerInfo, Directory, Limits};

@@ -53,6 +53,11 @@ impl Owners {
             .find_map(|(kind, ns, _)| self.owner(time, kind, ns, directory))
     }
 
+    /// The directory knows more now: what was not found may be.
+    pub fn ask_again(&mut self) {
+        self.answers.retain(|_, answer| answer.container.is_some());
+    }
+
     /// How often `/proc` was looked through.
     #[must_use]
     pub fn looks(&self) -> u64 {

@@ -5,6 +5,7 @@
 
 #![expect(unsafe_code, reason = "the ring's descriptor is registered with the runtime here")]
 
+mod alive;
 mod btf;
 mod capabilities;
 mod decode;

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     event::{BootTime, GapSource, Hook},
-    session::record::{Lost, Record},
+    session::record::{Lost, Record, class},
 };
 
 /// How long the reader lets records gather while there is work.
@@ -265,10 +265,10 @@ fn meaning(index: u32) -> (GapSource, bool, &'static str) {
         "none",
         "exec",
         "argv",
-        "exit",
+        class::EXIT,
         "enter",
         "join",
-        "cgroup created",
+        class::CGROUP_CREATED,
         "cgroup removed",
         "container started",
         "container ended",

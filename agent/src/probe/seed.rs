@@ -17,10 +17,10 @@ use crate::{
 /// Insert only what is not there (include/uapi/linux/bpf.h): what a hook decided meanwhile is newer.
 const BPF_NOEXIST: u64 = 1;
 
-type Bytes<const N: usize> = [u8; N];
-const KEY: usize = size_of::<TaskKey>();
-const TASK: usize = size_of::<FollowedTask>();
-const SESSION: usize = size_of::<Session>();
+pub(super) type Bytes<const N: usize> = [u8; N];
+pub(super) const KEY: usize = size_of::<TaskKey>();
+pub(super) const TASK: usize = size_of::<FollowedTask>();
+pub(super) const SESSION: usize = size_of::<Session>();
 const CGROUP: usize = size_of::<Cgroup>();
 
 impl Probe {
@@ -131,7 +131,7 @@ impl Probe {
         Ok(())
     }
 
-    fn map<K: aya::Pod, V: aya::Pod>(
+    pub(super) fn map<K: aya::Pod, V: aya::Pod>(
         &mut self,
         name: &'static str,
     ) -> Result<BpfMap<&mut MapData, K, V>, ProbeError> {
@@ -174,7 +174,7 @@ fn add<K: aya::Pod, V: aya::Pod>(
 }
 
 /// The bytes of a map's key or value; N is its size, which the callers' types fix.
-fn bytes<T: zerocopy::IntoBytes + zerocopy::Immutable, const N: usize>(value: &T) -> Bytes<N> {
+pub(super) fn bytes<T: zerocopy::IntoBytes + zerocopy::Immutable, const N: usize>(value: &T) -> Bytes<N> {
     const { assert!(size_of::<T>() == N) };
     let mut bytes = [0; N];
     bytes.copy_from_slice(value.as_bytes());

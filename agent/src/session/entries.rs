@@ -171,6 +171,10 @@ impl Entries {
         out.push(Event { time, container: join.container, session: None, body: Body::Gap(gap) });
     }
 
+    pub(super) fn keys(&self) -> impl Iterator<Item = &TaskKey> {
+        self.entries.iter().map(|(key, _)| key)
+    }
+
     pub(super) fn take(&mut self, key: &TaskKey) -> Option<Entry> {
         self.entries.remove(key)
     }

@@ -19,17 +19,20 @@ mod argv;
 mod bounded;
 mod entries;
 mod id;
+mod missing;
 mod open;
 pub mod record;
 mod started;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
+pub use self::missing::Followed;
 use self::{
     argv::Assembly,
     bounded::Bounded,
     entries::{Entries, Entry},
     id::Ids,
+    missing::Missing,
     open::Open,
     record::{ArgvChunk, EntryKind, Exec, Exit, Lost, Record, Recovered},
 };
@@ -62,6 +65,8 @@ pub struct Machine {
     waiting_bytes: usize,
     /// sessions that are over but for exits on their way
     endings: VecDeque<Ending>,
+    /// what the kernel side follows no more, but for exits on their way; oldest first
+    missing: VecDeque<Missing>,
 }
 
 /// A session that is over.
@@ -104,6 +109,7 @@ impl Machine {
             waits: VecDeque::new(),
             waiting_bytes: 0,
             endings: VecDeque::new(),
+            missing: VecDeque::new(),
         }
     }
 
@@ -145,12 +151,18 @@ impl Machine {
         for ending in &mut self.endings {
             ending.found.get_or_insert(now);
         }
+        for missing in &mut self.missing {
+            missing.found.get_or_insert(now);
+        }
         let late = |found: Option<BootTime>, wait| found.is_some_and(|found| now.since(found) >= wait);
         while self.waits.front().is_some_and(|wait| late(wait.found, ARGV_WAIT_NS)) {
             self.release_oldest(out);
         }
         while let Some(ending) = self.endings.pop_front_if(|ending| late(ending.found, END_WAIT_NS)) {
             self.end(&ending.entry, out);
+        }
+        while let Some(missing) = self.missing.pop_front_if(|missing| late(missing.found, END_WAIT_NS)) {
+            self.forget(&missing, out);
         }
         self.entries.flush(Some(now), out);
     }
@@ -161,7 +173,35 @@ impl Machine {
         while let Some(ending) = self.endings.pop_front() {
             self.end(&ending.entry, out);
         }
+        while let Some(missing) = self.missing.pop_front() {
+            self.forget(&missing, out);
+        }
         self.entries.flush(None, out);
+    }
+
+    /// What this machine takes to be followed by the kernel side, without what is said to be [`Self::missing`] already.
+    #[must_use]
+    pub fn followed(&self) -> Followed {
+        let sessions: HashSet<TaskKey> =
+            self.missing.iter().flat_map(|missing| &missing.sessions).copied().collect();
+        let processes: HashSet<TaskKey> =
+            self.missing.iter().flat_map(|missing| &missing.processes).copied().collect();
+        let open = self.open.iter().map(|(entry, _)| entry).chain(self.entries.keys());
+        let running = self.open.iter().flat_map(|(_, open)| open.running());
+        Followed {
+            sessions: open.filter(|entry| !sessions.contains(entry)).copied().collect(),
+            processes: running.filter(|key| !processes.contains(key)).copied().collect(),
+        }
+    }
+
+    /// The kernel side followed these no more at `time`, and may have failed to say so. What has not ended by records
+    /// when exits on their way have had their time is over, and what is not known of its end stays unknown.
+    pub fn missing(&mut self, time: BootTime, gone: Followed) {
+        if !gone.is_empty() {
+            let Followed { sessions, processes } = gone;
+            let processes = processes.into_iter().collect();
+            self.missing.push_back(Missing { sessions, processes, since: time, found: None });
+        }
     }
 
     /// Sessions announced and not ended.
@@ -331,6 +371,26 @@ impl Machine {
         let _ = self.ended.insert(*entry, ended);
     }
 
+    fn forget(&mut self, missing: &Missing, out: &mut Vec<Event>) {
+        let Missing { sessions, processes, since, found: _ } = missing;
+        for entry in sessions {
+            match self.open.get_mut(entry) {
+                // Else its last exit came after all, and it ends in its own time.
+                Some(open) if open.ending.is_none() => {
+                    open.end_unseen(*since);
+                    self.end(entry, out);
+                }
+                Some(_) => {}
+                None => self.entries.ended(entry, *since, out),
+            }
+        }
+        if !processes.is_empty() {
+            for open in self.open.values_mut() {
+                open.forget(processes);
+            }
+        }
+    }
+
     fn join(&mut self, join: Box<record::Join>, out: &mut Vec<Event>) {
         let Some(open) = self.open.get_mut(&join.entry) else {
             if !self.ended.contains(&join.entry) {
@@ -393,6 +453,10 @@ impl Machine {
         }
         while let Some(ending) = self.endings.pop_front_if(|ending| now.since(ending.since) >= END_WAIT_NS) {
             self.end(&ending.entry, out);
+        }
+        let is_late = |missing: &mut Missing| now.since(missing.since) >= END_WAIT_NS;
+        while let Some(missing) = self.missing.pop_front_if(is_late) {
+            self.forget(&missing, out);
         }
         self.entries.flush(Some(now), out);
     }

@@ -1,6 +1,6 @@
 //! A session that was announced: its processes, its counts, and its events in order.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{
     argv::Assembly,
@@ -173,6 +173,24 @@ impl Open {
     /// Whether processes that ran a command are still to be told of.
     pub(super) fn is_running(&self) -> bool {
         !self.processes.is_empty()
+    }
+
+    /// Processes that ran a command and are not known to be gone.
+    pub(super) fn running(&self) -> impl Iterator<Item = &TaskKey> {
+        self.processes.keys()
+    }
+
+    /// These ended, and nobody knows when or how: that is no exit to tell.
+    pub(super) fn forget(&mut self, gone: &HashSet<TaskKey>) {
+        self.processes.retain(|key, _| !gone.contains(key));
+    }
+
+    /// The session was over by `time`, and its last exit was not told. The kernel side's count of what it lost came
+    /// with exits only: at least the last is not in it, and at least those of all that were still running are lost.
+    pub(super) fn end_unseen(&mut self, time: BootTime) {
+        let running = u64::try_from(self.processes.len()).unwrap_or(u64::MAX);
+        self.lost = self.lost.saturating_add(1).max(running);
+        self.ending = Some(time);
     }
 
     /// The last descendant is gone.

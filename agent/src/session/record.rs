@@ -165,6 +165,20 @@ pub struct Lost {
     pub detail: String,
 }
 
+/// Classes of records that the ring can lose, as [`Lost::detail`] names them: those that must be made up for.
+pub mod class {
+    pub const EXIT: &str = "exit";
+    pub const CGROUP_CREATED: &str = "cgroup created";
+}
+
+impl Lost {
+    /// Whether records of this class did not fit into the ring.
+    #[must_use]
+    pub fn is_of(&self, class: &str) -> bool {
+        self.source == GapSource::KernelRing && self.detail == class
+    }
+}
+
 /// A session found in `/proc`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recovered {

@@ -3,6 +3,7 @@
 mod argv;
 mod bounds;
 mod joins;
+mod missing;
 mod others;
 
 use podtrail::{
