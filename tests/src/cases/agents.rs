@@ -25,7 +25,7 @@ cases! {
     "agents",
     OwnAgent: a_late_agent_finds_sessions, a_late_agent_finds_a_join, a_session_keeps_its_id_over_agents, stops_cleanly,
         a_second_agent_is_refused, killed_and_started_again, a_megabyte_of_arguments, a_low_limit_for_arguments,
-        what_cannot_be_kept_is_counted, wrong_usage, an_agent_that_cannot_print_ends
+        what_cannot_be_kept_is_counted, what_was_not_told_is_found_out, wrong_usage, an_agent_that_cannot_print_ends
 }
 
 /// The session of a pid, ended, as this agent tells it.
@@ -242,6 +242,43 @@ fn what_cannot_be_kept_is_counted(cx: &Cx) -> Result<()> {
         })
         .sum();
     ensure!(gaps >= lost, "the gaps count {gaps}, the session lost {lost}");
+    Ok(())
+}
+
+/// The end of a session and the beginning of a container do not fit into the ring.
+fn what_was_not_told_is_found_out(cx: &Cx) -> Result<()> {
+    const STORM: u64 = 1500;
+    let container = cx.container()?;
+    let agent = cx.start_agent(&["--ring-size", "64KiB"])?;
+    let pid = Pid::from_raw(agent.pid()?.cast_signed());
+    kill(pid, Signal::SIGSTOP)?;
+    let storm = [ITEST, "payload", "storm", &STORM.to_string(), "/bin/true", "storm"];
+    let ran = container.exec(&storm).run().and_then(|ran| Ok((ran.ok()?.pid, cx.container()?)));
+    kill(pid, Signal::SIGCONT)?;
+    let (root, late) = ran?;
+    let lost: Vec<String> = agent.wait("the losses are told", |events| {
+        let gaps = events.iter().filter_map(|event| match &event.body {
+            Some(Body::Gap(gap)) => Some(gap.detail.clone()),
+            _ => None,
+        });
+        Some(gaps.collect::<Vec<_>>()).filter(|gaps| !gaps.is_empty())
+    })?;
+    for class in ["exit", "cgroup created"] {
+        ensure!(lost.iter().any(|lost| lost == class), "nothing of {class} was lost: {lost:?}");
+    }
+    let open = session::wait_open(&agent, container.cgroup_id, root)?;
+    let session = agent.ended(&open.id)?;
+    let (executed, exited) = (session.executed().len() as u64, session.exited().len() as u64);
+    let ended = session.ended().with_context(|| session.story())?;
+    ensure!(executed < STORM && exited < executed + 1, "{executed} commands and {exited} exits are told");
+    ensure!((ended.exit_code, ended.signal) == (None, None), "nobody saw how its root ended: {ended:?}");
+    ensure!(ended.lost.is_some_and(|lost| lost >= 1), "it counts no loss: {ended:?}");
+    // The container that came meanwhile has its id, and its sessions are told whole.
+    let pid = late.sh("exit 3").run()?.pid;
+    let session = self::ended(&agent, late.cgroup_id, pid)?;
+    let told = session.events.first().and_then(|event| event.container.as_ref()).context("no container")?;
+    ensure!(told.id == late.id, "{told:?}");
+    ensure!(agent.end(Signal::SIGTERM)?.success(), "{}", agent.logged());
     Ok(())
 }
 
