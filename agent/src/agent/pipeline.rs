@@ -29,6 +29,10 @@ use crate::{
 /// How often losses are asked for, clocks compared, and waits given up.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How often to look, a [`TICK`] apart, for what is gone after a loss of exits: the sessions that they were of may
+/// still be in the ring, unread, when the loss is told.
+const LOOKS: u8 = 3;
+
 /// How long a clean stop reads on in a ring that does not become empty.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -50,6 +54,7 @@ pub struct Pipeline<S> {
     machine: Machine,
     about: About,
     offset: WallOffset,
+    looks: u8,
     metrics: Metrics,
     // Emptied and filled again, so that a batch allocates nothing of its own.
     raw: Vec<RawRecord>,
@@ -67,6 +72,7 @@ impl<S: Source> Pipeline<S> {
             machine: Machine::new(&about.boot_id),
             about,
             offset: WallOffset::measure(),
+            looks: 0,
             metrics: Metrics::new(),
             raw: Vec::new(),
             events: Vec::new(),
@@ -151,16 +157,21 @@ impl<S: Source> Pipeline<S> {
 
     /// Asks what was lost, and makes up for what would be wrong for ever without it. Not more than once a [`TICK`].
     fn losses(&mut self) -> Result<(), SourceError> {
-        let mut exits = false;
         for lost in self.source.losses()? {
-            exits |= lost.is_of(class::EXIT);
+            if lost.is_of(class::EXIT) {
+                self.looks = LOOKS;
+            }
             self.containers.lost(&lost);
             self.machine.handle(Record::Lost(lost), &mut self.events);
         }
-        if exits {
-            let gone = self.source.gone(self.machine.followed())?;
-            // Afterwards: by now they were gone, and nobody knows since when.
-            self.machine.missing(boot_now(), gone);
+        if self.looks > 0 {
+            self.looks -= 1;
+            let followed = self.machine.followed();
+            if !followed.is_empty() {
+                let gone = self.source.gone(followed)?;
+                // Afterwards: by now they were gone, and nobody knows since when.
+                self.machine.missing(boot_now(), gone);
+            }
         }
         self.containers.tick(Instant::now());
         Ok(())

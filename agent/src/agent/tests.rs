@@ -282,7 +282,7 @@ async fn without_a_collector_the_socket_has_it_all_and_the_stop_is_quick() {
 }
 
 /// Records first, then a loss of exits; what the socket tells of it.
-async fn after_a_loss_of(detail: &str, over: bool) -> (Vec<v1::Event>, Vec<Followed>) {
+async fn after_a_loss_of(detail: &str, over: bool, unread: bool) -> (Vec<v1::Event>, Vec<Followed>) {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir, None);
     let (send, records) = mpsc::unbounded_channel();
@@ -303,7 +303,8 @@ async fn after_a_loss_of(detail: &str, over: bool) -> (Vec<v1::Event>, Vec<Follo
     let stop = CancellationToken::new();
     let socket = config.socket.clone().unwrap();
     // Before the first tick, as if it had been there when the agent came.
-    let before = vec![exec(20, TaskKey::new(500, 10), b"sh\0")];
+    let mut before = vec![exec(20, TaskKey::new(500, 10), b"sh\0")];
+    let behind = unread.then(|| before.remove(0));
     let agent = tokio::spawn({
         let stop = stop.clone();
         async move { run(&config, pipeline, before, stop).await }
@@ -319,6 +320,12 @@ async fn after_a_loss_of(detail: &str, over: bool) -> (Vec<v1::Event>, Vec<Follo
     let request = v1::TailRequest { from, follow: Some(true) };
     let mut tail = trail.tail(request).await.unwrap().into_inner();
     let mut seen = Vec::new();
+    if let Some(record) = behind {
+        while seen.len() < 2 {
+            seen.push(timeout(WAIT, tail.message()).await.unwrap().unwrap().unwrap().event.unwrap());
+        }
+        send.send(record).unwrap();
+    }
     // Where the session goes on, the stop is what ends the reading.
     while seen.len() < 4 + usize::from(over) {
         seen.push(timeout(WAIT, tail.message()).await.unwrap().unwrap().unwrap().event.unwrap());
@@ -332,10 +339,11 @@ async fn after_a_loss_of(detail: &str, over: bool) -> (Vec<v1::Event>, Vec<Follo
 
 #[tokio::test]
 async fn after_a_loss_of_exits_sessions_that_are_gone_end() {
-    let (seen, asked) = after_a_loss_of("exit", true).await;
+    let (seen, asked) = after_a_loss_of("exit", true, false).await;
     assert_eq!(kinds(&seen), ["started", "session started", "executed", "gap", "session ended"]);
     let key = TaskKey::new(500, 10);
-    assert_eq!(asked, [Followed { sessions: vec![key], processes: vec![key] }], "asked once");
+    assert_eq!(asked[0], Followed { sessions: vec![key], processes: vec![key] });
+    assert!(asked.iter().skip(1).all(|asked| asked.sessions.is_empty()), "asked for it once");
     let Some(Body::SessionEnded(ended)) = &seen[4].body else { panic!("{:?}", seen[4]) };
     assert_eq!((ended.exit_code, ended.signal), (None, None));
     assert_eq!((ended.commands, ended.lost), (Some(1), Some(1)));
@@ -344,15 +352,21 @@ async fn after_a_loss_of_exits_sessions_that_are_gone_end() {
 }
 
 #[tokio::test]
+async fn a_session_that_was_unread_when_the_loss_was_told_ends_too() {
+    let (seen, _) = after_a_loss_of("exit", true, true).await;
+    assert_eq!(kinds(&seen), ["started", "gap", "session started", "executed", "session ended"]);
+}
+
+#[tokio::test]
 async fn after_a_loss_of_exits_sessions_that_live_go_on() {
-    let (seen, asked) = after_a_loss_of("exit", false).await;
+    let (seen, asked) = after_a_loss_of("exit", false, false).await;
     assert_eq!(kinds(&seen), ["started", "session started", "executed", "gap"]);
-    assert_eq!(asked.len(), 1);
+    assert!(!asked.is_empty());
 }
 
 #[tokio::test]
 async fn other_losses_bring_no_question() {
-    let (_, asked) = after_a_loss_of("argv", false).await;
+    let (_, asked) = after_a_loss_of("argv", false, false).await;
     assert_eq!(asked, []);
 }
 
