@@ -424,6 +424,14 @@ pub struct FollowedTask: 40 {
 }
 }
 
+impl FollowedTask {
+    /// As it begins: it has run nothing yet.
+    #[must_use]
+    pub const fn new(entry: TaskKey, container: u64, kind: u8) -> Self {
+        Self { entry, container, kind, executed: 0, _pad: [0; 6], _reserved: 0 }
+    }
+}
+
 shared! {
 /// Map `SESSIONS`: by the [`TaskKey`] of the entry.
 pub struct Session: 88 {
@@ -449,6 +457,29 @@ pub struct Session: 88 {
     pub _reserved: u64,
     pub _reserved2: u64,
 }
+}
+
+impl Session {
+    /// As it begins, with one task in it.
+    #[must_use]
+    pub const fn new(container: u64, time: u64, by: TaskKey, kind: u8) -> Self {
+        Self {
+            container,
+            time,
+            by,
+            live: 1,
+            lost: 0,
+            origin_mnt_ns: 0,
+            joined_mnt_ns: 0,
+            joined_pid_ns: 0,
+            staged: 0,
+            kind,
+            announced: 0,
+            _pad: [0; 6],
+            _reserved: 0,
+            _reserved2: 0,
+        }
+    }
 }
 
 /// Index into the per-CPU map `COUNTERS`.

@@ -145,14 +145,7 @@ pub fn on_attach(_ctx: &BtfTracePointContext, cgroup: u64, task: u64) {
         }
         rules::Attach::Leave => {
             if let Some(container) = owner {
-                let workload = FollowedTask {
-                    entry: TaskKey::NONE,
-                    container,
-                    kind: task_kind::WORKLOAD,
-                    executed: 0,
-                    _pad: [0; 6],
-                    _reserved: 0,
-                };
+                let workload = FollowedTask::new(TaskKey::NONE, container, task_kind::WORKLOAD);
                 maps::follow(&key, &workload);
             }
         }

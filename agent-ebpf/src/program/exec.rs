@@ -84,22 +84,7 @@ pub fn on_exec(old_tid: u32, bprm: u64) {
 /// A session as it begins, with one task in it.
 #[inline(always)]
 pub fn new_session(by: &TaskKey, container: u64, kind: u8, origin_mnt_ns: u32, announced: u8) -> Session {
-    Session {
-        container,
-        time: ring::now(),
-        by: *by,
-        live: 1,
-        lost: 0,
-        origin_mnt_ns,
-        joined_mnt_ns: 0,
-        joined_pid_ns: 0,
-        staged: 0,
-        kind,
-        announced,
-        _pad: [0; 6],
-        _reserved: 0,
-        _reserved2: 0,
-    }
+    Session { origin_mnt_ns, announced, ..Session::new(container, ring::now(), *by, kind) }
 }
 
 /// The container that the namespaces belong to, for a task outside every container. Only those of a container's
@@ -165,14 +150,7 @@ pub extern "C" fn podtrail_start(container: u64) -> u32 {
     if pid_ns != 0 {
         maps::keep_namespace(pid_ns, container);
     }
-    let init = FollowedTask {
-        entry: TaskKey::NONE,
-        container,
-        kind: task_kind::INIT,
-        executed: 0,
-        _pad: [0; 6],
-        _reserved: 0,
-    };
+    let init = FollowedTask::new(TaskKey::NONE, container, task_kind::INIT);
     maps::follow(&key, &init);
     let Some(buffer) = ring::scratch() else { return 0 };
     let record = buffer.cast::<ContainerStarted>();

@@ -195,17 +195,7 @@ pub fn open_session(key: &TaskKey, value: &Session, executed: u8) -> bool {
         count(counter::SESSIONS_FULL);
         return false;
     }
-    follow(
-        key,
-        &FollowedTask {
-            entry: *key,
-            container: value.container,
-            kind: task_kind::SESSION,
-            executed,
-            _pad: [0; 6],
-            _reserved: 0,
-        },
-    )
+    follow(key, &FollowedTask { executed, ..FollowedTask::new(*key, value.container, task_kind::SESSION) })
 }
 
 #[inline(always)]

@@ -62,14 +62,7 @@ pub fn on_fork(_ctx: &BtfTracePointContext, parent: u64, child: u64) {
         }
         rules::Fork::First => maps::first_entry(to.id, &child_key, kernel::mnt_ns(parent)),
         rules::Fork::Leave => {
-            let workload = FollowedTask {
-                entry: TaskKey::NONE,
-                container: from.id,
-                kind: task_kind::WORKLOAD,
-                executed: 0,
-                _pad: [0; 6],
-                _reserved: 0,
-            };
+            let workload = FollowedTask::new(TaskKey::NONE, from.id, task_kind::WORKLOAD);
             maps::follow(&child_key, &workload);
         }
         rules::Fork::Enter => {
