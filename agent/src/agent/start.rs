@@ -79,6 +79,11 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     let attached = boot_now();
     let before = Before::find(&mut probe, &host, &hierarchy, &namespaces, attached)?;
     probe::give_back_memory();
+    if config.realtime
+        && let Err(error) = probe::run_first()
+    {
+        tracing::info!(%error, "runs at normal priority: a storm of processes may keep it from reading the ring");
+    }
     hooks.ready();
     tracing::info!(
         node = config.node_name,

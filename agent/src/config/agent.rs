@@ -66,6 +66,9 @@ pub struct Flags {
     /// Size of the ring between kernel and agent, a power of two, like 8MiB
     #[arg(long, value_name = "BYTES")]
     pub ring_size: Option<String>,
+    /// realtime, so that no storm of processes keeps the agent from reading the ring, or normal [default: realtime]
+    #[arg(long, value_name = "PRIORITY")]
+    pub priority: Option<String>,
     /// Where to serve /metrics, /healthz and /readyz, or "none" [default: 127.0.0.1:9444]
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<String>,
@@ -104,6 +107,8 @@ pub struct AgentConfig {
     pub argv_limit: u32,
     /// `None`: as the probe sees fit
     pub ring_size: Option<u32>,
+    /// the agent runs before everything that has no real-time priority
+    pub realtime: bool,
     pub metrics_listen: Option<SocketAddr>,
     pub setns: Setns,
     pub btf: Option<PathBuf>,
@@ -114,7 +119,7 @@ pub struct AgentConfig {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "node-name",
     "cluster",
     "collector",
@@ -124,6 +129,7 @@ const KEYS: [&str; 13] = [
     "stdout",
     "argv-limit",
     "ring-size",
+    "priority",
     "metrics-listen",
     "btf",
     "log-level",
@@ -144,6 +150,7 @@ impl AgentConfig {
             stdout,
             argv_limit,
             ring_size,
+            priority,
             metrics_listen,
             log_level,
             log_format,
@@ -162,6 +169,7 @@ impl AgentConfig {
         settings.flag("--stdout", stdout.then(|| "true".to_owned()));
         settings.flag("--argv-limit", argv_limit);
         settings.flag("--ring-size", ring_size);
+        settings.flag("--priority", priority);
         settings.flag("--metrics-listen", metrics_listen);
         settings.flag("--log-level", log_level);
         settings.flag("--log-format", log_format);
@@ -194,6 +202,8 @@ impl AgentConfig {
             }),
             argv_limit: u32::try_from(argv_limit).unwrap_or(u32::MAX),
             ring_size: settings.check("ring-size", None, |text| ring(text).map(Some)),
+            realtime: settings
+                .check("priority", true, |text| one_of(text, &[("realtime", true), ("normal", false)])),
             metrics_listen: settings.check("metrics-listen", Some(METRICS), |text| {
                 optional(text, |text| address(text, "127.0.0.1:9444, or none"))
             }),

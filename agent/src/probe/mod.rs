@@ -12,6 +12,7 @@ mod decode;
 mod load;
 mod memory;
 mod offsets;
+mod priority;
 mod reader;
 mod seed;
 mod survey;
@@ -23,6 +24,7 @@ pub use btf::BtfError;
 pub use decode::{CgroupCreated, DecodeError, RawRecord, decode};
 pub use load::ProbeError;
 pub use memory::give_back_memory;
+pub use priority::run_first;
 pub use reader::Probe;
 pub use survey::{Problem, Survey, survey};
 

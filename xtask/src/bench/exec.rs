@@ -153,7 +153,12 @@ impl Bench {
         self.storm_by_init(load)?;
         for round in 1..=options.rounds {
             step(&format!("round {round} of {}", options.rounds));
-            for (case, samples) in &mut results.cases {
+            // There and back, so that what drifts within a round favours no case.
+            let mut order: Vec<_> = results.cases.iter_mut().collect();
+            if round % 2 == 0 {
+                order.reverse();
+            }
+            for (case, samples) in order {
                 let took = match *case {
                     Case::None => self.storm_by_exec(load)?,
                     Case::NoneInit => self.storm_by_init(load)?,
@@ -226,6 +231,7 @@ impl Bench {
     fn storm_in_session(&mut self, load: Load, rest: &mut Samples) -> Result<Storm> {
         self.with_agent(|bench, collector, agent| {
             rest.add(measure::resident(agent.pid())?.0);
+            measure::forget_peak(agent.pid())?;
             let before = (measure::processor_time(agent.pid())?, measure::processor_time(collector.pid())?);
             let took = bench.storm_by_exec(load)?;
             let limit = Duration::from_secs(60);

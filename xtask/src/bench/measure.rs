@@ -12,19 +12,36 @@ pub(super) struct Samples(Vec<f64>);
 impl Samples {
     pub(super) fn add(&mut self, value: f64) {
         self.0.push(value);
-        self.0.sort_by(f64::total_cmp);
+    }
+
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted
     }
 
     /// The one in the middle; of an even number, the mean of the two there.
     pub(super) fn median(&self) -> f64 {
-        let n = self.0.len();
-        let at = |i: usize| self.0.get(i).copied().unwrap_or(f64::NAN);
+        let sorted = self.sorted();
+        let n = sorted.len();
+        let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
         if n % 2 == 1 { at(n / 2) } else { f64::midpoint(at((n / 2).saturating_sub(1)), at(n / 2)) }
     }
 
     /// The least and the greatest.
     pub(super) fn range(&self) -> (f64, f64) {
-        (self.0.first().copied().unwrap_or(f64::NAN), self.0.last().copied().unwrap_or(f64::NAN))
+        let sorted = self.sorted();
+        (sorted.first().copied().unwrap_or(f64::NAN), sorted.last().copied().unwrap_or(f64::NAN))
+    }
+
+    /// How much more than `base`, round by round: both were measured once in each.
+    pub(super) fn over(&self, base: &Self) -> Self {
+        Self(self.0.iter().zip(&base.0).map(|(with, without)| with - without).collect())
+    }
+
+    /// The same, in percent of `base`.
+    pub(super) fn share_over(&self, base: &Self) -> Self {
+        Self(self.0.iter().zip(&base.0).map(|(with, without)| 100.0 * (with - without) / without).collect())
     }
 
     /// Whether there is none.
@@ -48,6 +65,12 @@ pub(super) fn processor_time(pid: u32) -> Result<Duration> {
         sum += text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).context("no schedstat")?;
     }
     Ok(Duration::from_nanos(sum))
+}
+
+/// Lets `VmHWM` count from now: loading took more than running does.
+pub(super) fn forget_peak(pid: u32) -> Result<()> {
+    let file = format!("/proc/{pid}/clear_refs");
+    fs::write(&file, "5").with_context(|| format!("cannot write {file}"))
 }
 
 /// Memory of a process that is resident, in MiB: now, and at most so far.
@@ -77,6 +100,14 @@ mod tests {
         samples.add(4.0);
         assert!((samples.median() - 3.5).abs() < f64::EPSILON);
         assert_eq!(samples.range(), (1.0, 5.0));
+
+        let mut base = Samples::default();
+        for value in [4.0, 2.0, 2.0, 1.0] {
+            base.add(value);
+        }
+        let more = samples.over(&base);
+        assert_eq!(more.range(), (-1.0, 3.0), "1, -1, 1 and 3: round by round, not sorted");
+        assert!((more.median() - 1.0).abs() < f64::EPSILON);
     }
 
     #[test]

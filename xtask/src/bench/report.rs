@@ -65,7 +65,7 @@ fn of(results: &Results, case: Case) -> Option<&Samples> {
 fn prices(text: &mut String, results: &Results) -> Result<()> {
     writeln!(
         text,
-        "| what traces | the storm is | µs an exec: median (least to most) | more than with none | by the least |"
+        "| what traces | the storm is | µs an exec: median (least to most) | more than with none in the same round: median | by the least |"
     )?;
     writeln!(text, "|---|---|---|---|---|")?;
     for case in Case::ALL {
@@ -86,7 +86,8 @@ fn prices(text: &mut String, results: &Results) -> Result<()> {
                     format!("{:+.1} µs, {:+.1} %", with - without, 100.0 * (with - without) / without)
                 };
                 let (base_least, _) = base.range();
-                format!("{} | {}", more(samples.median(), base.median()), more(least, base_least))
+                let (added, share) = (samples.over(base).median(), samples.share_over(base).median());
+                format!("{added:+.1} µs, {share:+.1} % | {}", more(least, base_least))
             },
         );
         writeln!(
@@ -98,15 +99,14 @@ fn prices(text: &mut String, results: &Results) -> Result<()> {
     if let (Some(none), Some(session), Some(execsnoop)) =
         (of(results, Case::None), of(results, Case::Session), of(results, Case::Execsnoop))
     {
-        let (ours, theirs) = (session.median() - none.median(), execsnoop.median() - none.median());
+        let (ours, theirs) = (session.over(none).median(), execsnoop.over(none).median());
         writeln!(
             text,
             "\nIn a session podtrail adds {:.2} times what `execsnoop` adds (wanted: at most 0.33); in no session {} \
              (wanted: under 2 %).",
             ours / theirs,
             match (of(results, Case::NoneInit), of(results, Case::Outside)) {
-                (Some(none), Some(outside)) =>
-                    format!("{:+.1} %", 100.0 * (outside.median() - none.median()) / none.median()),
+                (Some(none), Some(outside)) => format!("{:+.1} %", outside.share_over(none).median()),
                 _ => "it was not measured".to_owned(),
             },
         )?;
