@@ -68,6 +68,40 @@ impl Gaps {
     }
 }
 
+/// Counts of gaps, where two may tell of the same loss apart.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    /// by the ring; the kernel counts the same by session
+    ring: u64,
+    /// numbers that the agent's buffer dropped, as the agent tells
+    buffer: u64,
+    /// numbers that never came to the collector: those of the buffer among them
+    sequence: u64,
+    others: u64,
+}
+
+impl Tally {
+    pub(super) fn of<'a>(gaps: impl Iterator<Item = &'a Gap>) -> Self {
+        let mut tally = Self::default();
+        for gap in gaps {
+            let sum = match gap.source {
+                v1::GapSource::KernelRing => &mut tally.ring,
+                v1::GapSource::AgentBuffer => &mut tally.buffer,
+                v1::GapSource::CollectorSequence => &mut tally.sequence,
+                _ => &mut tally.others,
+            };
+            *sum = sum.saturating_add(gap.count);
+        }
+        tally
+    }
+
+    /// All of it, where the kernel counted `by_session` of the ring's.
+    pub(super) fn lost(self, by_session: u64) -> u64 {
+        let Self { ring, buffer, sequence, others } = self;
+        others.saturating_add(ring.max(by_session)).saturating_add(buffer.max(sequence))
+    }
+}
+
 impl Gap {
     /// `session_id` is the event's own, `time` when it was written.
     pub(super) fn new(cursor: Cursor, gap: &v1::Gap, session_id: &str, time: Moment) -> Self {
@@ -97,14 +131,6 @@ impl Gap {
         }
     }
 
-    /// Whether the kernel counts the same losses by session too.
-    pub(super) fn is_counted_by_session(&self) -> bool {
-        self.source == v1::GapSource::KernelRing
-    }
-
-    pub(super) fn count(&self) -> u64 {
-        self.count
-    }
 
     /// Both in one, wherever they were.
     fn join(self, other: &Self) -> Self {
@@ -173,7 +199,7 @@ impl Node {
             last_event: self.last_event.map(Moment::timestamp),
             connected: self.connected > 0,
             events: self.events,
-            lost: self.gaps.iter().fold(0, |sum, g| sum.saturating_add(g.count())),
+            lost: Tally::of(self.gaps.iter()).lost(0),
             agent: self.agent.clone(),
             conditions: self.conditions.values().cloned().collect(),
             lag: self.lag.map(Into::into),

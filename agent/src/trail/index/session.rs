@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::{
     cursors::Cursors,
-    node::{Gap, Gaps, Node},
+    node::{Gap, Gaps, Node, Tally},
 };
 use crate::trail::{Moment, log::Cursor};
 
@@ -116,14 +116,10 @@ impl Session {
         node.gaps.iter().chain(anywhere.iter()).filter(move |g| g.touches(id, begin, end))
     }
 
-    /// What the kernel could not deliver it counts twice, by session and by ring: the larger number holds.
+    /// What is lost is told twice by some: each loss counts once.
     fn lost(&self, id: &str, node: &Node, anywhere: &Gaps) -> u64 {
-        let (mut ring, mut others) = (0u64, 0u64);
-        for gap in self.gaps(id, node, anywhere) {
-            let sum = if gap.is_counted_by_session() { &mut ring } else { &mut others };
-            *sum = sum.saturating_add(gap.count());
-        }
-        others.saturating_add(ring.max(self.ended.as_ref().map_or(0, v1::SessionEnded::lost)))
+        let by_session = self.ended.as_ref().map_or(0, v1::SessionEnded::lost);
+        Tally::of(self.gaps(id, node, anywhere)).lost(by_session)
     }
 
     pub(super) fn message(&self, id: &str, node: &Node, anywhere: &Gaps) -> v1::Session {

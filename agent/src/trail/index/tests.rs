@@ -81,6 +81,17 @@ fn gaps_touch_by_name_or_by_time_and_only_on_their_node() {
 }
 
 #[test]
+fn numbers_that_the_buffer_dropped_are_not_counted_as_a_hole_again() {
+    let index = index(vec![
+        event("n", 1, 10, "a", started(10, EntryMethod::RuntimeExec)),
+        event("n", 2, 20, "", gap(GapSource::CollectorSequence, 9, 11, 19, &[])),
+        event("n", 12, 20, "", gap(GapSource::AgentBuffer, 9, 11, 19, &[])),
+    ]);
+    assert_eq!(all(&index)[0].lost, 9);
+    assert_eq!(index.nodes()[0].lost, 9);
+}
+
+#[test]
 fn unreadable_events_may_touch_any_session_that_was_there() {
     let mut unreadable = event("", 0, 50, "", gap(GapSource::CollectorStore, 4, 0, 30, &[]));
     unreadable.id = None;
@@ -266,7 +277,7 @@ fn recount(events: &[(Cursor, v1::Event)], oldest: Cursor) -> Vec<Naive> {
         if cursors.is_empty() && end.is_some() {
             continue;
         }
-        let (mut ring, mut others) = (0, 0);
+        let (mut ring, mut buffer, mut sequence, mut others) = (0, 0, 0, 0);
         for (cursor, e) in events.iter().filter(|(c, e)| *c >= oldest && e.id.as_ref().unwrap().node == node)
         {
             let Some(Body::Gap(g)) = &e.body else { continue };
@@ -279,7 +290,12 @@ fn recount(events: &[(Cursor, v1::Event)], oldest: Cursor) -> Vec<Naive> {
             };
             if touches {
                 cursors.push(*cursor);
-                *if g.source() == GapSource::KernelRing { &mut ring } else { &mut others } += g.count();
+                *match g.source() {
+                    GapSource::KernelRing => &mut ring,
+                    GapSource::AgentBuffer => &mut buffer,
+                    GapSource::CollectorSequence => &mut sequence,
+                    _ => &mut others,
+                } += g.count();
             }
         }
         cursors.sort_unstable();
@@ -294,7 +310,7 @@ fn recount(events: &[(Cursor, v1::Event)], oldest: Cursor) -> Vec<Naive> {
             id,
             node,
             commands,
-            lost: others + u64::max(ring, told),
+            lost: others + u64::max(ring, told) + u64::max(buffer, sequence),
             ended: end.is_some(),
             cursors,
         });
