@@ -63,6 +63,9 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     let hooks = health.component("kernel hooks");
     serve_metrics(config, health, stop.clone()).await?;
 
+    if let Some(spool) = &config.spool {
+        tracing::warn!(spool = %spool.display(), "not used by this version: events wait in memory (--spool-size)");
+    }
     let host = Host::default();
     let hierarchy = Hierarchy::find(&host)?;
     let namespaces = host_namespaces(&host);

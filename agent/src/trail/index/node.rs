@@ -131,7 +131,6 @@ impl Gap {
         }
     }
 
-
     /// Both in one, wherever they were.
     fn join(self, other: &Self) -> Self {
         Self {
