@@ -34,26 +34,11 @@ fn place(state: u8) -> Place {
 }
 
 fn followed(kind: u8) -> FollowedTask {
-    FollowedTask { entry: TASK, container: 42, kind, executed: 0, _pad: [0; 6], _reserved: 0 }
+    FollowedTask::new(TASK, 42, kind)
 }
 
 fn session(kind: u8) -> Session {
-    Session {
-        container: 42,
-        time: 0,
-        by: TaskKey::NONE,
-        live: 1,
-        lost: 0,
-        origin_mnt_ns: HOST.mnt,
-        joined_mnt_ns: 0,
-        joined_pid_ns: 0,
-        staged: 0,
-        kind,
-        announced: 0,
-        _pad: [0; 6],
-        _reserved: 0,
-        _reserved2: 0,
-    }
+    Session { origin_mnt_ns: HOST.mnt, ..Session::new(42, 0, TaskKey::NONE, kind) }
 }
 
 fn cgroup(state: u8) -> Cgroup {

@@ -142,22 +142,7 @@ impl Probe {
 }
 
 /// Stands for a session whose bytes have another length, which maps do not do.
-const GONE: Session = Session {
-    container: 0,
-    time: 0,
-    by: TaskKey::NONE,
-    live: 0,
-    lost: 0,
-    origin_mnt_ns: 0,
-    joined_mnt_ns: 0,
-    joined_pid_ns: 0,
-    staged: 0,
-    kind: 0,
-    announced: 0,
-    _pad: [0; 6],
-    _reserved: 0,
-    _reserved2: 0,
-};
+const GONE: Session = Session { live: 0, ..Session::new(0, 0, TaskKey::NONE, 0) };
 
 /// False: it was there already.
 fn add<K: aya::Pod, V: aya::Pod>(

@@ -187,22 +187,7 @@ impl Kernel {
     }
 
     fn new_session(&self, by: TaskKey, container: u64, kind: u8, origin_mnt_ns: u32) -> Session {
-        Session {
-            container,
-            time: self.time().0,
-            by,
-            live: 1,
-            lost: 0,
-            origin_mnt_ns,
-            joined_mnt_ns: 0,
-            joined_pid_ns: 0,
-            staged: 0,
-            kind,
-            announced: 0,
-            _pad: [0; 6],
-            _reserved: 0,
-            _reserved2: 0,
-        }
+        Session { origin_mnt_ns, ..Session::new(container, self.time().0, by, kind) }
     }
 
     fn leave(&mut self, entry: TaskKey) -> bool {
@@ -224,7 +209,7 @@ impl Kernel {
 }
 
 fn followed_as(kind: u8, container: u64) -> FollowedTask {
-    FollowedTask { entry: TaskKey::NONE, container, kind, executed: 0, _pad: [0; 6], _reserved: 0 }
+    FollowedTask::new(TaskKey::NONE, container, kind)
 }
 
 fn entry(kind: u8) -> EntryKind {
