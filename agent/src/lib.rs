@@ -12,6 +12,7 @@
 //! | [`spool`] | numbers events and keeps them until they are acknowledged |
 //! | [`uplink`] | the stream to the collector |
 //! | [`trail`] | logs, sessions indexed from them, and the `Trail` service over both |
+//! | [`filter`] | which events a reader wants: CEL over their fields |
 //! | [`local`] | the node's socket |
 //! | [`collector`] | ingest, and the log on disk |
 //! | [`cli`] | `podtrail tail | sessions | session | nodes` |
@@ -32,6 +33,7 @@ pub mod config;
 pub mod container;
 pub mod convert;
 pub mod doctor;
+pub mod filter;
 pub mod local;
 pub mod probe;
 pub mod spool;

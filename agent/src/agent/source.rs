@@ -30,6 +30,14 @@ pub trait Source: Send + 'static {
     /// What was lost since the last call.
     fn losses(&mut self) -> Result<Vec<Lost>, SourceError>;
 
+    /// Where reading has come to, with what was counted up to there, as bytes that only this source understands. The
+    /// pipeline keeps it in the spool together with what it made of the records: one is never there without the other.
+    fn position(&self) -> Vec<u8>;
+
+    /// Everything that was read so far is kept for good: the source may forget it. Until then a new agent would read it
+    /// again.
+    fn release(&mut self);
+
     /// Those of `followed` that are not followed any more, whether or not a record says so.
     fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError>;
 }

@@ -204,6 +204,13 @@ impl Source for Probe {
         Ok(Self::losses(self)?)
     }
 
+    // Nothing of this outlives the agent yet.
+    fn position(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn release(&mut self) {}
+
     fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError> {
         Ok(Self::gone(self, followed)?)
     }

@@ -63,6 +63,12 @@ impl Source for Fake {
         Ok(std::mem::take(&mut self.losses))
     }
 
+    fn position(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn release(&mut self) {}
+
     fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError> {
         self.asked.lock().unwrap().push(followed.clone());
         let Followed { mut sessions, processes: _ } = followed;
@@ -269,7 +275,7 @@ async fn without_a_collector_the_socket_has_it_all_and_the_stop_is_quick() {
     };
     let mut trail = timeout(WAIT, connected).await.unwrap();
     let from = Some(v1::tail_request::From::Oldest(true));
-    let request = v1::TailRequest { from, follow: Some(true) };
+    let request = v1::TailRequest { from, follow: Some(true), ..Default::default() };
     let mut tail = trail.tail(request).await.unwrap().into_inner();
     let mut seen = Vec::new();
     while seen.len() < 3 {
@@ -317,7 +323,7 @@ async fn after_a_loss_of(detail: &str, over: bool, unread: bool) -> (Vec<v1::Eve
     };
     let mut trail = timeout(WAIT, connected).await.unwrap();
     let from = Some(v1::tail_request::From::Oldest(true));
-    let request = v1::TailRequest { from, follow: Some(true) };
+    let request = v1::TailRequest { from, follow: Some(true), ..Default::default() };
     let mut tail = trail.tail(request).await.unwrap().into_inner();
     let mut seen = Vec::new();
     if let Some(record) = behind {

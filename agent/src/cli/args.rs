@@ -194,7 +194,7 @@ impl TailArgs {
             From::Cursor(cursor) => tail_request::From::Cursor(cursor.clone()),
             From::Time(moment) => tail_request::From::Time(moment.resolve(now)),
         };
-        v1::TailRequest { from: Some(from), follow: Some(!self.no_follow) }
+        v1::TailRequest { from: Some(from), filter: String::new(), follow: Some(!self.no_follow) }
     }
 }
 

@@ -102,6 +102,11 @@ fn describe(event: &v1::Event) -> (&'static str, Style, String) {
             let phase = match Phase::try_from(state.phase.unwrap_or_default()) {
                 Ok(Phase::Started) => "started",
                 Ok(Phase::Stopped) => "stopped",
+                Ok(Phase::Upgraded) => "upgraded",
+                Ok(Phase::Integrity) if state.findings.is_empty() => "whole again",
+                Ok(Phase::Integrity) => "disturbed",
+                Ok(Phase::Silent) => "silent",
+                Ok(Phase::Returned) => "heard again",
                 Ok(Phase::Unspecified) | Err(_) => "changed",
             };
             let text = format!(

@@ -133,6 +133,10 @@ pub fn gap(gap: &v1::Gap) -> String {
         Ok(GapSource::AgentBuffer) => "the agent's buffer was full",
         Ok(GapSource::CollectorSequence) => "the collector did not get these numbers",
         Ok(GapSource::CollectorStore) => "the collector's log cannot read them",
+        Ok(GapSource::HooksAbsent) => "nothing was hooked in the kernel",
+        Ok(GapSource::SessionBudget) => "the session filled more than its share of the ring",
+        Ok(GapSource::AgentSpool) => "the agent's spool cannot read them",
+        Ok(GapSource::Retention) => "dropped from the collector's log by age or size",
         Ok(GapSource::Unspecified) | Err(_) => "reason not told",
     };
     text.push_str(": ");

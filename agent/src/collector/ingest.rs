@@ -112,7 +112,7 @@ impl Ingest {
         let Ok(first) = time::timeout(HELLO, requests.message()).await else {
             return Err(refuse(ReportError::NoHello));
         };
-        let Some(v1::ReportRequest { hello, mut events }) = first? else { return Ok(()) };
+        let Some(v1::ReportRequest { hello, mut events, gone: _ }) = first? else { return Ok(()) };
         let node = check_hello(hello).map_err(refuse)?;
         let _presence = Presence::begin(self.indexed.clone(), node.clone());
         let mut answered: Option<Instant> = None;
@@ -122,7 +122,7 @@ impl Ingest {
             let Ok(acked_seq) = self.writer.write(node.clone(), events).await else {
                 return Err(Status::unavailable("the log is not written any more"));
             };
-            let response = v1::ReportResponse { epoch: node.epoch, acked_seq };
+            let response = v1::ReportResponse { epoch: node.epoch, acked_seq, missing: Vec::new() };
             // The first answer after a silence goes at once; in a stream of requests one answer does for several.
             let due = answered.map_or_else(Instant::now, |at| at + ANSWER_EVERY);
             let next = tokio::select! {

@@ -35,6 +35,7 @@ use crate::{
         self, Component, Emit as _, Health, Metrics,
         collector::{Listening, LogOpened, Stopping},
     },
+    trail::viewer::Viewer,
     trail::{
         Indexed,
         log::{Log as _, LogError},
@@ -110,7 +111,9 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     listening.emit();
     log_health.ready();
 
-    let trail = service::Service::new(indexed.clone(), retention, stop.clone()).into_server();
+    let trail =
+        service::Service::new(indexed.clone(), retention, stop.clone(), Viewer::everything("loopback"))
+            .into_server();
     let ingest = Ingest::new(writer.clone(), indexed.clone(), stop.clone());
     let serving = serve(grpc, trail, ingest, stop.clone(), log_health);
     let finish = async {

@@ -142,6 +142,7 @@ fn executed(executed: Executed) -> v1::Executed {
         root: Some(root),
         path_incomplete,
         cgroup_id,
+        argv_over_budget: false,
     }
 }
 
@@ -225,7 +226,7 @@ fn agent_state(state: AgentState) -> v1::AgentState {
             v1::Hook { name, kind, reason }
         })
         .collect();
-    v1::AgentState { phase: Some(phase.into()), version, kernel, boot_id, hooks }
+    v1::AgentState { phase: Some(phase.into()), version, kernel, boot_id, hooks, ..Default::default() }
 }
 
 fn process(process: Process) -> v1::Process {

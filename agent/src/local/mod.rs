@@ -21,7 +21,7 @@ use tonic::transport::Server;
 use crate::{
     agent::lock::make_dir,
     spool::Spool,
-    trail::{Indexed, log::Limits, service::Service},
+    trail::{Indexed, log::Limits, service::Service, viewer::Viewer},
 };
 
 /// Read and write for owner and group.
@@ -67,7 +67,8 @@ impl Local {
         // Kept by size alone: no age.
         let retention =
             Limits { max_age: Duration::ZERO, max_bytes: u64::try_from(max_bytes).unwrap_or(u64::MAX) };
-        let service = Service::new(indexed, retention, shutdown.clone()).into_server();
+        let service =
+            Service::new(indexed, retention, shutdown.clone(), Viewer::everything("node")).into_server();
         let over = shutdown.clone();
         let server = tokio::spawn(async move {
             let served = Server::builder()

@@ -7,6 +7,7 @@
 //! | [`memory`] | a log in memory, bounded by bytes |
 //! | [`index`] | sessions and nodes counted from events: no clock, no I/O |
 //! | [`indexed`] | a log and its index, kept in step |
+//! | [`viewer`] | who asks, and what they may see |
 //! | [`service`] | `podtrail.v1.Trail` over an indexed log |
 //!
 //! Nothing here knows where events come from, and nothing here ever changes one.
@@ -19,6 +20,7 @@ pub mod moment;
 pub mod service;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod viewer;
 
 pub use indexed::Indexed;
 pub use memory::MemoryLog;

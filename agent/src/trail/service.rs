@@ -10,13 +10,15 @@ use podtrail_proto::v1::{self, tail_request::From, trail_server};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Indexed, MAX_MESSAGE_BYTES, Moment,
-    index::{Filter, FindError, PageToken},
+    index::{self, FindError, PageToken},
     log::{Cursor, Limits, Log, LogError, Page},
+    viewer::{Verb, Viewer},
 };
+use crate::filter::Filter;
 
 /// Events or sessions on a page.
 const MAX_PAGE: usize = 1000;
@@ -35,6 +37,20 @@ pub struct Service<L> {
     retention: Limits,
     shutdown: CancellationToken,
     tails: Arc<Semaphore>,
+    /// who asks, where the connection does not say
+    viewer: Viewer,
+}
+
+/// What one reader gets to see of what is there.
+struct Sight {
+    filter: Filter,
+    viewer: Viewer,
+}
+
+impl Sight {
+    fn show(&self, event: Arc<v1::Event>) -> Option<v1::Event> {
+        if self.filter.passes(&event) { self.viewer.show(event) } else { None }
+    }
 }
 
 /// Where a tail begins.
@@ -48,12 +64,13 @@ struct Start {
 
 impl<L> Clone for Service<L> {
     fn clone(&self) -> Self {
-        let Self { indexed, retention, shutdown, tails } = self;
+        let Self { indexed, retention, shutdown, tails, viewer } = self;
         Self {
             indexed: indexed.clone(),
             retention: *retention,
             shutdown: shutdown.clone(),
             tails: tails.clone(),
+            viewer: viewer.clone(),
         }
     }
 }
@@ -65,10 +82,16 @@ impl<L> fmt::Debug for Service<L> {
 }
 
 impl<L: Log> Service<L> {
-    /// `retention` is what readers are told; tails end once `shutdown` is cancelled.
+    /// `retention` is what readers are told; tails end once `shutdown` is cancelled; `viewer` is who asks, where the
+    /// connection does not say.
     #[must_use]
-    pub fn new(indexed: Arc<Indexed<L>>, retention: Limits, shutdown: CancellationToken) -> Self {
-        Self { indexed, retention, shutdown, tails: Arc::new(Semaphore::new(MAX_TAILS)) }
+    pub fn new(
+        indexed: Arc<Indexed<L>>,
+        retention: Limits,
+        shutdown: CancellationToken,
+        viewer: Viewer,
+    ) -> Self {
+        Self { indexed, retention, shutdown, tails: Arc::new(Semaphore::new(MAX_TAILS)), viewer }
     }
 
     /// Ready to be added to a `tonic` server.
@@ -120,6 +143,7 @@ impl<L: Log> Service<L> {
         &self,
         start: Start,
         mut until: Option<Cursor>,
+        sight: &Sight,
         tx: &mpsc::Sender<Result<v1::TailResponse, Status>>,
     ) -> Result<(), Status> {
         let Start { mut after, oldest: mut any } = start;
@@ -149,7 +173,7 @@ impl<L: Log> Service<L> {
                         return Ok(());
                     }
                     after = entry.cursor;
-                    let event = Arc::unwrap_or_clone(entry.event);
+                    let Some(event) = sight.show(entry.event) else { continue };
                     let response = v1::TailResponse { event: Some(event), cursor: after.to_string() };
                     if tx.send(Ok(response)).await.is_err() {
                         return Ok(());
@@ -206,6 +230,10 @@ fn page_size(asked: u32) -> usize {
     }
 }
 
+fn no_subscriptions() -> Status {
+    Status::unimplemented("subscriptions are the collector's: ask it, or tail")
+}
+
 fn bad_token() -> Status {
     Status::invalid_argument("page_token is not one that this call gave out")
 }
@@ -216,10 +244,42 @@ fn given(s: String) -> Option<String> {
 
 #[tonic::async_trait]
 impl<L: Log> trail_server::Trail for Service<L> {
+    type SubscribeStream = BoxStream<'static, Result<v1::SubscribeResponse, Status>>;
     type TailStream = BoxStream<'static, Result<v1::TailResponse, Status>>;
 
+    async fn subscribe(
+        &self,
+        _: Request<Streaming<v1::SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Err(no_subscriptions())
+    }
+
+    async fn list_subscriptions(
+        &self,
+        _: Request<v1::ListSubscriptionsRequest>,
+    ) -> Result<Response<v1::ListSubscriptionsResponse>, Status> {
+        Err(no_subscriptions())
+    }
+
+    async fn get_subscription(
+        &self,
+        _: Request<v1::GetSubscriptionRequest>,
+    ) -> Result<Response<v1::GetSubscriptionResponse>, Status> {
+        Err(no_subscriptions())
+    }
+
+    async fn delete_subscription(
+        &self,
+        _: Request<v1::DeleteSubscriptionRequest>,
+    ) -> Result<Response<v1::DeleteSubscriptionResponse>, Status> {
+        Err(no_subscriptions())
+    }
+
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
-        let v1::TailRequest { from, follow } = request.into_inner();
+        let viewer = Viewer::of(&request, &self.viewer);
+        viewer.check(Verb::Tail)?;
+        let v1::TailRequest { from, filter, follow } = request.into_inner();
+        let filter = Filter::compile(&filter).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let Ok(permit) = self.tails.clone().try_acquire_owned() else {
             return Err(Status::resource_exhausted(format!(
                 "{MAX_TAILS} readers are here already: try later"
@@ -231,8 +291,9 @@ impl<L: Log> trail_server::Trail for Service<L> {
         let this = self.clone();
         tokio::spawn(async move {
             let _permit = permit;
+            let sight = Sight { filter, viewer };
             let end = tokio::select! {
-                end = this.feed(start, until, &tx) => end,
+                end = this.feed(start, until, &sight, &tx) => end,
                 () = this.shutdown.cancelled() => Err(Status::unavailable("shutting down: come again")),
                 // Nobody reads any more.
                 () = tx.closed() => Ok(()),
@@ -249,6 +310,7 @@ impl<L: Log> trail_server::Trail for Service<L> {
         &self,
         request: Request<v1::ListSessionsRequest>,
     ) -> Result<Response<v1::ListSessionsResponse>, Status> {
+        Viewer::of(&request, &self.viewer).check(Verb::Sessions)?;
         let v1::ListSessionsRequest {
             since,
             until,
@@ -265,7 +327,7 @@ impl<L: Log> trail_server::Trail for Service<L> {
             "" => None,
             token => Some(PageToken::decode(token).ok_or_else(bad_token)?),
         };
-        let filter = Filter {
+        let filter = index::Filter {
             since: since.as_ref().map(Moment::from_timestamp),
             until: until.as_ref().map(Moment::from_timestamp),
             namespace: given(namespace),
@@ -293,6 +355,7 @@ impl<L: Log> trail_server::Trail for Service<L> {
         &self,
         request: Request<v1::GetSessionRequest>,
     ) -> Result<Response<v1::GetSessionResponse>, Status> {
+        Viewer::of(&request, &self.viewer).check(Verb::Sessions)?;
         let v1::GetSessionRequest { id, page_size: size, page_token } = request.into_inner();
         let after = match page_token.as_str() {
             "" => 0,
@@ -314,8 +377,9 @@ impl<L: Log> trail_server::Trail for Service<L> {
 
     async fn list_nodes(
         &self,
-        _: Request<v1::ListNodesRequest>,
+        request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        Viewer::of(&request, &self.viewer).check(Verb::Nodes)?;
         let retention = self.retention;
         self.ask(move |indexed| {
             let bounds = indexed.log().bounds().map_err(log_status)?;

@@ -36,7 +36,8 @@ async fn serve(max_bytes: u64) -> Fixture {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let service = Service::new(indexed.clone(), LIMITS, stop.clone()).into_server();
+    let service =
+        Service::new(indexed.clone(), LIMITS, stop.clone(), Viewer::everything("test")).into_server();
     tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener)));
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     let client = TrailClient::new(channel);
@@ -55,7 +56,10 @@ impl Fixture {
         from: Option<From>,
         follow: Option<bool>,
     ) -> Result<Streaming<v1::TailResponse>, Status> {
-        self.client.tail(v1::TailRequest { from, follow }).await.map(Response::into_inner)
+        self.client
+            .tail(v1::TailRequest { from, follow, ..Default::default() })
+            .await
+            .map(Response::into_inner)
     }
 
     async fn all(&mut self, from: From) -> Vec<u64> {
@@ -301,10 +305,12 @@ impl Log for Broken {
 async fn a_log_that_fails_is_an_error_and_not_the_end() {
     use podtrail_proto::v1::trail_server::Trail as _;
     let indexed = Arc::new(Indexed::open(Arc::new(Broken(tokio::sync::watch::Sender::new(0)))).unwrap());
-    let service = Service::new(indexed, LIMITS, CancellationToken::new());
+    let service = Service::new(indexed, LIMITS, CancellationToken::new(), Viewer::everything("test"));
     let ask = async |time: i64| {
         let from = Some(From::Time(Moment(time).timestamp()));
-        let Err(e) = service.tail(Request::new(v1::TailRequest { from, follow: None })).await else {
+        let Err(e) =
+            service.tail(Request::new(v1::TailRequest { from, follow: None, ..Default::default() })).await
+        else {
             panic!("it was answered")
         };
         (e.code(), e.message().to_owned())
@@ -380,9 +386,9 @@ async fn the_oldest_is_what_is_oldest_when_it_is_read() {
         let busy = Arc::new(Busy::new());
         let indexed = Arc::new(Indexed::open(busy.clone()).unwrap());
         busy.served.store(true, Ordering::Relaxed);
-        let service = Service::new(indexed, LIMITS, CancellationToken::new());
+        let service = Service::new(indexed, LIMITS, CancellationToken::new(), Viewer::everything("test"));
         let from = Some(From::Oldest(true));
-        let request = v1::TailRequest { from, follow: Some(follow) };
+        let request = v1::TailRequest { from, follow: Some(follow), ..Default::default() };
         let mut tail = service.tail(Request::new(request)).await.unwrap().into_inner();
         let first = timeout(SOON, tail.next()).await.unwrap().unwrap().unwrap();
         // What was there at the call, 1 to 3, is gone by the first read.

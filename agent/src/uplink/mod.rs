@@ -130,7 +130,7 @@ async fn stream(
             response = acks.message() => response.map_err(|status| UplinkError::Status(status_line(&status)))?,
             () = overdue(spool) => return Err(UplinkError::Silent(ACK_WAIT)),
         };
-        let v1::ReportResponse { epoch, acked_seq } = response.ok_or(UplinkError::Closed)?;
+        let v1::ReportResponse { epoch, acked_seq, missing: _ } = response.ok_or(UplinkError::Closed)?;
         // An answer about an earlier epoch says nothing about these events.
         if epoch == options.hello.epoch && !spool.ack(acked_seq) {
             return Err(UplinkError::FalseAck(acked_seq));

@@ -48,7 +48,7 @@ impl v1::ingest_server::Ingest for Stub {
                     if cut {
                         return None;
                     }
-                    let v1::ReportRequest { hello, events } = requests.message().await.ok()??;
+                    let v1::ReportRequest { hello, events, gone: _ } = requests.message().await.ok()??;
                     let epoch = hello.as_ref().map_or(epoch, |hello| hello.epoch);
                     this.hellos.lock().unwrap().extend(hello);
                     if !events.is_empty() && this.cut() {
@@ -60,7 +60,10 @@ impl v1::ingest_server::Ingest for Stub {
                         received.entry(seq).or_insert((event, 0)).1 += 1;
                     }
                     let acked_seq = this.claim.unwrap_or_else(|| this.dense());
-                    Some((Ok(v1::ReportResponse { epoch, acked_seq }), (requests, epoch, false)))
+                    Some((
+                        Ok(v1::ReportResponse { epoch, acked_seq, missing: Vec::new() }),
+                        (requests, epoch, false),
+                    ))
                 }
             });
         Ok(Response::new(answers.boxed()))

@@ -26,8 +26,8 @@ impl Collector {
         let last = events.len() as u64;
         let hello = v1::Hello { node: "n1".to_owned(), epoch: 1, ..Default::default() };
         let requests = [
-            v1::ReportRequest { hello: Some(hello), events: vec![] },
-            v1::ReportRequest { hello: None, events },
+            v1::ReportRequest { hello: Some(hello), ..Default::default() },
+            v1::ReportRequest { events, ..Default::default() },
         ];
         tokio::runtime::Runtime::new().unwrap().block_on(async {
             let mut client = IngestClient::new(self.process.channel().await);

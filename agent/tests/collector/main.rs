@@ -99,7 +99,8 @@ impl Collector {
 
     /// Every event in the log, with its cursor.
     async fn events(&self) -> Vec<(u64, v1::Event)> {
-        let request = v1::TailRequest { from: Some(From::Oldest(true)), follow: Some(false) };
+        let request =
+            v1::TailRequest { from: Some(From::Oldest(true)), follow: Some(false), ..Default::default() };
         let mut stream = self.trail().await.tail(request).await.unwrap().into_inner();
         let mut events = Vec::new();
         while let Some(response) = timeout(SOON, stream.message()).await.unwrap().unwrap() {
@@ -180,7 +181,7 @@ impl Agent {
     }
 
     async fn send(&mut self, hello: Option<v1::Hello>, events: Vec<v1::Event>) -> Result<u64, Status> {
-        if self.requests.send(v1::ReportRequest { hello, events }).await.is_err() {
+        if self.requests.send(v1::ReportRequest { hello, events, gone: Vec::new() }).await.is_err() {
             return Err(Status::unavailable("the stream is closed"));
         }
         let response = timeout(SOON, self.responses.message()).await.expect("no answer")?;
@@ -440,7 +441,7 @@ async fn a_peer_that_does_not_leave_is_cut() {
     };
     agent.send(Some(hello("n", 1)), (1..=100).map(wide).collect()).await.unwrap();
     // Open, and never read: more is on its way than any window holds.
-    let request = v1::TailRequest { from: Some(From::Oldest(true)), follow: None };
+    let request = v1::TailRequest { from: Some(From::Oldest(true)), follow: None, ..Default::default() };
     let tail = collector.trail().await.tail(request).await.unwrap();
     let (code, took) = tokio::task::spawn_blocking(move || collector.stop(Signal::SIGTERM)).await.unwrap();
     assert_eq!(code, Some(0));
@@ -507,7 +508,8 @@ async fn keeps_to_its_size() {
     let events = collector.events().await;
     assert_eq!(seqs(&events), (301 - kept.events..=300).collect::<Vec<_>>());
     assert_eq!(events[0].0.to_string(), kept.oldest_cursor);
-    let request = v1::TailRequest { from: Some(From::Cursor("1".to_owned())), follow: None };
+    let request =
+        v1::TailRequest { from: Some(From::Cursor("1".to_owned())), follow: None, ..Default::default() };
     let e = collector.trail().await.tail(request).await.unwrap_err();
     assert_eq!(e.code(), Code::OutOfRange);
     // The node's numbers go on where they were.

@@ -202,6 +202,7 @@ impl Node {
             agent: self.agent.clone(),
             conditions: self.conditions.values().cloned().collect(),
             lag: self.lag.map(Into::into),
+            silent_since: None,
         }
     }
 }
