@@ -24,7 +24,7 @@ use tokio::{
     runtime::Runtime,
 };
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Answers from what it was given, page by page.
 #[derive(Clone, Default)]
@@ -50,7 +50,36 @@ type Events = Pin<Box<dyn Stream<Item = Result<v1::TailResponse, Status>> + Send
 
 #[tonic::async_trait]
 impl Trail for Fake {
+    type SubscribeStream = tokio_stream::Pending<Result<v1::SubscribeResponse, Status>>;
     type TailStream = Events;
+
+    async fn subscribe(
+        &self,
+        _: Request<Streaming<v1::SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn list_subscriptions(
+        &self,
+        _: Request<v1::ListSubscriptionsRequest>,
+    ) -> Result<Response<v1::ListSubscriptionsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get_subscription(
+        &self,
+        _: Request<v1::GetSubscriptionRequest>,
+    ) -> Result<Response<v1::GetSubscriptionResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn delete_subscription(
+        &self,
+        _: Request<v1::DeleteSubscriptionRequest>,
+    ) -> Result<Response<v1::DeleteSubscriptionResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Events>, Status> {
         let request = request.into_inner();
