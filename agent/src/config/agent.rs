@@ -159,7 +159,7 @@ impl AgentConfig {
             diagnose,
             lock,
         } = flags;
-        let mut settings = Settings::read(config.as_deref(), &KEYS)?;
+        let mut settings = Settings::read(config.as_deref(), &KEYS, &[])?;
         settings.flag("--node-name", node_name);
         settings.flag("--cluster", cluster);
         settings.flag("--collector", collector);

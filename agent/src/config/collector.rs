@@ -75,7 +75,7 @@ impl CollectorConfig {
     /// Reads the file, where there is one, puts the flags over it, and checks it all.
     pub fn load(flags: Flags) -> Result<Self, SettingsError> {
         let Flags { config, listen, data, max_age, max_bytes, metrics_listen, log_level, log_format } = flags;
-        let mut settings = Settings::read(config.as_deref(), &KEYS)?;
+        let mut settings = Settings::read(config.as_deref(), &KEYS, &[])?;
         settings.flag("--listen", listen);
         settings.flag("--data", data);
         settings.flag("--max-age", max_age);
