@@ -8,6 +8,7 @@
 //! | [`probe`] | loads and attaches the BPF programs, reads their ring: the only `unsafe`, the only one that names aya |
 //! | [`session`] | a pure state machine from the kernel's records to events: no clock, no I/O |
 //! | [`container`] | cgroup id → container; what `/proc` says at start |
+//! | [`state`] | what session and container know, as bytes that outlive the agent |
 //! | [`convert`] | events → `podtrail.v1` messages: proto types stop here |
 //! | [`spool`] | numbers events and keeps them until they are acknowledged |
 //! | [`uplink`] | the stream to the collector |
@@ -25,6 +26,7 @@
 pub mod escape;
 pub mod event;
 pub mod session;
+pub mod state;
 
 pub mod agent;
 pub mod cli;

@@ -40,7 +40,7 @@ use crate::{
     container::{CgroupError, RecoverError},
     local::{Local, LocalError},
     probe::{ProbeError, RawRecord},
-    spool::{self, Identity, Spool},
+    spool::{self, Identity, Saved, Spool},
     trail::{Indexed, log::LogError},
     uplink,
 };
@@ -115,11 +115,11 @@ impl From<ProbeError> for AgentError {
 /// Runs the agent until `stop`, or until it cannot go on.
 pub async fn run<S: Source>(
     config: &AgentConfig,
+    spool: Arc<Spool>,
     pipeline: Pipeline<S>,
     before: Vec<RawRecord>,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
-    let spool = spool(config);
     let mut indexed = None;
     let mut local = None;
     if let Some(path) = &config.socket {
@@ -171,8 +171,8 @@ pub async fn run<S: Source>(
     ended.and(printed.map_err(AgentError::Stdout))
 }
 
-/// A spool for this start of the agent.
-fn spool(config: &AgentConfig) -> Arc<Spool> {
+/// The spool as it was left, and what it kept for the agent itself.
+pub(crate) fn open_spool(config: &AgentConfig, _about: &About) -> (Arc<Spool>, Saved) {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let identity = Identity {
         cluster: config.cluster.clone(),
@@ -180,7 +180,8 @@ fn spool(config: &AgentConfig) -> Arc<Spool> {
         epoch: u64::try_from(nanos).unwrap_or(u64::MAX),
     };
     let acknowledged = config.collector.is_some() || config.stdout;
-    Arc::new(Spool::new(identity, spool::Options { max_bytes: config.spool_size, acknowledged }))
+    let spool = Spool::new(identity, spool::Options { max_bytes: config.spool_size, acknowledged });
+    (Arc::new(spool), Saved::default())
 }
 
 fn hello(spool: &Spool, about: &About) -> v1::Hello {

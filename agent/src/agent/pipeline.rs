@@ -21,7 +21,8 @@ use crate::{
         Machine,
         record::{Record, class},
     },
-    spool::{Now, Spool},
+    spool::{Batch, Now, Spool},
+    state::Changes,
     trail::{Indexed, Moment, log::Entry},
     uplink,
 };
@@ -190,11 +191,15 @@ impl<S: Source> Pipeline<S> {
             self.out.push(convert::event(event, container, self.offset));
         }
         let now = Now { wall: Moment::now(), boot: boot_now() };
-        if last {
-            sinks.spool.push_last(&mut self.out, now, &mut self.kept);
-        } else {
-            sinks.spool.push(&mut self.out, now, &mut self.kept);
-        }
+        let batch = Batch {
+            events: &mut self.out,
+            position: self.source.position(),
+            state: Changes::default(),
+            last,
+        };
+        sinks.spool.commit(batch, now, &mut self.kept);
+        // Not before: until now a new agent would have to read it again.
+        self.source.release();
         for entry in &self.kept {
             self.metrics.event(&entry.event);
         }

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{About, AgentError, Containers, Pipeline, Source, SourceError, lock::Lock, run};
+use super::{About, AgentError, Containers, Pipeline, Source, SourceError, lock::Lock, open_spool, run};
 use crate::{
     config::agent::AgentConfig,
     container::{
@@ -78,6 +78,7 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
             "only a part of the node's cgroups can be seen: mount the node's /sys/fs/cgroup to name containers"
         );
     }
+    let (spool, _saved) = open_spool(config, &about);
     let mut probe = Probe::load(&probe_options(config, &hierarchy, &namespaces))?;
     let attached = boot_now();
     let before = Before::find(&mut probe, &host, &hierarchy, &namespaces, attached)?;
@@ -98,7 +99,7 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     let Before { directory, containers: _, records } = before;
     let containers =
         Containers::new(directory, Some(Owners::new(host, hierarchy.clone(), namespaces)), Some(hierarchy));
-    let ended = run(config, Pipeline::new(probe, containers, about), records, stop).await;
+    let ended = run(config, spool, Pipeline::new(probe, containers, about), records, stop).await;
     hooks.not_ready("stopped");
     ended
 }

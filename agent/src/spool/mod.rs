@@ -12,6 +12,7 @@
 
 mod gap;
 mod log;
+mod saved;
 
 #[cfg(test)]
 mod tests;
@@ -27,8 +28,10 @@ use prost::Message as _;
 use tokio::sync::{Notify, watch};
 
 use self::gap::Pending;
+pub use self::saved::Saved;
 use crate::{
     event::BootTime,
+    state::Changes,
     trail::{
         Moment,
         log::{Entry, Page},
@@ -57,6 +60,19 @@ pub struct Options {
 pub struct Now {
     pub wall: Moment,
     pub boot: BootTime,
+}
+
+/// What is kept or lost as one: events, and what the agent knew when it had made them.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// oldest first; taken
+    pub events: &'a mut Vec<v1::Event>,
+    /// [`crate::agent::Source::position`]; empty: not told
+    pub position: Vec<u8>,
+    /// what changed since the last batch
+    pub state: Changes,
+    /// the agent's last words: it stops cleanly, and what was dropped is reported even where there is no room
+    pub last: bool,
 }
 
 /// An event as it goes over the wire.
@@ -134,16 +150,52 @@ impl Spool {
         &self.identity
     }
 
-    /// Numbers and keeps `events`, oldest first, and leaves the vector empty; then reports what had to be dropped, if
-    /// there is room for it by now. To be called now and then without events for that alone. What was kept is
-    /// appended to `kept`.
-    pub fn push(&self, events: &mut Vec<v1::Event>, now: Now, kept: &mut Vec<Entry>) {
-        self.push_all(events, now, false, kept);
+    /// What the events are called that [`Self::take`] gives. Changes when the last event of an earlier epoch is
+    /// acknowledged: a stream is of one epoch, so a new one must begin then.
+    #[must_use]
+    pub fn sending(&self) -> Identity {
+        self.identity.clone()
     }
 
-    /// The same, but what was dropped is reported even where there is no room: for the last words of an agent.
-    pub fn push_last(&self, events: &mut Vec<v1::Event>, now: Now, kept: &mut Vec<Entry>) {
-        self.push_all(events, now, true, kept);
+    /// Numbers and keeps `events`, oldest first, and leaves the vector empty: with no more to be kept beside them.
+    pub fn push(&self, events: &mut Vec<v1::Event>, now: Now, kept: &mut Vec<Entry>) {
+        let batch = Batch { events, position: Vec::new(), state: Changes::default(), last: false };
+        self.commit(batch, now, kept);
+    }
+
+    /// Numbers and keeps the events, oldest first, with the position and the state: when this returns, a crash of
+    /// the agent loses all of the batch or nothing, and what it returned for is nothing. Then reports what had to be
+    /// dropped, if there is room for it by now. To be called now and then without events for that alone. What was
+    /// kept is appended to `kept`.
+    pub fn commit(&self, batch: Batch<'_>, now: Now, kept: &mut Vec<Entry>) {
+        let Batch { events, position: _, state: _, last } = batch;
+        self.push_all(events, now, last, kept);
+    }
+
+    /// Of these numbers of the epoch being sent, those that are not here any more: the collector asked for them, and
+    /// will not get them. Oldest first.
+    #[must_use]
+    pub fn gone(&self, range: v1::SeqRange) -> Vec<v1::SeqRange> {
+        let inner = self.lock();
+        let mut gone = Vec::new();
+        let mut next = range.first.max(1);
+        let end = range.last.min(inner.last);
+        for entries in [&inner.kept, &inner.queue] {
+            let from = entries.partition_point(|entry| entry.seq < next);
+            for entry in entries.range(from..) {
+                if entry.seq > end {
+                    break;
+                }
+                if entry.seq > next {
+                    gone.push(v1::SeqRange { first: next, last: entry.seq - 1 });
+                }
+                next = entry.seq + 1;
+            }
+        }
+        if next <= end {
+            gone.push(v1::SeqRange { first: next, last: end });
+        }
+        gone
     }
 
     fn push_all(&self, events: &mut Vec<v1::Event>, now: Now, force: bool, kept: &mut Vec<Entry>) {

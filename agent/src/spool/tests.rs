@@ -38,6 +38,12 @@ fn push(spool: &Spool, seconds: std::ops::Range<i64>, session: &str) {
     }
 }
 
+fn push_last(spool: &Spool, now: Now) {
+    let batch =
+        Batch { events: &mut Vec::new(), position: Vec::new(), state: Changes::default(), last: true };
+    spool.commit(batch, now, &mut Vec::new());
+}
+
 fn gaps(spool: &Spool) -> Vec<v1::Gap> {
     let all = spool.read(0, ALL).unwrap();
     all.iter()
@@ -113,7 +119,7 @@ fn a_dropped_gap_is_carried_on() {
         push_at(&spool, at(1), vec![v1::Event { body, ..event("", 1) }]);
     }
     push(&spool, 0..100, "a");
-    spool.push_last(&mut Vec::new(), at(200), &mut Vec::new());
+    push_last(&spool, at(200));
     let gaps = gaps(&spool);
     let of = |source: v1::GapSource| {
         gaps.iter().filter(|gap| gap.source == Some(source.into())).collect::<Vec<_>>()
@@ -200,7 +206,7 @@ fn many_sessions_are_any_session() {
     for i in 0..1000 {
         push_at(&spool, at(i), vec![event(&format!("s{i}"), i)]);
     }
-    spool.push_last(&mut Vec::new(), at(2000), &mut Vec::new());
+    push_last(&spool, at(2000));
     let gaps = gaps(&spool);
     assert_eq!((gaps.len(), gaps[0].session_ids.len()), (1, 0));
 }
@@ -222,4 +228,19 @@ fn readers_find_their_place_by_number_and_by_time() {
     assert_eq!(spool.seek(at(99).wall).unwrap(), 40);
     let page = Page { max_events: 2, max_bytes: usize::MAX };
     assert_eq!(spool.read(3, page).unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_gone_is_told_by_its_numbers() {
+    let range = |first, last| v1::SeqRange { first, last };
+    let spool = spool(4096, true);
+    push(&spool, 0..10, "a");
+    let _ = spool.take(0, 4, usize::MAX);
+    assert_eq!(spool.gone(range(1, 10)), []);
+    push(&spool, 10..40, "a");
+    let there: Vec<u64> = spool.read(0, ALL).unwrap().iter().map(|entry| entry.cursor).collect();
+    assert_eq!(there[..4], [1, 2, 3, 4]);
+    assert_eq!(spool.gone(range(2, 40)), [range(5, there[4] - 1)]);
+    assert_eq!(spool.gone(range(6, 8)), [range(6, 8)]);
+    assert_eq!(spool.gone(range(there[4], 99)), [], "what is not made yet is not gone");
 }
