@@ -19,10 +19,12 @@
 //! | [`cli`] | `podtrail tail | sessions | session | nodes` |
 //! | [`agent`] | the agent's parts put together, `podtrail-agent` |
 //! | [`doctor`] | can the agent run here, and how |
+//! | [`clock`] | the wall clock, read in one place |
 //! | [`escape`] | what comes from outside, made fit for a terminal or a log |
 //! | [`config`] | configuration files and flags, checked before anything is opened |
 //! | [`telemetry`] | logs, metrics, health |
 
+pub mod clock;
 pub mod escape;
 pub mod event;
 pub mod session;

@@ -18,7 +18,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use nix::sys::utsname::uname;
@@ -173,7 +173,7 @@ pub async fn run<S: Source>(
 
 /// The spool as it was left, and what it kept for the agent itself.
 pub(crate) fn open_spool(config: &AgentConfig, _about: &About) -> (Arc<Spool>, Saved) {
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let nanos = crate::clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let identity = Identity {
         cluster: config.cluster.clone(),
         node: config.node_name.clone(),

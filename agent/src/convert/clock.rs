@@ -1,7 +1,7 @@
 //! The node's two clocks. The kernel tells `CLOCK_BOOTTIME`, people want the wall clock, and the difference moves
 //! (NTP, somebody who sets the date): it is measured again and again, and each event gets the newest.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use nix::time::{ClockId, clock_gettime};
 use podtrail_proto::Timestamp;
@@ -19,7 +19,7 @@ impl WallOffset {
         let mut best = (u64::MAX, 0);
         for _ in 0..3 {
             let before = boot_now().0;
-            let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+            let wall = crate::clock::wall().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
             let after = boot_now().0;
             let width = after.saturating_sub(before);
             if width < best.0 {

@@ -2,10 +2,12 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use podtrail_proto::Timestamp;
+
+use crate::clock;
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -24,7 +26,7 @@ impl Moment {
     #[must_use]
     pub fn now() -> Self {
         let nanos = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
-        Self(match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Self(match clock::wall().duration_since(UNIX_EPOCH) {
             Ok(since) => nanos(since),
             Err(before) => -nanos(before.duration()),
         })

@@ -44,6 +44,12 @@ const BANS: &[Ban] = &[
         rule: "session has no clock and no I/O",
     },
     Ban {
+        folders: &["agent/src/"],
+        except: &["agent/src/clock.rs"],
+        words: &["SystemTime::now"],
+        rule: "the wall clock is read in agent/src/clock.rs alone, where tests can step it",
+    },
+    Ban {
         folders: &["agent/src/session/", "agent/src/probe/", "agent/src/container/"],
         except: &[],
         words: &["podtrail_proto"],
@@ -199,6 +205,7 @@ mod tests {
         assert_eq!(broken("agent/src/container/mod.rs", "use podtrail_proto::v1;").len(), 1);
         assert_eq!(broken("agent/src/convert.rs", "use podtrail_proto::v1;"), Vec::<String>::new());
         assert_eq!(broken("agent/src/spool/mod.rs", "use crate::collector::log;").len(), 1);
+        assert_eq!(broken("agent/src/spool/mod.rs", "let now = SystemTime::now();").len(), 1);
     }
 
     #[test]
