@@ -84,7 +84,9 @@ impl Trail for Fake {
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Events>, Status> {
         let request = request.into_inner();
         let after = match &request.from {
-            Some(tail_request::From::Cursor(cursor)) => cursor.parse().unwrap(),
+            Some(tail_request::From::Cursor(cursor)) => {
+                cursor.strip_suffix("-00000000").unwrap().parse().unwrap()
+            }
             Some(tail_request::From::Latest(_)) => self.events.len(),
             _ => 0,
         };
@@ -94,7 +96,7 @@ impl Trail for Fake {
             .enumerate()
             .skip(after)
             .map(|(at, event)| {
-                Ok(v1::TailResponse { event: Some(event.clone()), cursor: (at + 1).to_string() })
+                Ok(v1::TailResponse { event: Some(event.clone()), cursor: format!("{}-00000000", at + 1) })
             })
             .collect();
         let now = tokio_stream::iter(responses);
@@ -254,7 +256,7 @@ fn tail_writes_one_event_a_line() {
 #[test]
 fn tail_begins_at_a_cursor() {
     let server = Server::start(&fake());
-    let text = stdout(&server.run(&["tail", "--from", "2", "--no-follow"]));
+    let text = stdout(&server.run(&["tail", "--from", "2-00000000", "--no-follow"]));
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.contains("ls -l"), "{text}");
     assert_eq!(stdout(&server.run(&["tail", "--no-follow"])), "", "from latest on there is nothing");
@@ -492,8 +494,13 @@ fn follow(command: &mut Command) -> (Child, String) {
 #[test]
 fn an_event_is_shown_when_it_comes_and_an_interrupt_ends_the_tail() {
     let server = Server::start(&fake());
-    let (mut child, line) =
-        follow(podtrail().arg("--socket").arg(server.socket()).args(["tail", "--from", "2", "-o", "json"]));
+    let (mut child, line) = follow(podtrail().arg("--socket").arg(server.socket()).args([
+        "tail",
+        "--from",
+        "2-00000000",
+        "-o",
+        "json",
+    ]));
     assert!(line.contains("\"ls\""), "{line}");
     assert!(child.try_wait().unwrap().is_none(), "it follows");
     let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
@@ -506,7 +513,7 @@ fn an_event_is_shown_when_it_comes_and_an_interrupt_ends_the_tail() {
 fn a_server_that_goes_away_fails_the_tail() {
     let server = Server::start(&fake());
     let (child, _line) =
-        follow(podtrail().args(["tail", "--from", "2", "--collector", &server.address.to_string()]));
+        follow(podtrail().args(["tail", "--from", "2-00000000", "--collector", &server.address.to_string()]));
     let address = server.address;
     drop(server);
     let output = within(Duration::from_secs(30), child);

@@ -9,7 +9,7 @@ use super::{
     client::Source,
     time::{Moment, TimeError},
 };
-use crate::escape;
+use crate::{escape, trail::cursor::is_cursor};
 
 /// Where the local agent listens.
 pub const DEFAULT_SOCKET: &str = "/run/podtrail/agent.sock";
@@ -73,7 +73,7 @@ pub enum Command {
 
 #[derive(Debug, ClapArgs)]
 pub struct TailArgs {
-    /// Where to begin: oldest, latest, a cursor (a number: what comes after it), a time, or a duration ago
+    /// Where to begin: oldest, latest, a cursor (what comes after it), a time, or a duration ago
     #[arg(long, value_name = "oldest|latest|CURSOR|TIME", default_value = "latest", value_parser = From::parse)]
     pub from: From,
     /// End at the newest event, do not wait for more
@@ -141,9 +141,7 @@ impl From {
         Ok(match text {
             "oldest" => Self::Oldest,
             "latest" => Self::Latest,
-            _ if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Self::Cursor(text.to_owned())
-            }
+            _ if is_cursor(text) => Self::Cursor(text.to_owned()),
             _ => Self::Time(Moment::parse(text)?),
         })
     }
@@ -255,7 +253,7 @@ mod tests {
     fn tail_begins_where_it_is_told() {
         assert_eq!(tail("oldest"), Some(tail_request::From::Oldest(true)));
         assert_eq!(tail("latest"), Some(tail_request::From::Latest(true)));
-        assert_eq!(tail("17"), Some(tail_request::From::Cursor("17".to_owned())));
+        assert_eq!(tail("17-9f3c2a71"), Some(tail_request::From::Cursor("17-9f3c2a71".to_owned())));
         let time = podtrail_proto::Timestamp { seconds: 1_795_377_540, nanos: 0 };
         assert_eq!(tail("2026-11-22T19:59:00Z"), Some(tail_request::From::Time(time)));
         assert_eq!(tail("1m"), Some(tail_request::From::Time(time)));

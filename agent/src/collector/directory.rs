@@ -13,11 +13,11 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
-use crate::trail::log::LogError;
+use crate::trail::{Moment, log::LogError};
 
 const NAME: &str = "podtrail-collector";
 /// The format that this version writes, and the newest that it reads.
@@ -28,6 +28,13 @@ const FORMAT: u32 = 1;
 pub(super) struct Directory {
     path: PathBuf,
     _lock: File,
+}
+
+/// Of `DATA/format`, which is written once: a copy's is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Birth {
+    pub(super) inode: u64,
+    pub(super) time: Moment,
 }
 
 impl Directory {
@@ -55,6 +62,15 @@ impl Directory {
         let this = Self { path: path.to_owned(), _lock: lock };
         this.check_format()?;
         Ok(this)
+    }
+
+    /// What tells this directory from a copy of it.
+    pub(super) fn birth(&self) -> Result<Birth, LogError> {
+        let path = self.path.join("format");
+        let meta = fs::metadata(&path).map_err(|source| io_error("read", &path, source))?;
+        // Not every file system knows it; the inode alone may be given again.
+        let time = meta.created().map_or(Moment(0), Moment::from);
+        Ok(Birth { inode: meta.ino(), time })
     }
 
     /// Where the embedded store is.

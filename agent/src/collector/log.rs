@@ -18,6 +18,7 @@
 //! events      cursor u64                                → logged i64 (unix ns) · before u64 · Event (protobuf)
 //! sequences   len u16 · cluster · len u16 · node · epoch u64 → seq u64 · time i64 (unix ns) · cursor u64
 //! state       "trimmed"                                 → cursor u64, the last that is trimmed
+//!             "id"                                      → id u32 · inode u64 · birth i64 (unix ns), see `identity`
 //! ```
 //!
 //! `before` is the length of all events ever appended before this one: the bytes between any two cursors are known
@@ -34,6 +35,7 @@
 //! counted anew from the events.
 
 mod codec;
+mod identity;
 mod scan;
 mod tail;
 
@@ -54,7 +56,7 @@ use self::{
 };
 use super::directory::Directory;
 use crate::trail::{
-    Moment,
+    LogId, Moment,
     log::{Bounds, Cursor, Entry, Limits, Log, LogError, Page},
     moment::Clock,
 };
@@ -69,6 +71,7 @@ const JOURNAL: u64 = 128 * 1024 * 1024;
 
 /// See the module.
 pub struct DiskLog {
+    id: LogId,
     store: Database,
     events: Keyspace,
     sequences: Keyspace,
@@ -117,9 +120,10 @@ impl DiskLog {
         let sequences = keyspace("sequences", 4 * 1024 * 1024)?;
         let state = keyspace("state", 1024 * 1024)?;
         let ends = Ends::recover(&events, &state)?;
+        let id = identity::identify(&store, &state, directory.birth()?)?;
         let newest = watch::Sender::new(ends.newest);
         let (ends, writing) = (Mutex::new(ends), Mutex::default());
-        Ok(Self { store, events, sequences, state, clock, ends, writing, newest, _directory: directory })
+        Ok(Self { id, store, events, sequences, state, clock, ends, writing, newest, _directory: directory })
     }
 
     // Every change leaves `Ends` whole.
@@ -201,6 +205,10 @@ impl Ends {
 }
 
 impl Log for DiskLog {
+    fn id(&self) -> LogId {
+        self.id
+    }
+
     fn append(&self, events: Vec<Arc<v1::Event>>) -> Result<Cursor, LogError> {
         let _writing = self.write_lock();
         let (mut cursor, mut before, newest_logged) = {
@@ -346,7 +354,7 @@ impl fmt::Debug for DiskLog {
     }
 }
 
-fn store_error(e: fjall::Error) -> LogError {
+pub(super) fn store_error(e: fjall::Error) -> LogError {
     LogError::Store(match e {
         fjall::Error::Poisoned => "an earlier write failed: see the log, then start again".to_owned(),
         e => e.to_string(),

@@ -11,12 +11,16 @@ use super::{Encoded, Now, Spool, paged};
 use crate::{
     event::BootTime,
     trail::{
-        Moment,
+        LogId, Moment,
         log::{Bounds, Cursor, Entry, Limits, Log, LogError, Page},
     },
 };
 
 impl Log for Spool {
+    fn id(&self) -> LogId {
+        LogId::of_epoch(self.identity.epoch)
+    }
+
     fn append(&self, events: Vec<Arc<v1::Event>>) -> Result<Cursor, LogError> {
         let boot = BootTime(events.last().map_or(0, |event| event.boottime_ns));
         let mut events = events.into_iter().map(Arc::unwrap_or_clone).collect();

@@ -6,7 +6,10 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 use tracing::{debug, error, info, warn};
 
 use super::Emit;
-use crate::trail::log::{Bounds, Cursor};
+use crate::trail::{
+    LogId,
+    log::{Bounds, Cursor},
+};
 
 /// Names and units, for `/metrics`; to be called once, at start.
 pub fn describe() {
@@ -54,6 +57,20 @@ impl Emit for LogOpened<'_> {
         let Bounds { oldest, newest, oldest_time: _, events, bytes } = bounds;
         info!(path, oldest, newest, events, bytes, sessions, seconds = took.as_secs_f64(), "log opened");
         LogMeasured { bounds, sessions, open: None }.emit();
+    }
+}
+
+/// The data directory is a copy of another, or was restored.
+#[derive(Debug)]
+pub struct LogCopied {
+    pub before: LogId,
+    pub id: LogId,
+}
+
+impl Emit for LogCopied {
+    fn emit(self) {
+        let Self { before, id } = self;
+        warn!(%before, %id, "the data directory is a copy: it is another log now, and refuses cursors given out before");
     }
 }
 

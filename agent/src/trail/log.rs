@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use podtrail_proto::v1;
 use tokio::sync::watch;
 
-use super::Moment;
+use super::{LogId, Moment};
 
 /// A place in a log: the number of the event that stands there, from 1. 0 is before the first.
 pub type Cursor = u64;
@@ -15,6 +15,9 @@ pub type Cursor = u64;
 /// Methods may touch the disk: call them where blocking is allowed. Cursors are dense and never used again: after
 /// a trim they go on from where they were.
 pub trait Log: Send + Sync + 'static {
+    /// Which log it is: no other has the same, and it stays the same as long as cursors mean the same events.
+    fn id(&self) -> LogId;
+
     /// Appends, in order, and returns the cursor of the last once all are as durable as this log makes them:
     /// the first then stands at that cursor less `events.len() - 1`. All or none are kept.
     ///

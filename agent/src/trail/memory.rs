@@ -13,13 +13,14 @@ use prost::Message as _;
 use tokio::sync::watch;
 
 use super::{
-    Moment,
+    LogId, Moment,
     log::{Bounds, Cursor, Entry, Limits, Log, LogError, Page},
     moment::Clock,
 };
 
 /// See the module.
 pub struct MemoryLog {
+    id: LogId,
     max_bytes: u64,
     clock: Clock,
     inner: Mutex<Inner>,
@@ -48,7 +49,7 @@ impl MemoryLog {
 
     #[must_use]
     pub fn with_clock(max_bytes: u64, clock: Clock) -> Self {
-        Self { max_bytes, clock, inner: Mutex::default(), newest: watch::Sender::new(0) }
+        Self { id: LogId::random(), max_bytes, clock, inner: Mutex::default(), newest: watch::Sender::new(0) }
     }
 
     // Every change leaves `Inner` whole, so a panic elsewhere while it was held spoils nothing.
@@ -81,6 +82,10 @@ impl Inner {
 }
 
 impl Log for MemoryLog {
+    fn id(&self) -> LogId {
+        self.id
+    }
+
     fn append(&self, events: Vec<Arc<v1::Event>>) -> Result<Cursor, LogError> {
         let mut inner = self.inner();
         if events.is_empty() {

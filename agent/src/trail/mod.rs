@@ -3,6 +3,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`cursor`] | places in a log, as readers get them |
 //! | [`log`] | what a log is: append, read from a cursor, trim |
 //! | [`memory`] | a log in memory, bounded by bytes |
 //! | [`index`] | sessions and nodes counted from events: no clock, no I/O |
@@ -12,6 +13,7 @@
 //!
 //! Nothing here knows where events come from, and nothing here ever changes one.
 
+pub mod cursor;
 pub mod index;
 pub mod indexed;
 pub mod log;
@@ -22,6 +24,7 @@ pub mod service;
 pub(crate) mod testing;
 pub mod viewer;
 
+pub use cursor::LogId;
 pub use indexed::Indexed;
 pub use memory::MemoryLog;
 pub use moment::Moment;

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use podtrail_proto::Timestamp;
@@ -25,11 +25,7 @@ impl Moment {
     /// Now, by the system's clock.
     #[must_use]
     pub fn now() -> Self {
-        let nanos = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
-        Self(match clock::wall().duration_since(UNIX_EPOCH) {
-            Ok(since) => nanos(since),
-            Err(before) => -nanos(before.duration()),
-        })
+        clock::wall().into()
     }
 
     /// [`Moment::now`] as a [`Clock`].
@@ -59,6 +55,16 @@ impl Moment {
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl From<SystemTime> for Moment {
+    fn from(time: SystemTime) -> Self {
+        let nanos = |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX);
+        Self(match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => nanos(since),
+            Err(before) => -nanos(before.duration()),
+        })
     }
 }
 

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Indexed, MAX_MESSAGE_BYTES, Moment,
+    Indexed, LogId, MAX_MESSAGE_BYTES, Moment,
+    cursor::CursorError,
     index::{self, FindError, PageToken},
     log::{Cursor, Limits, Log, LogError, Page},
     viewer::{Verb, Viewer},
@@ -118,14 +119,14 @@ impl<L: Log> Service<L> {
             let after = match &from {
                 Some(From::Oldest(true)) => bounds.oldest.saturating_sub(1),
                 Some(From::Cursor(cursor)) => {
-                    let after = parse_cursor(cursor)?;
+                    let after = log.id().parse(cursor)?;
                     if after + 1 < bounds.oldest {
-                        return Err(trimmed(after, bounds.oldest));
+                        return Err(trimmed(log.id(), after, bounds.oldest));
                     }
                     if after > bounds.newest {
                         return Err(Status::out_of_range(format!(
-                            "cursor {after} is after the newest, {}: it is from another log; start with oldest or latest",
-                            bounds.newest
+                            "cursor {cursor} is after the newest, {}: the log has lost its end since; start with oldest or latest",
+                            log.id().text(bounds.newest)
                         )));
                     }
                     after
@@ -147,6 +148,7 @@ impl<L: Log> Service<L> {
         tx: &mpsc::Sender<Result<v1::TailResponse, Status>>,
     ) -> Result<(), Status> {
         let Start { mut after, oldest: mut any } = start;
+        let log = self.indexed.log().id();
         let mut newest = self.indexed.log().newest();
         loop {
             while *newest.borrow_and_update() > after && until.is_none_or(|until| after < until) {
@@ -157,7 +159,7 @@ impl<L: Log> Service<L> {
                         let oldest = indexed.log().bounds().map_err(log_status)?.oldest;
                         let first = page.first().map_or(oldest, |e| e.cursor);
                         if !any && first > after + 1 && oldest > after + 1 {
-                            return Err(trimmed(after, oldest));
+                            return Err(trimmed(indexed.log().id(), after, oldest));
                         }
                         Ok(page)
                     })
@@ -174,7 +176,7 @@ impl<L: Log> Service<L> {
                     }
                     after = entry.cursor;
                     let Some(event) = sight.show(entry.event) else { continue };
-                    let response = v1::TailResponse { event: Some(event), cursor: after.to_string() };
+                    let response = v1::TailResponse { event: Some(event), cursor: log.text(after) };
                     if tx.send(Ok(response)).await.is_err() {
                         return Ok(());
                     }
@@ -187,19 +189,12 @@ impl<L: Log> Service<L> {
     }
 }
 
-fn parse_cursor(cursor: &str) -> Result<Cursor, Status> {
-    cursor
-        .parse()
-        .ok()
-        .filter(|c| *c < Cursor::MAX)
-        .ok_or_else(|| Status::invalid_argument(format!("{cursor:?} is not a cursor")))
-}
-
-fn trimmed(after: Cursor, oldest: Cursor) -> Status {
+fn trimmed(log: LogId, after: Cursor, oldest: Cursor) -> Status {
     Status::out_of_range(format!(
-        "events {} to {} are trimmed already: the oldest left is {oldest}; start with oldest, or with a later cursor",
+        "events {} to {} are trimmed already: the oldest left is {}; start with oldest, or with a later cursor",
         after + 1,
-        oldest - 1
+        oldest - 1,
+        log.text(oldest)
     ))
 }
 
@@ -359,7 +354,10 @@ impl<L: Log> trail_server::Trail for Service<L> {
         let v1::GetSessionRequest { id, page_size: size, page_token } = request.into_inner();
         let after = match page_token.as_str() {
             "" => 0,
-            token => parse_cursor(token).map_err(|_| bad_token())?,
+            token => self.indexed.log().id().parse(token).map_err(|e| match e {
+                CursorError::Garbage(_) => bad_token(),
+                CursorError::Foreign { .. } => e.into(),
+            })?,
         };
         self.ask(move |indexed| {
             let (session, cursors) = {
@@ -369,7 +367,7 @@ impl<L: Log> trail_server::Trail for Service<L> {
                 (index.session(&found), index.cursors(&found, after, page_size(size) + 1))
             };
             let (events, next) = read_page(indexed.log().as_ref(), &cursors, page_size(size))?;
-            let next_page_token = next.map(|c| c.to_string()).unwrap_or_default();
+            let next_page_token = next.map(|c| indexed.log().id().text(c)).unwrap_or_default();
             Ok(Response::new(v1::GetSessionResponse { session, events, next_page_token }))
         })
         .await
@@ -383,6 +381,7 @@ impl<L: Log> trail_server::Trail for Service<L> {
         let retention = self.retention;
         self.ask(move |indexed| {
             let bounds = indexed.log().bounds().map_err(log_status)?;
+            let log = indexed.log().id();
             Ok(Response::new(v1::ListNodesResponse {
                 nodes: indexed.index().nodes(),
                 retention: Some(v1::Retention {
@@ -390,8 +389,8 @@ impl<L: Log> trail_server::Trail for Service<L> {
                     max_bytes: retention.max_bytes,
                     bytes: bounds.bytes,
                     events: bounds.events,
-                    oldest_cursor: bounds.oldest.to_string(),
-                    newest_cursor: bounds.newest.to_string(),
+                    oldest_cursor: log.text(bounds.oldest),
+                    newest_cursor: log.text(bounds.newest),
                     oldest: bounds.oldest_time.map(Moment::timestamp),
                 }),
             }))

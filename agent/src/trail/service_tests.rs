@@ -51,6 +51,10 @@ impl Fixture {
         self.indexed.append(events).unwrap();
     }
 
+    fn cursor(&self, cursor: Cursor) -> From {
+        From::Cursor(self.indexed.log().id().text(cursor))
+    }
+
     async fn tail(
         &mut self,
         from: Option<From>,
@@ -77,13 +81,18 @@ impl Fixture {
     }
 }
 
+/// Of a cursor, whatever log it is of.
+fn number(cursor: &str) -> u64 {
+    cursor.split_once('-').unwrap().0.parse().unwrap()
+}
+
 /// Number of the next event, which must be the same as its cursor here.
 async fn next(stream: &mut Streaming<v1::TailResponse>) -> Result<Option<u64>, Status> {
     let Some(response) = timeout(SOON, stream.message()).await.expect("nothing came")? else {
         return Ok(None);
     };
     let seq = response.event.unwrap().id.unwrap().seq;
-    assert_eq!(response.cursor, seq.to_string());
+    assert_eq!(number(&response.cursor), seq);
     Ok(Some(seq))
 }
 
@@ -95,9 +104,9 @@ async fn tails_begin_where_they_are_told() {
     f.append(4..=5);
     assert_eq!(f.all(From::Oldest(true)).await, [1, 2, 3, 4, 5]);
     assert_eq!(f.all(From::Latest(true)).await, [0; 0]);
-    assert_eq!(f.all(From::Cursor("0".to_owned())).await, [1, 2, 3, 4, 5]);
-    assert_eq!(f.all(From::Cursor("3".to_owned())).await, [4, 5]);
-    assert_eq!(f.all(From::Cursor("5".to_owned())).await, [0; 0]);
+    assert_eq!(f.all(f.cursor(0)).await, [1, 2, 3, 4, 5]);
+    assert_eq!(f.all(f.cursor(3)).await, [4, 5]);
+    assert_eq!(f.all(f.cursor(5)).await, [0; 0]);
     assert_eq!(f.all(From::Time(Moment(1500 * SECOND).timestamp())).await, [4, 5]);
     assert_eq!(f.all(From::Time(Moment(3000 * SECOND).timestamp())).await, [0; 0]);
 
@@ -118,18 +127,28 @@ async fn cursors_that_cannot_be_served_are_refused() {
     let bytes = f.indexed.log().bounds().unwrap().bytes;
     f.indexed.trim(&Limits { max_age: Duration::MAX, max_bytes: bytes / 2 }).unwrap();
     assert_eq!(
-        f.refused(From::Cursor("4".to_owned())).await,
+        f.refused(f.cursor(4)).await,
         (
             Code::OutOfRange,
-            "events 5 to 5 are trimmed already: the oldest left is 6; start with oldest, or with a later cursor"
-                .to_owned()
+            format!(
+                "events 5 to 5 are trimmed already: the oldest left is {}; start with oldest, or with a later cursor",
+                f.indexed.log().id().text(6)
+            )
         )
     );
-    assert_eq!(f.all(From::Cursor("5".to_owned())).await, [6, 7, 8, 9, 10]);
-    let (code, message) = f.refused(From::Cursor("11".to_owned())).await;
+    assert_eq!(f.all(f.cursor(5)).await, [6, 7, 8, 9, 10]);
+    let (code, message) = f.refused(f.cursor(11)).await;
     assert_eq!(code, Code::OutOfRange);
-    assert!(message.starts_with("cursor 11 is after the newest, 10"), "{message}");
-    for bad in ["", "x", "-1", "18446744073709551615", "18446744073709551616", "1\u{1b}[2J"] {
+    let log = f.indexed.log().id();
+    assert!(message.starts_with(&format!("cursor 11-{log} is after the newest, 10-{log}")), "{message}");
+    let other = LogId(log.0 ^ 1);
+    let (code, message) = f.refused(From::Cursor(other.text(7))).await;
+    assert_eq!(code, Code::OutOfRange);
+    assert!(
+        message.starts_with(&format!("cursor 7-{other} is of another log than this one ({log})")),
+        "{message}"
+    );
+    for bad in ["", "x", "-1", "7", "18446744073709551615-00000000", "1\u{1b}[2J"] {
         let (code, message) = f.refused(From::Cursor(bad.to_owned())).await;
         assert_eq!((code, message), (Code::InvalidArgument, format!("{bad:?} is not a cursor")));
     }
@@ -268,7 +287,7 @@ async fn nodes_and_what_is_kept() {
     assert!(node.connected);
     let kept = response.retention.unwrap();
     assert_eq!((kept.max_age.unwrap().seconds, kept.max_bytes, kept.events), (3600, 1 << 20, 10));
-    assert_eq!((kept.oldest_cursor.as_str(), kept.newest_cursor.as_str()), ("1", "10"));
+    assert_eq!((number(&kept.oldest_cursor), number(&kept.newest_cursor)), (1, 10));
     assert_eq!(kept.oldest, Some(Moment(1000 * SECOND).timestamp()));
     assert_eq!(kept.bytes, f.indexed.log().bounds().unwrap().bytes);
 }
@@ -278,6 +297,9 @@ async fn nodes_and_what_is_kept() {
 struct Broken(tokio::sync::watch::Sender<Cursor>);
 
 impl Log for Broken {
+    fn id(&self) -> LogId {
+        LogId(1)
+    }
     fn append(&self, _: Vec<Arc<v1::Event>>) -> Result<Cursor, LogError> {
         Ok(0)
     }
@@ -351,6 +373,9 @@ impl Busy {
 }
 
 impl Log for Busy {
+    fn id(&self) -> LogId {
+        self.log.id()
+    }
     fn append(&self, events: Vec<Arc<v1::Event>>) -> Result<Cursor, LogError> {
         self.log.append(events)
     }
@@ -392,7 +417,7 @@ async fn the_oldest_is_what_is_oldest_when_it_is_read() {
         let mut tail = service.tail(Request::new(request)).await.unwrap().into_inner();
         let first = timeout(SOON, tail.next()).await.unwrap().unwrap().unwrap();
         // What was there at the call, 1 to 3, is gone by the first read.
-        assert_eq!(first.cursor, "4", "follow {follow}");
+        assert_eq!(number(&first.cursor), 4, "follow {follow}");
         let then = timeout(SOON, tail.next()).await.unwrap();
         if follow {
             // From its first event on it is a reader like any other.

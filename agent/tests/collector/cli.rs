@@ -153,7 +153,9 @@ session 4k7qabcd  app  runtime exec, terminal pts/0  DAY 20:14:04 → 20:14:10  
     assert!(nodes.contains("\nn1 "), "{nodes}");
     assert!(nodes.contains("kept: at most 7 days or 10 GiB; now 8 events"), "{nodes}");
 
-    let tail = collector.text(&["tail", "--from", "7", "--no-follow", "-o", "json"]);
+    let newest = nodes.trim_end().rsplit(' ').next().unwrap();
+    let seventh = newest.replacen('8', "7", 1);
+    let tail = collector.text(&["tail", "--from", &seventh, "--no-follow", "-o", "json"]);
     let last: serde_json::Value = serde_json::from_str(&tail).unwrap();
     assert_eq!((&last["id"]["seq"], &last["sessionEnded"]["commands"]), (&"8".into(), &"3".into()));
     let all = collector.text(&["tail", "--from", &day, "--no-follow"]);

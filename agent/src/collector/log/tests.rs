@@ -293,3 +293,19 @@ fn the_index_is_rebuilt_as_it_was() {
     let indexed = Indexed::open(Arc::new(f.open())).unwrap();
     assert_eq!(know(&indexed), known);
 }
+
+#[test]
+fn the_log_keeps_its_id_and_a_copy_of_it_has_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = dir.path().join("first");
+    let id = DiskLog::open(&first).unwrap().id();
+    assert_eq!(DiskLog::open(&first).unwrap().id(), id);
+    assert_ne!(DiskLog::open(&dir.path().join("second")).unwrap().id(), id);
+
+    let copy = dir.path().join("copy");
+    assert!(std::process::Command::new("cp").arg("-a").args([&first, &copy]).status().unwrap().success());
+    let copied = DiskLog::open(&copy).unwrap().id();
+    assert_ne!(copied, id);
+    assert_eq!(DiskLog::open(&copy).unwrap().id(), copied);
+    assert_eq!(DiskLog::open(&first).unwrap().id(), id);
+}
