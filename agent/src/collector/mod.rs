@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `directory` | the data directory: its lock and its format |
 //! | [`log`] | the log on disk |
-//! | `writer` | the one thread that writes it: duplicates, missing numbers, one fsync for what comes together |
+//! | `writer` | the one thread that writes it: one fsync for what comes together |
+//! | `sequence` | what is taken of a report: duplicates, and holes, which are asked for again |
 //! | `ingest` | `podtrail.v1.Ingest` |
 //! | `retention` | trims by age and size |
 //!
@@ -15,6 +16,7 @@ mod directory;
 mod ingest;
 pub mod log;
 mod retention;
+mod sequence;
 mod writer;
 
 use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Instant};

@@ -1,28 +1,29 @@
-//! One thread writes the log. What agents report at the same time becomes one batch with one fsync; numbers that
-//! came before are passed over, numbers that are missing become a gap.
+//! One thread writes the log. What agents report at the same time becomes one batch with one fsync; what is taken of
+//! it `sequence` decides.
 //!
 //! Nothing is acknowledged before the log has it. After a failed write nobody can tell what is on the disk: the
 //! thread ends, and the collector with it; the next start reads what is there.
 
 use std::{
-    collections::BTreeMap,
     io,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Instant,
 };
 
-use podtrail_proto::v1;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::log::{DiskLog, NodeEpoch, Reached};
+use super::{
+    log::DiskLog,
+    sequence::{Answer, Report, Sequences},
+};
 use crate::{
     telemetry::{
         Emit as _,
-        collector::{BatchCommitted, LogFailed, SequenceMissing},
+        collector::{BatchCommitted, LogFailed},
     },
-    trail::{Indexed, Moment, log::LogError},
+    trail::{Indexed, log::LogError},
 };
 
 /// Reports that become one batch, and how long they are together.
@@ -31,19 +32,17 @@ const MAX_GROUP_BYTES: usize = 16 * 1024 * 1024;
 /// Length of the reports that may wait; more of them wait in their streams, and so in the agents.
 const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
 
-/// Events of one node, checked, in ascending order of their numbers.
+/// A report that waits to be written.
 #[derive(Debug)]
-struct Report {
-    node: NodeEpoch,
-    events: Vec<v1::Event>,
+struct Waiting {
+    report: Report,
     bytes: usize,
-    /// gets the number up to which all is in the log
-    done: oneshot::Sender<u64>,
+    done: oneshot::Sender<Answer>,
 }
 
 #[derive(Debug)]
 enum Order {
-    Write(Report),
+    Write(Waiting),
     Finish,
 }
 
@@ -64,7 +63,7 @@ impl Writer {
         indexed: Arc<Indexed<DiskLog>>,
         failed: CancellationToken,
     ) -> Result<(Self, JoinHandle<Result<(), LogError>>), LogError> {
-        let sequences = indexed.log().sequences()?;
+        let sequences = Sequences::new(indexed.log().sequences()?);
         let (orders, rx) = mpsc::channel(MAX_GROUP);
         let thread = thread::Builder::new()
             .name("log-writer".to_owned())
@@ -81,14 +80,15 @@ impl Writer {
         Ok((Self { orders, room: Arc::new(Semaphore::new(MAX_WAITING_BYTES)) }, thread))
     }
 
-    /// Waits until these events are in the log; returns the number up to which the node's are.
-    pub(super) async fn write(&self, node: NodeEpoch, events: Vec<v1::Event>) -> Result<u64, Ended> {
-        let bytes = events.iter().map(prost::Message::encoded_len).sum::<usize>().clamp(1, MAX_WAITING_BYTES);
+    /// Waits until what can be taken of it is in the log.
+    pub(super) async fn write(&self, report: Report) -> Result<Answer, Ended> {
+        let bytes = report.events.iter().map(prost::Message::encoded_len).sum::<usize>();
+        let bytes = bytes.clamp(1, MAX_WAITING_BYTES);
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
         let _room = self.room.acquire_many(permits).await.map_err(|_| Ended)?;
-        let (done, acked) = oneshot::channel();
-        self.orders.send(Order::Write(Report { node, events, bytes, done })).await.map_err(|_| Ended)?;
-        acked.await.map_err(|_| Ended)
+        let (done, answer) = oneshot::channel();
+        self.orders.send(Order::Write(Waiting { report, bytes, done })).await.map_err(|_| Ended)?;
+        answer.await.map_err(|_| Ended)
     }
 
     /// Lets the thread write what it was given, and end.
@@ -100,7 +100,7 @@ impl Writer {
 
 fn run(
     indexed: &Indexed<DiskLog>,
-    mut sequences: BTreeMap<NodeEpoch, Reached>,
+    mut sequences: Sequences,
     mut orders: mpsc::Receiver<Order>,
 ) -> Result<(), LogError> {
     let mut finish = false;
@@ -111,12 +111,12 @@ fn run(
             && bytes < MAX_GROUP_BYTES
             && let Ok(order) = orders.try_recv()
         {
-            let Order::Write(report) = order else {
+            let Order::Write(waiting) = order else {
                 finish = true;
                 break;
             };
-            bytes += report.bytes;
-            group.push(report);
+            bytes += waiting.bytes;
+            group.push(waiting);
         }
         write(indexed, &mut sequences, group)?;
     }
@@ -125,61 +125,25 @@ fn run(
 
 fn write(
     indexed: &Indexed<DiskLog>,
-    sequences: &mut BTreeMap<NodeEpoch, Reached>,
-    group: Vec<Report>,
+    sequences: &mut Sequences,
+    waiting: Vec<Waiting>,
 ) -> Result<(), LogError> {
     let began = Instant::now();
-    let mut batch = Vec::new();
-    let mut duplicates = 0;
-    let mut acks = Vec::with_capacity(group.len());
-    for Report { node, events, bytes: _, done } in group {
-        let reached = sequences.entry(node.clone()).or_default();
-        for event in events {
-            let seq = event.id.as_ref().map_or(0, |id| id.seq);
-            if seq <= reached.seq {
-                duplicates += 1;
-                continue;
-            }
-            let time = event.time.as_ref().map_or(reached.time, Moment::from_timestamp);
-            if seq > reached.seq + 1 {
-                batch.push(Arc::new(gap(&node, reached, seq, time)));
-            }
-            *reached = Reached { seq, time, cursor: 0 };
-            batch.push(Arc::new(event));
-        }
-        acks.push((done, reached.seq));
+    let mut group = sequences.group();
+    let mut answers = Vec::with_capacity(waiting.len());
+    for Waiting { report, bytes: _, done } in waiting {
+        answers.push((done, group.take(report, began)));
     }
-    let events = batch.len() as u64;
+    let batch = std::mem::take(&mut group.batch);
+    let (events, duplicates, held) = (batch.len() as u64, group.duplicates, group.held);
     if events > 0 {
         indexed.append(batch)?;
     }
-    BatchCommitted { events, duplicates, took: began.elapsed() }.emit();
-    for (done, seq) in acks {
+    group.keep();
+    BatchCommitted { events, duplicates, held, took: began.elapsed() }.emit();
+    for (done, answer) in answers {
         // A stream that is gone asks again when it comes back.
-        _ = done.send(seq);
+        _ = done.send(answer);
     }
     Ok(())
-}
-
-/// Says that the numbers between `reached` and `seq` never came. It takes the first of them as its own.
-fn gap(node: &NodeEpoch, reached: &Reached, seq: u64, time: Moment) -> v1::Event {
-    let NodeEpoch { cluster, node, epoch } = node.clone();
-    let (first, count) = (reached.seq + 1, seq - reached.seq - 1);
-    SequenceMissing { cluster: &cluster, node: &node, epoch, first, count }.emit();
-    let gap = v1::Gap {
-        source: Some(v1::GapSource::CollectorSequence.into()),
-        count: Some(count),
-        exact: Some(true),
-        // Before the first that ever came nothing is known.
-        from: (reached.seq > 0).then(|| reached.time.timestamp()),
-        to: Some(time.timestamp()),
-        session_ids: Vec::new(),
-        detail: "event numbers".to_owned(),
-    };
-    v1::Event {
-        id: Some(v1::EventId { cluster, node, epoch, seq: first }),
-        time: Some(time.timestamp()),
-        body: Some(v1::event::Body::Gap(gap)),
-        ..v1::Event::default()
-    }
 }

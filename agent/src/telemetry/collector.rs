@@ -20,6 +20,11 @@ pub fn describe() {
         Count,
         "Events that came again and were passed over"
     );
+    describe_counter!(
+        "podtrail_collector_held_total",
+        Count,
+        "Events that came before others that are missing, and were left to come again"
+    );
     describe_counter!("podtrail_collector_missing_total", Count, "Event numbers that never came");
     describe_counter!("podtrail_collector_unreadable_total", Count, "Events in the log that cannot be read");
     describe_counter!("podtrail_collector_trimmed_total", Count, "Events dropped by retention");
@@ -36,7 +41,7 @@ pub fn describe() {
     describe_gauge!("podtrail_collector_log_newest_cursor", Count, "Newest place in the log");
     describe_gauge!("podtrail_collector_sessions", Count, "Sessions known, open and all");
     // So that they are there, at 0, before anything goes wrong.
-    for name in ["events", "duplicates", "missing", "unreadable", "trimmed", "commits"] {
+    for name in ["events", "duplicates", "held", "missing", "unreadable", "trimmed", "commits"] {
         counter!(format!("podtrail_collector_{name}_total")).increment(0);
     }
     gauge!("podtrail_collector_agents_connected").set(0);
@@ -101,17 +106,19 @@ impl Emit for LogMeasured<'_> {
 pub struct BatchCommitted {
     pub events: u64,
     pub duplicates: u64,
+    pub held: u64,
     pub took: Duration,
 }
 
 impl Emit for BatchCommitted {
     fn emit(self) {
-        let Self { events, duplicates, took } = self;
+        let Self { events, duplicates, held, took } = self;
         counter!("podtrail_collector_events_total").increment(events);
         counter!("podtrail_collector_duplicates_total").increment(duplicates);
+        counter!("podtrail_collector_held_total").increment(held);
         counter!("podtrail_collector_commits_total").increment(1);
         histogram!("podtrail_collector_commit_seconds").record(took);
-        debug!(events, duplicates, took_us = took.as_micros(), "batch committed");
+        debug!(events, duplicates, held, took_us = took.as_micros(), "batch committed");
     }
 }
 
@@ -123,13 +130,14 @@ pub struct SequenceMissing<'a> {
     pub epoch: u64,
     pub first: u64,
     pub count: u64,
+    pub why: &'static str,
 }
 
 impl Emit for SequenceMissing<'_> {
     fn emit(self) {
-        let Self { cluster, node, epoch, first, count } = self;
+        let Self { cluster, node, epoch, first, count, why } = self;
         counter!("podtrail_collector_missing_total").increment(count);
-        error!(cluster, node, epoch, first, count, "events of a node never came: recorded as a gap");
+        error!(cluster, node, epoch, first, count, why, "events of a node never came: recorded as a gap");
     }
 }
 

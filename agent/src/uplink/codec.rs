@@ -15,10 +15,11 @@ use tonic_prost::ProstDecoder;
 use crate::spool::Encoded;
 
 /// One `ReportRequest`.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) hello: Option<v1::Hello>,
     pub(super) events: Vec<Encoded>,
+    pub(super) gone: Vec<v1::SeqRange>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +28,7 @@ pub(super) struct ReportCodec;
 /// Field numbers of `ReportRequest`.
 const HELLO: u32 = 1;
 const EVENTS: u32 = 2;
+const GONE: u32 = 3;
 
 impl Codec for ReportCodec {
     type Encode = Batch;
@@ -48,7 +50,7 @@ impl Encoder for ReportCodec {
     type Error = Status;
 
     fn encode(&mut self, item: Batch, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        let Batch { hello, events } = item;
+        let Batch { hello, events, gone } = item;
         if let Some(hello) = hello {
             encode_key(HELLO, WireType::LengthDelimited, out);
             hello.encode_length_delimited(out).map_err(|e| Status::internal(e.to_string()))?;
@@ -57,6 +59,10 @@ impl Encoder for ReportCodec {
             encode_key(EVENTS, WireType::LengthDelimited, out);
             encode_varint(u64::try_from(bytes.len()).unwrap_or(u64::MAX), out);
             out.put_slice(&bytes);
+        }
+        for range in gone {
+            encode_key(GONE, WireType::LengthDelimited, out);
+            range.encode_length_delimited(out).map_err(|e| Status::internal(e.to_string()))?;
         }
         Ok(())
     }

@@ -1,21 +1,22 @@
-//! The stream to the collector: sends what the spool holds, in order, until it is acknowledged.
+//! The stream to the collector: sends what the spool holds, in order, until it is acknowledged. Where the collector
+//! misses something it goes back there; what the spool has no more it says is gone.
 //!
 //! Must never make the spool wait, and never give up: whatever the collector does, it is tried again with back-off.
 //! Nothing that the collector says reaches a log unescaped, and no acknowledgement is believed for what was not sent.
 
 mod backoff;
 mod codec;
+mod requests;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use futures::Stream;
 use podtrail_proto::v1;
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tonic::{
     Status,
@@ -24,15 +25,21 @@ use tonic::{
 };
 
 pub use self::backoff::Backoff;
-use self::codec::{Batch, ReportCodec};
+use self::{
+    codec::ReportCodec,
+    requests::{HEARTBEAT, Resume, requests},
+};
 use crate::spool::Spool;
-
-/// Events and bytes of one message. Bytes are well under the 4 MiB that gRPC servers take by default.
-const BATCH_EVENTS: usize = 1000;
-const BATCH_BYTES: usize = 256 * 1024;
 
 /// A collector that takes events for this long and acknowledges none is not well: the stream is made anew.
 const ACK_WAIT: Duration = Duration::from_secs(20);
+
+/// A stream that lasted so long went well.
+const LASTED: Duration = Duration::from_secs(30);
+
+/// The longest that a collector may ask to be left alone, in gRPC's own words for it (its proposal A6).
+const MAX_ASKED: Duration = Duration::from_secs(60);
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
@@ -66,9 +73,13 @@ enum UplinkError {
     /// no answer within {0:?}
     #[error("no answer within {0:?}")]
     Silent(Duration),
-    /// {0}
-    #[error("{0}")]
-    Status(String),
+    /// {line}
+    #[error("{line}")]
+    Status {
+        line: String,
+        /// how long it wants to be left alone
+        wait: Option<Duration>,
+    },
     /// it closed the stream
     #[error("it closed the stream")]
     Closed,
@@ -83,14 +94,16 @@ pub async fn run(spool: Arc<Spool>, options: Options, state: watch::Sender<State
     let mut told = false;
     loop {
         state.send_modify(|state| state.attempts += 1);
+        let (began, acked) = (Instant::now(), *spool.acked_seq().borrow());
         let error = match stream(&spool, &options, &state, &mut told).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
-        if state.borrow().connected {
+        state.send_modify(|state| state.connected = false);
+        // A stream that came to nothing is no reason to try again at once, though the collector has answered.
+        if *spool.acked_seq().borrow() > acked || began.elapsed() > LASTED {
             backoff = options.backoff.clone();
         }
-        state.send_modify(|state| state.connected = false);
         if !told {
             told = true;
             tracing::warn!(
@@ -99,7 +112,9 @@ pub async fn run(spool: Arc<Spool>, options: Options, state: watch::Sender<State
                 "the collector cannot be reached: events are buffered, retrying"
             );
         }
-        sleep(backoff.next_wait()).await;
+        let asked =
+            if let UplinkError::Status { wait: Some(wait), .. } = error { wait } else { Duration::ZERO };
+        sleep(asked.min(MAX_ASKED) + backoff.next_wait()).await;
     }
 }
 
@@ -117,23 +132,34 @@ async fn stream(
         .map_err(|_elapsed| UplinkError::Silent(CONNECT_WAIT))?
         .map_err(|e| UplinkError::Connect(sources(&e)))?;
     let path = PathAndQuery::from_static("/podtrail.v1.Ingest/Report");
-    let requests = tonic::Request::new(batches(Arc::clone(spool), options.hello.clone()));
+    let (resume, resumed) = watch::channel(Resume::default());
+    let requests = requests(Arc::clone(spool), options.hello.clone(), resumed, HEARTBEAT);
+    let requests = tonic::Request::new(requests);
     let answer = timeout(ACK_WAIT, client.streaming(requests, path, ReportCodec));
     let mut acks = answer
         .await
         .map_err(|_elapsed| UplinkError::Silent(ACK_WAIT))?
-        .map_err(|status| UplinkError::Status(status_line(&status)))?
+        .map_err(|status| refused(&status))?
         .into_inner();
 
     loop {
         let response = tokio::select! {
-            response = acks.message() => response.map_err(|status| UplinkError::Status(status_line(&status)))?,
+            response = acks.message() => response.map_err(|status| refused(&status))?,
             () = overdue(spool) => return Err(UplinkError::Silent(ACK_WAIT)),
         };
-        let v1::ReportResponse { epoch, acked_seq, missing: _ } = response.ok_or(UplinkError::Closed)?;
+        let v1::ReportResponse { epoch, acked_seq, missing } = response.ok_or(UplinkError::Closed)?;
         // An answer about an earlier epoch says nothing about these events.
-        if epoch == options.hello.epoch && !spool.ack(acked_seq) {
-            return Err(UplinkError::FalseAck(acked_seq));
+        if epoch == options.hello.epoch {
+            if !spool.ack(acked_seq) {
+                return Err(UplinkError::FalseAck(acked_seq));
+            }
+            if resume.borrow().times == 0 {
+                resume.send_replace(Resume { times: 1, after: acked_seq });
+            } else if let Some(first) = missing.first().map(|range| range.first) {
+                // It may have lost what it acknowledged, and never has what it misses.
+                let after = first.saturating_sub(1).max(acked_seq);
+                resume.send_modify(|resume| *resume = Resume { times: resume.times + 1, after });
+            }
         }
         if !state.borrow().connected {
             state.send_modify(|state| state.connected = true);
@@ -169,31 +195,6 @@ async fn overdue(spool: &Spool) {
     }
 }
 
-/// What goes up: the greeting at once, then batches as the spool has them: the ring's reader has gathered them
-/// already. Pulled by the connection, so a slow
-/// collector slows down nothing but this.
-fn batches(spool: Arc<Spool>, hello: v1::Hello) -> impl Stream<Item = Batch> + Send + 'static {
-    struct Upstream {
-        spool: Arc<Spool>,
-        hello: Option<v1::Hello>,
-        sent: u64,
-    }
-    let upstream = Upstream { spool, hello: Some(hello), sent: 0 };
-    futures::stream::unfold(upstream, |mut up| async move {
-        if let Some(hello) = up.hello.take() {
-            return Some((Batch { hello: Some(hello), events: Vec::new() }, up));
-        }
-        loop {
-            let events = up.spool.take(up.sent, BATCH_EVENTS, BATCH_BYTES);
-            if let Some(last) = events.last() {
-                up.sent = last.seq;
-                return Some((Batch { hello: None, events }, up));
-            }
-            up.spool.wake().await;
-        }
-    })
-}
-
 /// An error with its causes, in one line: tonic's own text is only "transport error".
 fn sources(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
@@ -206,6 +207,11 @@ fn sources(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     line
+}
+
+fn refused(status: &Status) -> UplinkError {
+    let wait = status.metadata().get(PUSHBACK).and_then(|wait| wait.to_str().ok()?.parse().ok());
+    UplinkError::Status { line: status_line(status), wait: wait.map(Duration::from_millis) }
 }
 
 fn status_line(status: &Status) -> String {

@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::*;
 use crate::{
-    spool::{Identity, Now, Spool},
+    spool::{Fill, Identity, Now, Spool},
     trail::Moment,
 };
 
@@ -30,6 +30,12 @@ pub(crate) struct Stub {
     cuts: Arc<Mutex<u32>>,
     /// what it claims to have, whatever it has
     claim: Option<u64>,
+    /// requests with events that get lost, by their place, once; what came after them is not taken
+    loses: Arc<Mutex<BTreeSet<u32>>>,
+    /// refuses the first stream, and asks to be left alone for so long
+    pushback: Arc<Mutex<Option<Duration>>>,
+    gone: Arc<Mutex<Vec<v1::SeqRange>>>,
+    empty: Arc<Mutex<u32>>,
 }
 
 #[tonic::async_trait]
@@ -40,32 +46,35 @@ impl v1::ingest_server::Ingest for Stub {
         &self,
         request: Request<Streaming<v1::ReportRequest>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
+        if let Some(wait) = self.pushback.lock().unwrap().take() {
+            let mut status = Status::resource_exhausted("too many");
+            status.metadata_mut().insert(PUSHBACK, wait.as_millis().to_string().parse().unwrap());
+            return Err(status);
+        }
         let this = self.clone();
-        let answers =
-            futures::stream::unfold((request.into_inner(), 0, false), move |(mut requests, epoch, cut)| {
-                let this = this.clone();
-                async move {
-                    if cut {
-                        return None;
-                    }
-                    let v1::ReportRequest { hello, events, gone: _ } = requests.message().await.ok()??;
-                    let epoch = hello.as_ref().map_or(epoch, |hello| hello.epoch);
-                    this.hellos.lock().unwrap().extend(hello);
-                    if !events.is_empty() && this.cut() {
-                        return Some((Err(Status::unavailable("cut\u{1b}[2J")), (requests, epoch, true)));
-                    }
-                    for event in events {
-                        let seq = event.id.as_ref().unwrap().seq;
-                        let mut received = this.received.lock().unwrap();
-                        received.entry(seq).or_insert((event, 0)).1 += 1;
-                    }
-                    let acked_seq = this.claim.unwrap_or_else(|| this.dense());
-                    Some((
-                        Ok(v1::ReportResponse { epoch, acked_seq, missing: Vec::new() }),
-                        (requests, epoch, false),
-                    ))
+        let start = (request.into_inner(), 0, 0, false);
+        let answers = futures::stream::unfold(start, move |(mut requests, epoch, n, cut)| {
+            let this = this.clone();
+            async move {
+                if cut {
+                    return None;
                 }
-            });
+                let v1::ReportRequest { hello, events, gone } = requests.message().await.ok()??;
+                let epoch = hello.as_ref().map_or(epoch, |hello| hello.epoch);
+                if hello.is_none() && events.is_empty() {
+                    *this.empty.lock().unwrap() += 1;
+                }
+                this.hellos.lock().unwrap().extend(hello);
+                if !events.is_empty() && this.cut() {
+                    return Some((Err(Status::unavailable("cut\u{1b}[2J")), (requests, epoch, n, true)));
+                }
+                let n = n + u32::from(!events.is_empty());
+                let lost = !events.is_empty() && this.loses.lock().unwrap().remove(&n);
+                let missing = if lost { Vec::new() } else { this.keep(events, &gone) };
+                let acked_seq = this.claim.unwrap_or_else(|| this.dense());
+                Some((Ok(v1::ReportResponse { epoch, acked_seq, missing }), (requests, epoch, n, false)))
+            }
+        });
         Ok(Response::new(answers.boxed()))
     }
 }
@@ -93,10 +102,32 @@ impl Stub {
         cut
     }
 
-    /// All up to here has come.
+    /// Takes what comes in order; asks for the rest.
+    fn keep(&self, events: Vec<v1::Event>, gone: &[v1::SeqRange]) -> Vec<v1::SeqRange> {
+        self.gone.lock().unwrap().extend(gone);
+        let mut next = self.dense() + 1;
+        for event in events {
+            let seq = event.id.as_ref().unwrap().seq;
+            if seq > next && !gone.iter().any(|r| r.first <= next && r.last == seq - 1) {
+                return vec![v1::SeqRange { first: next, last: seq - 1 }];
+            }
+            next = next.max(seq + 1);
+            self.received.lock().unwrap().entry(seq).or_insert((event, 0)).1 += 1;
+        }
+        Vec::new()
+    }
+
+    /// All up to here has come, or is gone.
     pub(crate) fn dense(&self) -> u64 {
-        let received = self.received.lock().unwrap();
-        received.keys().zip(1..).take_while(|(seq, n)| **seq == *n).count() as u64
+        let (received, gone) = (self.received.lock().unwrap(), self.gone.lock().unwrap());
+        let mut last = 0;
+        for &seq in received.keys() {
+            if seq != last + 1 && !gone.iter().any(|r| r.first <= last + 1 && r.last == seq - 1) {
+                break;
+            }
+            last = seq;
+        }
+        last
     }
 }
 
@@ -183,6 +214,72 @@ async fn a_collector_that_comes_late_gets_everything() {
     let (_, _server) = stub.serve(address).await;
     acked(&spool, 20).await;
     assert!(stub.received.lock().unwrap().keys().copied().eq(1..=20));
+}
+
+#[tokio::test]
+async fn goes_back_to_what_is_missing() {
+    let loses = BTreeSet::from([1, 3, 6]);
+    let stub = Stub { loses: Arc::new(Mutex::new(loses)), ..Stub::default() };
+    let (address, _server) = stub.serve(anywhere()).await;
+    let spool = spool(64 << 20);
+    push(&spool, 10 * u64::try_from(requests::BATCH_EVENTS).unwrap());
+    let (_uplink, state) = start(&spool, address);
+    acked(&spool, 10_000).await;
+    assert!(stub.received.lock().unwrap().keys().copied().eq(1..=10_000));
+    assert!(stub.loses.lock().unwrap().is_empty(), "what was lost came again");
+    assert_eq!((state.borrow().attempts, stub.gone.lock().unwrap().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn says_what_the_spool_has_no_more() {
+    let stub = Stub::default();
+    let (address, _server) = stub.serve(anywhere()).await;
+    let spool = spool(20_000);
+    push(&spool, 1000);
+    let Fill { last_seq, dropped, .. } = spool.fill();
+    assert!(dropped > 500);
+    let (_uplink, _) = start(&spool, address);
+    acked(&spool, last_seq).await;
+    let received: Vec<u64> = stub.received.lock().unwrap().keys().copied().collect();
+    let gone = stub.gone.lock().unwrap().clone();
+    assert_eq!(gone.iter().map(|r| r.last - r.first + 1).sum::<u64>(), dropped);
+    assert!(gone.iter().all(|r| !received.iter().any(|seq| (r.first..=r.last).contains(seq))));
+}
+
+#[tokio::test]
+async fn stays_away_as_long_as_it_is_asked_to() {
+    let wait = Duration::from_millis(300);
+    let stub = Stub { pushback: Arc::new(Mutex::new(Some(wait))), ..Stub::default() };
+    let (address, _server) = stub.serve(anywhere()).await;
+    let spool = spool(1 << 20);
+    push(&spool, 1);
+    let began = Instant::now();
+    let (_uplink, state) = start(&spool, address);
+    acked(&spool, 1).await;
+    assert!(began.elapsed() >= wait, "{:?}", began.elapsed());
+    assert_eq!(state.borrow().attempts, 2);
+}
+
+#[tokio::test]
+async fn an_idle_stream_gives_signs_of_life() {
+    let spool = spool(1 << 20);
+    let (resume, resumed) = watch::channel(Resume::default());
+    let often = Duration::from_millis(10);
+    let mut stream = Box::pin(requests(Arc::clone(&spool), v1::Hello::default(), resumed, often));
+    assert!(stream.next().await.unwrap().hello.is_some());
+    // Also before the collector has said anything, and without sending it events.
+    push(&spool, 3);
+    let idle = stream.next().await.unwrap();
+    assert!(idle.events.is_empty() && idle.hello.is_none());
+    resume.send_replace(Resume { times: 1, after: 0 });
+    assert_eq!(stream.next().await.unwrap().events.len(), 3);
+    assert!(stream.next().await.unwrap().events.is_empty());
+    resume.send_replace(Resume { times: 2, after: 1 });
+    let batch = stream.next().await.unwrap();
+    assert_eq!(batch.events.iter().map(|e| e.seq).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(batch.gone, []);
+    drop(resume);
+    assert!(stream.next().await.is_none());
 }
 
 #[tokio::test]

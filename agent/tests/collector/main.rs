@@ -8,6 +8,7 @@
 )]
 
 mod cli;
+mod holes;
 
 use std::{
     collections::BTreeMap,
@@ -181,11 +182,16 @@ impl Agent {
     }
 
     async fn send(&mut self, hello: Option<v1::Hello>, events: Vec<v1::Event>) -> Result<u64, Status> {
-        if self.requests.send(v1::ReportRequest { hello, events, gone: Vec::new() }).await.is_err() {
+        let request = v1::ReportRequest { hello, events, gone: Vec::new() };
+        Ok(self.exchange(request).await?.acked_seq)
+    }
+
+    async fn exchange(&mut self, request: v1::ReportRequest) -> Result<v1::ReportResponse, Status> {
+        if self.requests.send(request).await.is_err() {
             return Err(Status::unavailable("the stream is closed"));
         }
         let response = timeout(SOON, self.responses.message()).await.expect("no answer")?;
-        response.map(|r| r.acked_seq).ok_or_else(|| Status::unavailable("the stream ended"))
+        response.ok_or_else(|| Status::unavailable("the stream ended"))
     }
 
     async fn refused(
@@ -295,52 +301,6 @@ async fn killed_at_any_moment_it_has_every_acknowledged_event_once_and_in_order(
 }
 
 #[tokio::test]
-async fn numbers_that_come_again_are_passed_over_and_missing_ones_are_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let collector = start(dir.path());
-    let range =
-        |numbers: std::ops::RangeInclusive<u64>| numbers.map(|n| event("n", 1, n)).collect::<Vec<_>>();
-    let mut agent = Agent::connect(&collector).await;
-    assert_eq!(agent.send(Some(hello("n", 1)), range(1..=5)).await.unwrap(), 5);
-    assert_eq!(agent.send(None, range(3..=7)).await.unwrap(), 7);
-    assert_eq!(agent.send(None, range(1..=7)).await.unwrap(), 7);
-    assert_eq!(agent.send(None, vec![]).await.unwrap(), 7);
-    assert_eq!(agent.send(None, range(11..=12)).await.unwrap(), 12);
-    // A second stream of the same node, which another epoch begins, from its third.
-    let mut other = Agent::connect(&collector).await;
-    assert_eq!(other.send(Some(hello("n", 1)), vec![]).await.unwrap(), 12);
-    let mut next = Agent::connect(&collector).await;
-    assert_eq!(next.send(Some(hello("n", 2)), vec![event("n", 2, 3)]).await.unwrap(), 3);
-
-    let events = collector.events().await;
-    assert_eq!(seqs(&events), [1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 1, 3]);
-    let gap = |at: usize| match &events[at].1.body {
-        Some(Body::Gap(g)) => (g.source(), g.count(), g.exact(), g.from.is_some()),
-        body => panic!("{body:?}"),
-    };
-    assert_eq!(gap(7), (v1::GapSource::CollectorSequence, 3, true, true));
-    assert_eq!(gap(10), (v1::GapSource::CollectorSequence, 2, true, false));
-
-    assert_eq!(collector.metric("podtrail_collector_events_total"), 12.0);
-    assert_eq!(collector.metric("podtrail_collector_duplicates_total"), 10.0);
-    assert_eq!(collector.metric("podtrail_collector_missing_total"), 5.0);
-    assert_eq!(collector.metric("podtrail_collector_agents_connected"), 3.0);
-    let nodes = collector.trail().await.list_nodes(v1::ListNodesRequest {}).await.unwrap().into_inner();
-    let node = &nodes.nodes[0];
-    assert_eq!((node.name.as_str(), node.epoch, node.events, node.lost), ("n", 2, 12, 5));
-    assert!(node.connected);
-    let kept = nodes.retention.unwrap();
-    assert_eq!((kept.max_age.unwrap().seconds, kept.max_bytes), (604_800, 10_737_418_240));
-    let log = collector.log.lock().unwrap().clone();
-    assert!(
-        log.contains(
-            "msg=\"events of a node never came: recorded as a gap\" cluster=c node=n epoch=1 first=8 count=3"
-        ),
-        "{log}"
-    );
-}
-
-#[tokio::test]
 async fn reports_that_cannot_be_trusted_are_refused_whole() {
     let dir = tempfile::tempdir().unwrap();
     let collector = start(dir.path());
@@ -366,6 +326,22 @@ async fn reports_that_cannot_be_trusted_are_refused_whole() {
         Agent::refused(&collector, good(), vec![event("n", 1, 0)]).await,
         invalid("event 0 of the request has no id, or seq 0")
     );
+    assert_eq!(
+        Agent::refused(&collector, good(), vec![event("n", 1, u64::MAX)]).await,
+        invalid("event 0 has seq 18446744073709551615: there are none above 4611686018427387903")
+    );
+    for gone in [vec![(0, 1)], vec![(2, 1)], vec![(3, 4), (4, 5)], (1..=10_001).map(|n| (n, n)).collect()] {
+        let gone = gone.into_iter().map(|(first, last)| v1::SeqRange { first, last }).collect();
+        let request = v1::ReportRequest { hello: good(), events: vec![], gone };
+        let e = Agent::connect(&collector).await.exchange(request).await.unwrap_err();
+        assert_eq!(
+            (e.code(), e.message()),
+            (
+                Code::InvalidArgument,
+                "what is said to be gone is no ascending list of ranges, or they are more than 10000"
+            )
+        );
+    }
     let mut timeless = event("n", 1, 1);
     timeless.time = Some(podtrail_proto::Timestamp { seconds: i64::MAX, nanos: -1 });
     assert_eq!(

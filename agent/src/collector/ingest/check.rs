@@ -1,0 +1,141 @@
+//! What a report may say.
+
+use podtrail_proto::v1;
+
+use crate::collector::log::NodeEpoch;
+
+/// Events in one request, and ranges that are gone.
+const MAX_EVENTS: usize = 10_000;
+/// Longest name of a cluster or node (a DNS name), and of a session.
+const MAX_NAME: usize = 253;
+/// Highest number of an event: sums of a few never overflow.
+const MAX_SEQ: u64 = u64::MAX / 4;
+/// Years 1 to 9999, which is what a protobuf timestamp may say.
+const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+/// Why a report is refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReportError {
+    #[error("the first request of a stream must carry hello")]
+    NoHello,
+    #[error("hello was said already: open another stream for another node or epoch")]
+    SecondHello,
+    #[error("hello names no node, or a name is longer than {MAX_NAME} bytes or has control characters in it")]
+    BadHello,
+    #[error("{0} events in one request: at most {MAX_EVENTS}")]
+    TooMany(usize),
+    #[error("event {0} of the request has no id, or seq 0")]
+    NoId(usize),
+    #[error("event {at} is of node {found:?}, but the stream said hello for {expected:?}")]
+    Foreign { at: usize, found: String, expected: String },
+    #[error("event {at} has seq {seq} after {before}: events must be in ascending order of seq")]
+    Order { at: usize, seq: u64, before: u64 },
+    #[error("event {0} has no time, or one that is no time")]
+    BadTime(usize),
+    #[error("event {0} has a session id longer than {MAX_NAME} bytes")]
+    LongSession(usize),
+    #[error("event {at} has seq {seq}: there are none above {MAX_SEQ}")]
+    Seq { at: usize, seq: u64 },
+    #[error("what is said to be gone is no ascending list of ranges, or they are more than {MAX_EVENTS}")]
+    BadGone,
+}
+
+impl ReportError {
+    /// For the metric.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::NoHello | Self::SecondHello | Self::BadHello => "hello",
+            Self::TooMany(_) => "too_many",
+            Self::NoId(_) => "no_id",
+            Self::Foreign { .. } => "foreign",
+            Self::Order { .. } => "order",
+            Self::BadTime(_) => "time",
+            Self::LongSession(_) => "session",
+            Self::Seq { .. } => "seq",
+            Self::BadGone => "gone",
+        }
+    }
+}
+
+pub(super) fn hello(hello: Option<v1::Hello>) -> Result<NodeEpoch, ReportError> {
+    let v1::Hello { cluster, node, epoch, agent_version: _, boot_id: _ } =
+        hello.ok_or(ReportError::NoHello)?;
+    let good = |name: &str| name.len() <= MAX_NAME && !name.chars().any(char::is_control);
+    if node.is_empty() || !good(&node) || !good(&cluster) {
+        return Err(ReportError::BadHello);
+    }
+    Ok(NodeEpoch { cluster, node, epoch })
+}
+
+pub(super) fn events(expected: &NodeEpoch, events: &[v1::Event]) -> Result<(), ReportError> {
+    if events.len() > MAX_EVENTS {
+        return Err(ReportError::TooMany(events.len()));
+    }
+    let mut before = 0;
+    for (at, event) in events.iter().enumerate() {
+        let Some(v1::EventId { cluster, node, epoch, seq }) = &event.id else {
+            return Err(ReportError::NoId(at));
+        };
+        let NodeEpoch { cluster: c, node: n, epoch: e } = expected;
+        if (cluster, node, epoch) != (c, n, e) {
+            let found = cut(&format!("{cluster}/{node}/{epoch}"));
+            return Err(ReportError::Foreign { at, found, expected: format!("{c}/{n}/{e}") });
+        }
+        match *seq {
+            0 => return Err(ReportError::NoId(at)),
+            seq if seq <= before => return Err(ReportError::Order { at, seq, before }),
+            seq if seq > MAX_SEQ => return Err(ReportError::Seq { at, seq }),
+            seq => before = seq,
+        }
+        let time = event.time.as_ref().filter(|t| SECONDS.contains(&t.seconds));
+        if !time.is_some_and(|t| (0..1_000_000_000).contains(&t.nanos)) {
+            return Err(ReportError::BadTime(at));
+        }
+        if event.session_id.len() > MAX_NAME {
+            return Err(ReportError::LongSession(at));
+        }
+    }
+    Ok(())
+}
+
+/// Short enough for an error message.
+fn cut(name: &str) -> String {
+    name.get(..name.floor_char_boundary(MAX_NAME)).unwrap_or_default().to_owned()
+}
+
+/// What a stream said is gone, and is not in the log as a gap yet: ascending by `first`.
+#[derive(Debug, Default)]
+pub(super) struct Gone(Vec<v1::SeqRange>);
+
+impl Gone {
+    pub(super) fn ranges(&self) -> &[v1::SeqRange] {
+        &self.0
+    }
+
+    /// Adds what one request says.
+    pub(super) fn and(mut self, more: Vec<v1::SeqRange>) -> Result<Self, ReportError> {
+        if more.is_empty() {
+            return Ok(self);
+        }
+        let mut before = 0;
+        for &v1::SeqRange { first, last } in &more {
+            if first <= before || last < first {
+                return Err(ReportError::BadGone);
+            }
+            before = last;
+        }
+        self.0.extend(more);
+        // An agent that begins again after a hole says the same again.
+        self.0.sort_unstable_by_key(|range| (range.first, range.last));
+        self.0.dedup();
+        if self.0.len() > MAX_EVENTS {
+            return Err(ReportError::BadGone);
+        }
+        Ok(self)
+    }
+
+    /// All up to `acked` is in the log.
+    pub(super) fn forget(&mut self, acked: u64) {
+        self.0.retain(|range| range.last > acked);
+    }
+}
