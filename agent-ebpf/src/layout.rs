@@ -6,7 +6,8 @@
 #[cfg(not(target_arch = "bpf"))]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Version of everything in this file. User space refuses an object of another version.
+/// Version of everything in this file, and of the hooks in `main.rs`: what is pinned by one agent is taken over by
+/// the next where this is the same. User space refuses an object of another version.
 pub const LAYOUT_VERSION: u32 = 1;
 
 /// Marks a field that the running kernel's BTF does not have.
@@ -482,6 +483,18 @@ impl Session {
     }
 }
 
+/// The hooks. What is attached hands over to the program in a slot, so that programs change while hooks stay.
+pub mod hook {
+    pub const MKDIR: u32 = 0;
+    pub const RMDIR: u32 = 1;
+    pub const ATTACH: u32 = 2;
+    pub const FORK: u32 = 3;
+    pub const EXEC: u32 = 4;
+    pub const EXIT: u32 = 5;
+    pub const SETNS: u32 = 6;
+    pub const COUNT: u32 = 7;
+}
+
 /// Index into the per-CPU map `COUNTERS`.
 pub mod counter {
     use super::kind;
@@ -501,7 +514,9 @@ pub mod counter {
     pub const NAMESPACES_FULL: u32 = TABLES + 3;
     /// tasks whose facts could not be read
     pub const UNREADABLE: u32 = TABLES + 4;
-    pub const COUNT: u32 = TABLES + 5;
+    /// calls of a hook that found no program to hand over to, by [`super::hook`]
+    pub const UNHANDLED: u32 = TABLES + 5;
+    pub const COUNT: u32 = UNHANDLED + super::hook::COUNT;
 }
 
 shared! {

@@ -28,10 +28,72 @@ mod walk;
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    EbpfContext as _,
+    EbpfContext,
     macros::{btf_tracepoint, fexit, kretprobe, tracepoint},
+    maps::ProgramArray,
     programs::{BtfTracePointContext, FExitContext, RetProbeContext, TracePointContext},
 };
+use podtrail_ebpf::layout::{counter, hook};
+
+// What is attached: each hook only hands over to the program in its slot, by a tail call. A slot changes at once, so a
+// new object takes over between two calls: none is handled twice, and none by nobody. These stay attached for as long as
+// `LAYOUT_VERSION` is the same: who changes them changes that.
+
+#[btf_tracepoint(function = "cgroup_mkdir")]
+pub fn hook_mkdir(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_MKDIR, hook::MKDIR)
+}
+
+#[btf_tracepoint(function = "cgroup_rmdir")]
+pub fn hook_rmdir(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_RMDIR, hook::RMDIR)
+}
+
+#[btf_tracepoint(function = "cgroup_attach_task")]
+pub fn hook_attach(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_ATTACH, hook::ATTACH)
+}
+
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn hook_fork(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_FORK, hook::FORK)
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn hook_exec(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXEC, hook::EXEC)
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn hook_exit(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXIT, hook::EXIT)
+}
+
+#[fexit]
+pub fn hook_setns_fexit(ctx: FExitContext) -> i32 {
+    hand_over(&ctx, &maps::TO_SETNS_FEXIT, hook::SETNS)
+}
+
+#[kretprobe]
+pub fn hook_setns_kprobe(ctx: RetProbeContext) -> u32 {
+    hand_over(&ctx, &maps::TO_SETNS_KPROBE, hook::SETNS).cast_unsigned()
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_setns")]
+pub fn hook_setns_tracepoint(ctx: TracePointContext) -> u32 {
+    hand_over(&ctx, &maps::TO_SETNS_TRACEPOINT, hook::SETNS).cast_unsigned()
+}
+
+#[inline(always)]
+fn hand_over<C: EbpfContext>(ctx: &C, to: &ProgramArray, hook: u32) -> i32 {
+    // SAFETY: nothing here has a destructor.
+    unsafe { to.tail_call(ctx, 0) };
+    // Only where the slot is empty: somebody took the program out.
+    maps::count(counter::UNHANDLED + hook);
+    0
+}
+
+// What the hooks hand over to.
 
 /// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
 #[btf_tracepoint(function = "sched_process_exec")]

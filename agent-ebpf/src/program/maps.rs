@@ -5,7 +5,7 @@ use core::ptr;
 use aya_ebpf::{
     Global,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use podtrail_ebpf::{
     layout::{
@@ -91,6 +91,27 @@ pub static NAMESPACES: HashMap<u32, u64> = HashMap::with_max_entries(16_384, 0);
 #[map]
 pub static SCRATCH: PerCpuArray<[u8; SCRATCH_SIZE]> = PerCpuArray::with_max_entries(1, 0);
 pub const SCRATCH_SIZE: usize = 32 * 1024;
+
+/// The program that a hook hands over to. A map for each hook: the kernel keeps programs of different arguments apart
+/// (`__bpf_prog_map_compatible`, kernel/bpf/core.c).
+#[map]
+pub static TO_MKDIR: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_RMDIR: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_ATTACH: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_FORK: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXEC: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXIT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_SETNS_FEXIT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_SETNS_KPROBE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_SETNS_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 #[inline(always)]
 pub fn count(index: u32) {

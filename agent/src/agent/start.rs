@@ -205,12 +205,13 @@ impl Source for Probe {
         Ok(Self::losses(self)?)
     }
 
-    // Nothing of this outlives the agent yet.
     fn position(&self) -> Vec<u8> {
-        Vec::new()
+        Self::position(self)
     }
 
-    fn release(&mut self) {}
+    fn release(&mut self) {
+        Self::release(self);
+    }
 
     fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError> {
         Ok(Self::gone(self, followed)?)

@@ -5,7 +5,7 @@
 //! kernel side looks there after each record. So no record waits for the next one, and a storm costs no wake-ups.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt, fs,
     io::Read as _,
     time::Duration,
@@ -13,7 +13,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, MapData, PerCpuArray, RingBuf},
+    maps::{Array, Map, MapData, PerCpuArray},
 };
 use nix::time::{ClockId, clock_gettime};
 use podtrail_ebpf::layout::{TaskStart, counter, kind};
@@ -24,6 +24,8 @@ use super::{
     Options, ProbeError, RawRecord,
     decode::decode,
     load::{self, map_error},
+    position::{Instance, Position},
+    ring::Ring,
 };
 use crate::{
     event::{BootTime, GapSource, Hook},
@@ -40,14 +42,15 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// The kernel side, loaded, attached and being read.
 pub struct Probe {
     pub(super) ebpf: Ebpf,
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: AsyncFd<Ring>,
+    instance: Instance,
     asleep: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
     hooks: Vec<Hook>,
     /// the last look found something
     busy: bool,
     seen: Vec<u64>,
-    missed: HashMap<String, u64>,
+    missed: BTreeMap<String, u64>,
     /// records that could not be decoded, since the last [`Self::losses`]
     undecoded: u64,
     undecoded_why: String,
@@ -75,8 +78,11 @@ impl Probe {
     pub fn load(options: &Options) -> Result<Self, ProbeError> {
         let types = load::types(options)?;
         let mut ebpf = load::object(options, &types)?;
-        let events = take(&mut ebpf, "EVENTS")?;
-        let ring = RingBuf::try_from(events).map_err(|e| map_error("open", "EVENTS", &e))?;
+        let Map::RingBuf(events) = take(&mut ebpf, "EVENTS")? else {
+            return Err(ProbeError::Object("its map EVENTS is no ring buffer".to_owned()));
+        };
+        let ring = Ring::new(events).map_err(ProbeError::Ring)?;
+        let instance = Instance::random().map_err(ProbeError::Ring)?;
         let asleep =
             Array::try_from(take(&mut ebpf, "READER")?).map_err(|e| map_error("open", "READER", &e))?;
         let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)
@@ -91,12 +97,13 @@ impl Probe {
         Ok(Self {
             ebpf,
             ring,
+            instance,
             asleep,
             counters,
             hooks,
             busy: false,
             seen: vec![0; counter::COUNT as usize],
-            missed: HashMap::new(),
+            missed: BTreeMap::new(),
             undecoded: 0,
             undecoded_why: String::new(),
             looked: boot_now(),
@@ -130,6 +137,7 @@ impl Probe {
             }
             self.busy = false;
             self.asleep.set(0, 1, 0).map_err(|e| map_error("write", "READER", &e))?;
+            Ring::order();
             if self.drain(out) {
                 self.busy = true;
                 self.asleep.set(0, 0, 0).map_err(|e| map_error("write", "READER", &e))?;
@@ -147,9 +155,16 @@ impl Probe {
         let mut bytes = 0;
         while bytes < BATCH_BYTES {
             let Some(item) = self.ring.get_mut().next() else { break };
+            let Ok(item) = item else {
+                bytes += 1;
+                self.undecoded += 1;
+                "the ring held what is no record: all that was in it was passed over"
+                    .clone_into(&mut self.undecoded_why);
+                continue;
+            };
             bytes += item.len().max(1);
             self.read += 1;
-            match decode(&item) {
+            match decode(item) {
                 Ok(record) => {
                     match &record {
                         RawRecord::Session(Record::ContainerEnded(ended)) => {
@@ -169,6 +184,26 @@ impl Probe {
             }
         }
         bytes > 0
+    }
+
+    /// See [`crate::agent::Source::position`].
+    #[must_use]
+    pub fn position(&self) -> Vec<u8> {
+        let position = Position {
+            instance: self.instance,
+            ring: self.ring.get_ref().position(),
+            looked: self.looked,
+            seen: self.seen.clone(),
+            missed: self.missed.clone(),
+            undecoded: self.undecoded,
+            undecoded_why: self.undecoded_why.clone(),
+        };
+        position.encode()
+    }
+
+    /// See [`crate::agent::Source::release`].
+    pub fn release(&mut self) {
+        self.ring.get_mut().release();
     }
 
     /// What was lost since the last call.
