@@ -4,6 +4,8 @@
 //! programs, so that a machine with nothing but this binary, busybox, runc and crun can run everything. It leaves
 //! nothing behind: no process, mount, cgroup or pinned BPF object.
 //!
+//! `faults` is the other half: podtrail broken in every way under a storm of sessions, see [`faults`].
+//!
 //! | variable | what it sets |
 //! |---|---|
 //! | `PODTRAIL_ITEST_RUNC`, `…_CRUN`, `…_BUSYBOX` | the programs; default: found in the usual places |
@@ -16,6 +18,7 @@
 #![expect(clippy::panic, reason = "a test binary: to panic is to fail the test")]
 
 mod cases;
+mod faults;
 mod harness;
 mod payload;
 
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let rest = args.get(2..).unwrap_or_default();
     match args.get(1).and_then(|arg| arg.to_str()) {
         Some("payload") => payload::main(rest),
+        Some("faults") => faults::main(rest),
         Some("helper") => harness::helper::main(rest),
         Some(daemon @ ("agent" | "collector" | "cli")) => harness::daemon::main(daemon, rest),
         _ => harness::run(cases::all()),

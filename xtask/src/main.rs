@@ -6,6 +6,7 @@ mod bench;
 mod demo;
 mod ebpf;
 mod lint;
+mod machine;
 mod root;
 mod setup;
 mod sh;

@@ -17,7 +17,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::host;
+use super::{host, surroundings};
 
 #[path = "../../../agent/src/bin/podtrail-agent.rs"]
 mod podtrail_agent;
@@ -33,8 +33,13 @@ pub(crate) fn by_name(argv0: &Path) -> Option<fn() -> ExitCode> {
         "podtrail-agent" => podtrail_agent::main,
         "podtrail-collector" => podtrail_collector::main,
         "podtrail" => podtrail::cli::main,
+        "podtrail-reader" => crate::faults::reader,
         _ => return None,
     };
+    if let Err(e) = surroundings::enter() {
+        eprintln!("podtrail-itest: {e:#}");
+        return Some(|| ExitCode::FAILURE);
+    }
     if env::var_os(LIFELINE).is_some() {
         thread::spawn(end_with_parent);
     }

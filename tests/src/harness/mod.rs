@@ -12,10 +12,12 @@ pub(crate) mod leftovers;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod session;
+pub(crate) mod surroundings;
 pub(crate) mod wait;
 
 use std::{env, process::ExitCode};
 
+use anyhow::Context as _;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 pub(crate) use self::{
@@ -68,8 +70,25 @@ pub(crate) fn run(mut cases: Vec<Case>) -> ExitCode {
     // Those that want the node to themselves come last: they would only make the others wait.
     cases.sort_by_key(|case| case.needs == Needs::OwnAgent);
     let trials = cases.into_iter().map(trial).collect();
+    let conclusion = if arguments.list {
+        Ok(libtest_mimic::run(&arguments, trials))
+    } else {
+        alone(|| Ok(libtest_mimic::run(&arguments, trials)))
+    };
+    match conclusion {
+        Ok(conclusion) if !conclusion.has_failed() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Does what makes containers, mounts and processes, between removing what former runs left and what this one leaves.
+pub(crate) fn alone<T>(job: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let mut sweeper = None;
-    if !arguments.list && nix::unistd::geteuid().is_root() {
+    if nix::unistd::geteuid().is_root() {
         if let Err(e) = leftovers::remove() {
             eprintln!("cannot remove what a former run left: {e:#}");
         }
@@ -78,12 +97,10 @@ pub(crate) fn run(mut cases: Vec<Case>) -> ExitCode {
             Err(e) => eprintln!("an interrupt will leave things behind: {e:#}"),
         }
     }
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let done = job();
     let ended = node::end().and_then(|()| sweeper.map_or(Ok(()), leftovers::Sweeper::end));
-    if let Err(e) = &ended {
-        eprintln!("cannot clean up: {e:#}");
-    }
-    if conclusion.has_failed() || ended.is_err() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    ended.context("cannot clean up")?;
+    done
 }
 
 fn trial(case: Case) -> Trial {

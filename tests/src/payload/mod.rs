@@ -8,7 +8,9 @@ mod clone;
 mod exec;
 mod init;
 mod join;
+mod link;
 mod spawn;
+mod tun;
 
 use std::{
     env,
@@ -21,7 +23,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub(crate) use self::exec::{hex, sized_argv};
+pub(crate) use self::{
+    exec::{hex, sized_argv},
+    link::ENDS as LINK_ENDS,
+    spawn::volley_command,
+};
 use crate::text;
 
 /// `podtrail-itest payload <name> …`
@@ -58,6 +64,8 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
         "join" => join::run(rest),
         "spawn" => spawn::one(rest),
         "storm" => spawn::storm(rest),
+        "volley" => spawn::volley(rest),
+        "link" => link::run(rest),
         other => bail!("no such payload: {other}"),
     }
 }

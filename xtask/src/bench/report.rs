@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::exec::{Case, Options, Results, Storm, count, micros};
 use super::measure::Samples;
-use crate::{root, sh::cmd};
+use crate::{machine, root};
 
 const BEGIN: &str = "<!-- `cargo xtask bench exec` writes from here -->";
 const END: &str = "<!-- `cargo xtask bench exec` writes up to here -->";
@@ -14,7 +14,7 @@ const END: &str = "<!-- `cargo xtask bench exec` writes up to here -->";
 /// The section's text.
 pub(super) fn section(options: &Options, results: &Results) -> Result<String> {
     let mut text = String::new();
-    machine(&mut text)?;
+    writeln!(text, "{}", machine::told(&machine::commit()?)?)?;
     writeln!(
         text,
         "\n{} rounds of {} execs a case, all cases in every round.\n",
@@ -23,38 +23,6 @@ pub(super) fn section(options: &Options, results: &Results) -> Result<String> {
     prices(&mut text, results)?;
     agent(&mut text, options, results)?;
     Ok(text)
-}
-
-/// Where it was measured.
-fn machine(text: &mut String) -> Result<()> {
-    let info = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
-    let field = |name: &str| {
-        let line = info.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
-    };
-    let model = field("model name");
-    let virtual_machine = field("flags").split(' ').any(|flag| flag == "hypervisor");
-    let processors = std::thread::available_parallelism().context("how many processors?")?;
-    let memory = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
-    let memory =
-        memory.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() >> 20;
-    let kernel =
-        fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
-    let date = cmd("date").args(["--utc", "+%Y-%m-%d"]).peek()?.unwrap_or_default();
-    let commit =
-        cmd("git").args(["describe", "--always", "--dirty", "--exclude=*"]).peek()?.unwrap_or_default();
-    let load = fs::read_to_string("/proc/loadavg").context("cannot read /proc/loadavg")?;
-    writeln!(
-        text,
-        "Measured on {}, at commit {}: {}{processors} processors ({model}), {memory} GiB, Linux {}, \
-         load average at the end {}.",
-        date.trim(),
-        commit.trim(),
-        if virtual_machine { "a virtual machine with " } else { "" },
-        kernel.trim(),
-        load.split(' ').next().unwrap_or_default(),
-    )?;
-    Ok(())
 }
 
 fn of(results: &Results, case: Case) -> Option<&Samples> {

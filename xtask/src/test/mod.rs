@@ -1,5 +1,7 @@
 //! `cargo xtask test`: every test there is, and one line at the end that counts them.
 
+mod faults;
+
 use std::{
     env,
     io::{BufRead, BufReader, Write},
@@ -16,11 +18,13 @@ use crate::{
 /// Options of `test`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only tests with this in their name
+    /// Only tests with this in their name; "faults": only the storms in which everything is broken
     filter: Option<String>,
     /// Only the tests in one process, without kernel and containers
     #[arg(long)]
     unit: bool,
+    #[command(flatten)]
+    faults: faults::Options,
     /// Handed to the test programs as they are
     #[arg(last = true)]
     arguments: Vec<String>,
@@ -40,29 +44,41 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(if root::is_root() && !options.unit { setup::For::Tests } else { setup::For::Build })?;
     ebpf::build(&ebpf::Options::default())?;
 
+    let only_faults = options.filter.as_deref() == Some("faults");
+    if !only_faults && options.faults.are_given() {
+        bail!("--scenario, --seed, --soak and --write are for `cargo xtask test faults`");
+    }
     let names: Vec<&str> = options.filter.iter().chain(&options.arguments).map(String::as_str).collect();
     let mut counts = Counts::default();
     let mut broken = Vec::new();
 
-    step("unit tests");
-    // The integration tests' program has no tests of the other kind.
-    let units = ["test", "--workspace", "--exclude", "podtrail-tests", "--no-fail-fast"];
-    let units = static_build(cargo().args(units)).arg("--").args(&names);
-    if !count(units, &mut counts)? {
-        broken.push("unit tests");
+    if !only_faults {
+        step("unit tests");
+        let units = static_build(cargo().args(["test", "--workspace", "--no-fail-fast"]));
+        if !count(units.arg("--").args(&names), &mut counts)? {
+            broken.push("unit tests");
+        }
     }
 
     if !options.unit {
         step("integration tests: building");
         static_build(cargo().args(["build", "--package", "podtrail-tests"])).run()?;
+    }
+    let program = root::target().join(triple()).join("debug/podtrail-itest");
+    if !options.unit && !only_faults {
         step(if root::is_root() {
             "integration tests, as root"
         } else {
             "integration tests, without root: what needs the kernel or containers is skipped"
         });
-        let program = root::target().join(triple()).join("debug/podtrail-itest");
-        if !count(cmd(program).args(&names), &mut counts)? {
+        if !count(cmd(&program).args(&names), &mut counts)? {
             broken.push("integration tests");
+        }
+    }
+    if !options.unit && (only_faults || options.filter.is_none()) {
+        step("faults: storms in which everything is broken");
+        if !faults::run(&options.faults, &program, &mut counts)? {
+            broken.push("faults");
         }
     }
 

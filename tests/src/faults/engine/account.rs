@@ -1,0 +1,345 @@
+//! What the subscriber got, held against what really ran.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use podtrail_proto::v1::{
+    AgentState, Event, Executed, Exited, Gap, GapSource, agent_state::Phase, event::Body,
+};
+use prost::Message as _;
+
+use super::storm::Volley;
+use crate::{
+    harness::{
+        container::ITEST,
+        session::{key, raw_argv},
+    },
+    payload::volley_command,
+};
+
+/// Mistakes that are told one by one.
+const MISTAKES: usize = 12;
+
+/// Everything that the subscriber got so far.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    /// begins the names of all sessions of the storm
+    storm: String,
+    pub(crate) events: u64,
+    /// events that it was given again
+    again: u64,
+    /// of each epoch of a node's numbers, what came with each
+    numbers: BTreeMap<(String, u64), BTreeMap<u64, u64>>,
+    commands: HashMap<Name, Seen>,
+    /// the command that each process ran
+    processes: HashMap<Process, Name>,
+    sessions: HashMap<String, SessionSeen>,
+    gaps: Vec<Gap>,
+    /// the agent's own events
+    pub(crate) states: Vec<AgentState>,
+    mistakes: Vec<String>,
+}
+
+/// A session of the storm, and the number of its command; none: the root.
+type Name = (String, Option<u32>);
+type Process = (u32, u64);
+
+#[derive(Debug, Default)]
+struct Seen {
+    executed: u32,
+    exited: u32,
+    code: Option<i32>,
+}
+
+#[derive(Debug, Default)]
+struct SessionSeen {
+    volley: Option<String>,
+    started: u32,
+    executed: u64,
+    exited: HashSet<Process>,
+    ended: u32,
+    /// what the end says: commands, and records that were lost
+    told: Option<(u64, u64)>,
+}
+
+/// How it compares.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdict {
+    /// commands that ran
+    pub(crate) commands: u64,
+    /// events that the subscriber got
+    pub(crate) events: u64,
+    /// events of the storm that it did not get
+    pub(crate) lost: u64,
+    /// numbers that no event came with
+    pub(crate) holes: u64,
+    /// commands, ends and whole events that came more than once
+    pub(crate) duplicated: u64,
+    /// what gaps with an exact count say is missing
+    pub(crate) claimed: u64,
+    /// what gaps say that know only the least
+    pub(crate) claimed_at_least: u64,
+    /// gaps that know only the least
+    pub(crate) inexact: u64,
+    /// what must never be, whatever fails
+    pub(crate) mistakes: Vec<String>,
+    /// what is missing, for whoever must find out why
+    pub(crate) notes: Vec<String>,
+}
+
+impl Verdict {
+    /// What is missing in truth: numbers that never came, or, where the kernel dropped records before anything had a
+    /// number, what the storm ran and nobody told.
+    pub(crate) fn missing(&self) -> u64 {
+        self.lost.max(self.holes)
+    }
+
+    pub(crate) fn whole(&self) -> bool {
+        self.missing() == 0 && self.claimed == 0 && self.inexact == 0
+    }
+
+    /// Whether what is missing is exactly what gaps count.
+    pub(crate) fn balanced(&self) -> bool {
+        self.inexact == 0 && self.claimed == self.missing()
+    }
+
+    /// Whether gaps speak of all that is missing.
+    pub(crate) fn said(&self) -> bool {
+        self.inexact > 0 || self.claimed >= self.missing()
+    }
+}
+
+impl Account {
+    pub(crate) fn new(storm: &str) -> Self {
+        Self { storm: format!("{storm}-"), ..Self::default() }
+    }
+
+    fn mistake(&mut self, what: impl fmt::Display) {
+        if self.mistakes.len() < MISTAKES {
+            self.mistakes.push(what.to_string());
+        }
+    }
+
+    /// Takes in one event.
+    pub(crate) fn take(&mut self, event: &Event) {
+        self.events += 1;
+        if let Some(id) = event.id.as_ref().filter(|id| id.seq > 0) {
+            let mut hasher = DefaultHasher::new();
+            event.encode_to_vec().hash(&mut hasher);
+            let content = hasher.finish();
+            let numbers = self.numbers.entry((id.node.clone(), id.epoch)).or_default();
+            match numbers.insert(id.seq, content) {
+                None => {}
+                Some(before) => {
+                    self.again += 1;
+                    if before != content {
+                        self.mistake(format_args!(
+                            "two events have the number {} of epoch {}",
+                            id.seq, id.epoch
+                        ));
+                    }
+                    return;
+                }
+            }
+        }
+        let session = &event.session_id;
+        match &event.body {
+            Some(Body::Executed(executed)) => self.executed(session, executed),
+            Some(Body::Exited(exited)) => self.exited(session, exited),
+            Some(Body::SessionStarted(_)) => self.session(session).started += 1,
+            Some(Body::SessionEnded(ended)) => {
+                let seen = self.session(session);
+                seen.ended += 1;
+                seen.told = Some((ended.commands.unwrap_or(0), ended.lost.unwrap_or(0)));
+            }
+            Some(Body::Gap(gap)) => self.gaps.push(gap.clone()),
+            Some(Body::AgentState(state)) => self.states.push(state.clone()),
+            Some(Body::NamespaceJoined(_) | Body::Attributed(_) | Body::NodeCondition(_)) | None => {}
+        }
+    }
+
+    fn session(&mut self, id: &str) -> &mut SessionSeen {
+        self.sessions.entry(id.to_owned()).or_default()
+    }
+
+    fn executed(&mut self, session: &str, executed: &Executed) {
+        let argv: Vec<String> =
+            raw_argv(executed).iter().map(|arg| String::from_utf8_lossy(arg).into_owned()).collect();
+        let Some(name) = self.name(&argv) else { return };
+        let (volley, number) = &name;
+        let as_it_was = match number {
+            Some(number) => argv == volley_command(volley, *number).0,
+            None => executed.root == Some(true),
+        };
+        if !as_it_was || executed.truncated == Some(true) {
+            self.mistake(format_args!("{name:?} was told as {argv:?}"));
+        }
+        let seen = self.session(session);
+        seen.executed += 1;
+        if seen.volley.get_or_insert_with(|| volley.clone()) != volley {
+            self.mistake(format_args!("{name:?} was told in a session of others, {session}"));
+        }
+        if let Some(process) = key(executed.process.as_ref()) {
+            self.processes.insert(process, name.clone());
+        }
+        self.commands.entry(name).or_default().executed += 1;
+    }
+
+    /// Which command of the storm this is.
+    fn name(&self, argv: &[String]) -> Option<Name> {
+        match argv {
+            [itest, _, volley, _, name, _]
+                if itest == ITEST && volley == "volley" && name.starts_with(&self.storm) =>
+            {
+                Some((name.clone(), None))
+            }
+            [_, name, number, ..] if name.starts_with(&self.storm) => {
+                Some((name.clone(), Some(number.parse().ok()?)))
+            }
+            _ => None,
+        }
+    }
+
+    fn exited(&mut self, session: &str, exited: &Exited) {
+        let Some(process) = key(exited.process.as_ref()) else { return };
+        if let Some(name) = self.processes.get(&process) {
+            let seen = self.commands.entry(name.clone()).or_default();
+            seen.exited += 1;
+            seen.code = exited.exit_code;
+        }
+        self.session(session).exited.insert(process);
+    }
+
+    /// Whether the end of a session of the storm came.
+    pub(crate) fn has_ended(&self, volley: &Volley) -> bool {
+        self.sessions.values().any(|seen| seen.ended > 0 && seen.volley.as_deref() == Some(&volley.name))
+    }
+
+    /// How often the agent said this of itself.
+    pub(crate) fn said(&self, phase: Phase) -> usize {
+        self.states.iter().filter(|state| state.phase == Some(phase.into())).count()
+    }
+
+    /// Holds it against what ran.
+    pub(crate) fn verdict(&self, ran: &[Volley]) -> Verdict {
+        let mut verdict = Verdict { events: self.events, duplicated: self.again, ..Verdict::default() };
+        let mut mistakes = self.mistakes.clone();
+        let mut of_volley: HashMap<&str, Vec<&SessionSeen>> = HashMap::new();
+        for seen in self.sessions.values() {
+            if let Some(volley) = &seen.volley {
+                of_volley.entry(volley).or_default().push(seen);
+            }
+        }
+        for volley in ran {
+            let sessions = of_volley.remove(&*volley.name).unwrap_or_default();
+            self.of_volley(volley, &sessions, &mut verdict, &mut mistakes);
+        }
+        for (stranger, _) in of_volley {
+            mistakes.push(format!("{stranger} was told, and never ran"));
+        }
+        for ((node, epoch), numbers) in &self.numbers {
+            let newest = numbers.keys().next_back().copied().unwrap_or(0);
+            let holes = newest - numbers.len() as u64;
+            verdict.holes += holes;
+            if holes > 0 {
+                verdict.notes.extend(first_hole(node, *epoch, numbers));
+            }
+        }
+        for gap in self.gaps.iter().filter(|gap| self.concerns(gap)) {
+            let count = gap.count.unwrap_or(0);
+            if gap.exact == Some(true) {
+                verdict.claimed += count;
+            } else {
+                verdict.claimed_at_least += count;
+                verdict.inexact += 1;
+            }
+        }
+        verdict.mistakes = mistakes;
+        verdict
+    }
+
+    fn of_volley(
+        &self,
+        volley: &Volley,
+        sessions: &[&SessionSeen],
+        verdict: &mut Verdict,
+        mistakes: &mut Vec<String>,
+    ) {
+        let commands = u64::from(volley.commands) + 1;
+        verdict.commands += commands;
+        let mut told = 0;
+        for number in std::iter::once(None).chain((0..volley.commands).map(Some)) {
+            let Some(seen) = self.commands.get(&(volley.name.clone(), number)) else { continue };
+            told += u64::from(seen.executed.min(1));
+            verdict.duplicated += u64::from(seen.executed.saturating_sub(1) + seen.exited.saturating_sub(1));
+            let code = number.map_or(0, |number| volley_command(&volley.name, number).1);
+            if seen.exited > 0 && seen.code != Some(code) {
+                mistakes
+                    .push(format!("{} {number:?} exited with {code}, told: {:?}", volley.name, seen.code));
+            }
+        }
+        let exited: u64 = sessions.iter().map(|seen| seen.exited.len() as u64).sum();
+        if exited > commands {
+            mistakes.push(format!("{}: {exited} processes ended of {commands}", volley.name));
+        }
+        let (mut started, mut ended) = (0, 0);
+        for seen in sessions {
+            started += seen.started;
+            ended += seen.ended;
+            if let Some((counted, lost)) = seen.told
+                && counted + lost < seen.executed
+            {
+                mistakes.push(format!("{} ended with {counted} commands of {}", volley.name, seen.executed));
+            }
+        }
+        if sessions.len() > 1 {
+            mistakes.push(format!("{} became {} sessions", volley.name, sessions.len()));
+        }
+        verdict.duplicated += u64::from(started.saturating_sub(1) + ended.saturating_sub(1));
+        let missing = [commands - told, commands.saturating_sub(exited)];
+        let marks = u64::from(started == 0) + u64::from(ended == 0);
+        let missing = missing.iter().sum::<u64>() + marks;
+        if missing > 0 && verdict.notes.len() < MISTAKES {
+            verdict.notes.push(format!(
+                "{}: {told} commands and {exited} ends told of {commands}, {started} starts, {ended} ends",
+                volley.root.join(" ")
+            ));
+        }
+        verdict.lost += missing;
+    }
+
+    /// Whether a gap is about the storm: others may run on this machine, and lose something.
+    fn concerns(&self, gap: &Gap) -> bool {
+        gap.source() != GapSource::Unspecified
+            && (gap.session_ids.is_empty()
+                || gap
+                    .session_ids
+                    .iter()
+                    .any(|id| self.sessions.get(id).is_some_and(|seen| seen.volley.is_some())))
+    }
+
+    /// The gaps, a line each.
+    pub(crate) fn told_gaps(&self) -> Vec<String> {
+        let line = |gap: &Gap| {
+            let exact = if gap.exact == Some(true) { "" } else { "at least " };
+            let count = gap.count.unwrap_or(0);
+            let sessions = gap.session_ids.len();
+            format!(
+                "gap {}: {exact}{count} ({}), {sessions} sessions",
+                gap.source().as_str_name(),
+                gap.detail
+            )
+        };
+        self.gaps.iter().map(line).collect()
+    }
+}
+
+/// Where numbers begin to be missing.
+fn first_hole(node: &str, epoch: u64, numbers: &BTreeMap<u64, u64>) -> Option<String> {
+    let newest = numbers.keys().next_back().copied().unwrap_or(0);
+    let first = (1..=newest).find(|seq| !numbers.contains_key(seq))?;
+    Some(format!("numbers are missing of {node}, epoch {epoch}: the first is {first} of {newest}"))
+}

@@ -1,0 +1,39 @@
+//! A network between the collector and everybody else that is cut, slow, and delivers out of order, twice, or not.
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Outcome, Run,
+    engine::{Expect, Plan, World},
+};
+
+pub(super) fn network(run: &Run) -> Result<Outcome> {
+    let mut world = World::begin(run, &Plan { network: true, ..Plan::default() })?;
+    for _ in 0..world.kills() {
+        let kind = world.random().u32(0..4);
+        let (slow, more) = (world.random().u64(5..60), world.random().u64(0..60));
+        let link = world.link.as_mut().context("no link")?;
+        match kind {
+            0 => link.cut()?,
+            // Each packet takes another time, so that they overtake one another.
+            1 => link.pass(1, 1 + more, 0, 0)?,
+            2 => link.pass(slow, slow, 10, 0)?,
+            _ => link.pass(0, slow, 5, 20)?,
+        }
+        world.faults += 1;
+        world.pass(50, 1500)?;
+        if kind == 0 || world.random().bool() {
+            world.link.as_mut().context("no link")?.pass(0, 0, 0, 0)?;
+            world.pass(0, 500)?;
+        }
+        world.check()?;
+    }
+    world.link.as_mut().context("no link")?.pass(0, 0, 0, 0)?;
+    let outcome = world.finish(Expect::Whole)?;
+    let traffic = outcome.traffic.context("no link")?;
+    ensure!(
+        traffic.dropped > 0 && traffic.doubled > 0 && traffic.overtaken > 0,
+        "the network was too good: {traffic:?}"
+    );
+    Ok(outcome)
+}
