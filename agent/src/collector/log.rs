@@ -12,7 +12,7 @@
 //!    never a panic.
 //!
 //! # Format 1
-//! Three keyspaces of one fjall database; numbers are big-endian, so that keys sort as numbers do.
+//! Three keyspaces of one fjall database, beside those of `subscribe::store`; numbers are big-endian, so that keys sort as numbers do.
 //!
 //! ```text
 //! events      cursor u64                                → logged i64 (unix ns) · before u64 · Event (protobuf)
@@ -138,6 +138,11 @@ impl DiskLog {
     /// Syncs all that was written; only tidiness, since nothing that was promised waits for it.
     pub fn flush(&self) -> Result<(), LogError> {
         self.store.persist(PersistMode::SyncAll).map_err(store_error)
+    }
+
+    /// The database, for what must be kept with the log: in keyspaces of its own.
+    pub(super) fn database(&self) -> &Database {
+        &self.store
     }
 
     /// How far every node has come.

@@ -7,6 +7,7 @@
 //! | `writer` | the one thread that writes it: one fsync for what comes together |
 //! | `sequence` | what is taken of a report: duplicates, and holes, which are asked for again |
 //! | `ingest` | `podtrail.v1.Ingest` |
+//! | [`subscribe`] | durable subscriptions |
 //! | `retention` | trims by age and size |
 //!
 //! An event is acknowledged once it is on the disk, and never before. Nothing here changes an event, and nothing
@@ -17,6 +18,7 @@ mod ingest;
 pub mod log;
 mod retention;
 mod sequence;
+pub mod subscribe;
 mod writer;
 
 use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Instant};
@@ -30,7 +32,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
 
-use self::{ingest::Ingest, log::DiskLog, writer::Writer};
+use self::{
+    ingest::Ingest,
+    log::DiskLog,
+    subscribe::{Subscriptions, calls::Calls, store::DiskStore},
+    writer::Writer,
+};
 use crate::{
     config::collector::CollectorConfig,
     telemetry::{
@@ -39,7 +46,7 @@ use crate::{
     },
     trail::viewer::Viewer,
     trail::{
-        Indexed,
+        Indexed, Moment,
         log::{Log as _, LogError},
         service,
     },
@@ -82,6 +89,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     let stop = on_signal()?;
     _ = Metrics::global();
     telemetry::collector::describe();
+    telemetry::subscriptions::describe();
     let health = Health::new();
     let log_health = health.component("log");
 
@@ -102,19 +110,22 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     }
 
     log_health.not_ready("counting what the log holds");
-    let opening = task::spawn_blocking(move || open(&data));
-    let indexed = tokio::select! {
+    let shutdown = stop.clone();
+    let opening = task::spawn_blocking(move || open(&data, shutdown));
+    let (indexed, subscriptions) = tokio::select! {
         opened = opening => opened.map_err(|_| CollectorError::Panicked)??,
         // Nothing was promised to anybody yet.
         () = stop.cancelled() => return Ok(()),
     };
     let (writer, thread) = Writer::start(indexed.clone(), stop.clone())?;
     tokio::spawn(retention::run(indexed.clone(), retention, stop.clone()));
+    tokio::spawn(subscriptions.clone().run());
     listening.emit();
     log_health.ready();
 
     let trail =
         service::Service::new(indexed.clone(), retention, stop.clone(), Viewer::everything("loopback"))
+            .with_subscriptions(Arc::new(Calls::new(subscriptions.clone())))
             .into_server();
     let ingest = Ingest::new(writer.clone(), indexed.clone(), stop.clone());
     let serving = serve(grpc, trail, ingest, stop.clone(), log_health);
@@ -125,7 +136,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
             () = after(&stop, LEAVE) => Ok(()),
         };
         writer.finish().await;
-        task::spawn_blocking(move || finish(thread, &indexed))
+        task::spawn_blocking(move || finish(thread, &indexed, &subscriptions))
             .await
             .map_err(|_| CollectorError::Panicked)??;
         served
@@ -142,21 +153,29 @@ async fn after(stop: &CancellationToken, grace: time::Duration) {
     time::sleep(grace).await;
 }
 
-fn open(data: &std::path::Path) -> Result<Arc<Indexed<DiskLog>>, LogError> {
+fn open(
+    data: &std::path::Path,
+    shutdown: CancellationToken,
+) -> Result<(Arc<Indexed<DiskLog>>, Subscriptions), LogError> {
     let began = Instant::now();
     let indexed = Indexed::open(Arc::new(DiskLog::open(data)?))?;
     let bounds = indexed.log().bounds()?;
     let (sessions, _) = indexed.index().session_counts();
     let path = data.display().to_string();
     LogOpened { path: &path, bounds: &bounds, sessions, took: began.elapsed() }.emit();
-    Ok(Arc::new(indexed))
+    let store = Box::new(DiskStore::open(indexed.log())?);
+    let (log, settings) = (indexed.log().clone(), subscribe::Settings::default());
+    let subscriptions = Subscriptions::load(log, store, settings, Moment::clock(), shutdown)?;
+    Ok((Arc::new(indexed), subscriptions))
 }
 
 fn finish(
     thread: JoinHandle<Result<(), LogError>>,
     indexed: &Indexed<DiskLog>,
+    subscriptions: &Subscriptions,
 ) -> Result<(), CollectorError> {
     thread.join().map_err(|_| CollectorError::Panicked)??;
+    subscriptions.flush()?;
     indexed.log().flush()?;
     Ok(())
 }

@@ -9,6 +9,8 @@
 //! | [`index`] | sessions and nodes counted from events: no clock, no I/O |
 //! | [`indexed`] | a log and its index, kept in step |
 //! | [`viewer`] | who asks, and what they may see |
+//! | [`sight`] | what one reader gets to see of it |
+//! | [`subscriptions`] | what the collector serves beside |
 //! | [`service`] | `podtrail.v1.Trail` over an indexed log |
 //!
 //! Nothing here knows where events come from, and nothing here ever changes one.
@@ -20,6 +22,8 @@ pub mod log;
 pub mod memory;
 pub mod moment;
 pub mod service;
+pub mod sight;
+pub mod subscriptions;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod viewer;

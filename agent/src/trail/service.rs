@@ -17,6 +17,8 @@ use super::{
     cursor::CursorError,
     index::{self, FindError, PageToken},
     log::{Cursor, Limits, Log, LogError, Page},
+    sight::Sight,
+    subscriptions::{SubscribeStream, SubscriptionCalls},
     viewer::{Verb, Viewer},
 };
 use crate::filter::Filter;
@@ -40,18 +42,7 @@ pub struct Service<L> {
     tails: Arc<Semaphore>,
     /// who asks, where the connection does not say
     viewer: Viewer,
-}
-
-/// What one reader gets to see of what is there.
-struct Sight {
-    filter: Filter,
-    viewer: Viewer,
-}
-
-impl Sight {
-    fn show(&self, event: Arc<v1::Event>) -> Option<v1::Event> {
-        if self.filter.passes(&event) { self.viewer.show(event) } else { None }
-    }
+    subscriptions: Option<Arc<dyn SubscriptionCalls>>,
 }
 
 /// Where a tail begins.
@@ -65,13 +56,14 @@ struct Start {
 
 impl<L> Clone for Service<L> {
     fn clone(&self) -> Self {
-        let Self { indexed, retention, shutdown, tails, viewer } = self;
+        let Self { indexed, retention, shutdown, tails, viewer, subscriptions } = self;
         Self {
             indexed: indexed.clone(),
             retention: *retention,
             shutdown: shutdown.clone(),
             tails: tails.clone(),
             viewer: viewer.clone(),
+            subscriptions: subscriptions.clone(),
         }
     }
 }
@@ -92,7 +84,25 @@ impl<L: Log> Service<L> {
         shutdown: CancellationToken,
         viewer: Viewer,
     ) -> Self {
-        Self { indexed, retention, shutdown, tails: Arc::new(Semaphore::new(MAX_TAILS)), viewer }
+        let tails = Arc::new(Semaphore::new(MAX_TAILS));
+        Self { indexed, retention, shutdown, tails, viewer, subscriptions: None }
+    }
+
+    /// Serves subscriptions too.
+    #[must_use]
+    pub fn with_subscriptions(self, subscriptions: Arc<dyn SubscriptionCalls>) -> Self {
+        Self { subscriptions: Some(subscriptions), ..self }
+    }
+
+    /// Who asks, and whom to ask.
+    fn subscriber<T>(&self, request: &Request<T>) -> Result<(Viewer, &dyn SubscriptionCalls), Status> {
+        let viewer = Viewer::of(request, &self.viewer);
+        viewer.check(Verb::Subscribe)?;
+        let subscriptions = self
+            .subscriptions
+            .as_deref()
+            .ok_or_else(|| Status::unimplemented("subscriptions are the collector's: ask it, or tail"))?;
+        Ok((viewer, subscriptions))
     }
 
     /// Ready to be added to a `tonic` server.
@@ -199,7 +209,7 @@ fn trimmed(log: LogId, after: Cursor, oldest: Cursor) -> Status {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn log_status(e: LogError) -> Status {
+pub(crate) fn log_status(e: LogError) -> Status {
     match e {
         LogError::Corrupt(..) => Status::data_loss(e.to_string()),
         LogError::Io { .. }
@@ -225,10 +235,6 @@ fn page_size(asked: u32) -> usize {
     }
 }
 
-fn no_subscriptions() -> Status {
-    Status::unimplemented("subscriptions are the collector's: ask it, or tail")
-}
-
 fn bad_token() -> Status {
     Status::invalid_argument("page_token is not one that this call gave out")
 }
@@ -239,35 +245,42 @@ fn given(s: String) -> Option<String> {
 
 #[tonic::async_trait]
 impl<L: Log> trail_server::Trail for Service<L> {
-    type SubscribeStream = BoxStream<'static, Result<v1::SubscribeResponse, Status>>;
+    type SubscribeStream = SubscribeStream;
     type TailStream = BoxStream<'static, Result<v1::TailResponse, Status>>;
 
     async fn subscribe(
         &self,
-        _: Request<Streaming<v1::SubscribeRequest>>,
+        request: Request<Streaming<v1::SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        Err(no_subscriptions())
+        let (viewer, subscriptions) = self.subscriber(&request)?;
+        Ok(Response::new(subscriptions.subscribe(viewer, request.into_inner()).await?))
     }
 
     async fn list_subscriptions(
         &self,
-        _: Request<v1::ListSubscriptionsRequest>,
+        request: Request<v1::ListSubscriptionsRequest>,
     ) -> Result<Response<v1::ListSubscriptionsResponse>, Status> {
-        Err(no_subscriptions())
+        let (viewer, subscriptions) = self.subscriber(&request)?;
+        let subscriptions = subscriptions.list(viewer).await?;
+        Ok(Response::new(v1::ListSubscriptionsResponse { subscriptions }))
     }
 
     async fn get_subscription(
         &self,
-        _: Request<v1::GetSubscriptionRequest>,
+        request: Request<v1::GetSubscriptionRequest>,
     ) -> Result<Response<v1::GetSubscriptionResponse>, Status> {
-        Err(no_subscriptions())
+        let (viewer, subscriptions) = self.subscriber(&request)?;
+        let subscription = subscriptions.get(viewer, request.into_inner().name).await?;
+        Ok(Response::new(v1::GetSubscriptionResponse { subscription: Some(subscription) }))
     }
 
     async fn delete_subscription(
         &self,
-        _: Request<v1::DeleteSubscriptionRequest>,
+        request: Request<v1::DeleteSubscriptionRequest>,
     ) -> Result<Response<v1::DeleteSubscriptionResponse>, Status> {
-        Err(no_subscriptions())
+        let (viewer, subscriptions) = self.subscriber(&request)?;
+        subscriptions.delete(viewer, request.into_inner().name).await?;
+        Ok(Response::new(v1::DeleteSubscriptionResponse {}))
     }
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {

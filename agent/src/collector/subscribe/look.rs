@@ -1,0 +1,86 @@
+//! Reading the log for one reader: what they are shown, and what retention took before they got there.
+
+use std::sync::Arc;
+
+use podtrail_proto::v1::{self, event::Body};
+
+use super::feed::{Delivery, Look};
+use crate::trail::{
+    log::{Bounds, Cursor, Entry, Log, LogError, Page},
+    sight::Sight,
+};
+
+/// How much is read at once.
+const PAGE: Page = Page { max_events: 4096, max_bytes: 1024 * 1024 };
+
+/// Why there is no page.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// what comes after `after` is not there any more, up to `oldest`
+    #[error("events {} to {} are trimmed", after + 1, oldest - 1)]
+    Trimmed { after: Cursor, oldest: Cursor },
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// The next piece of the log after `after`. Where retention took its beginning: an error, or, with `gaps`, an event
+/// in its place that counts what is gone. May touch the disk.
+pub(super) fn look(log: &dyn Log, after: Cursor, sight: &Sight, gaps: bool) -> Result<Look, LookError> {
+    let entries = log.read(after, PAGE)?;
+    // Looked at after the read: what was trimmed before it is noticed for certain.
+    let bounds = log.bounds()?;
+    let first = entries.first().map_or(bounds.oldest, begin);
+    let mut to = after;
+    let mut shown = Vec::new();
+    // Not every missing number is trimmed: where the log lost some itself, it says so in its own way.
+    if first > after + 1 && bounds.oldest > after + 1 {
+        if !gaps {
+            return Err(LookError::Trimmed { after, oldest: bounds.oldest });
+        }
+        to = first - 1;
+        shown.push(Delivery::new(to, gap(after, to, &bounds)));
+    }
+    to = entries.last().map_or(to, |e| e.cursor);
+    shown.reserve(entries.len());
+    shown.extend(
+        entries
+            .into_iter()
+            .filter_map(|Entry { cursor, logged: _, event }| Some(Delivery::new(cursor, sight.show(event)?))),
+    );
+    Ok(Look { after, to, shown })
+}
+
+/// The first cursor that an entry stands for: where the log cannot read what it has, one stands for several.
+fn begin(entry: &Entry) -> Cursor {
+    let before = match &entry.event.body {
+        Some(Body::Gap(gap)) if entry.event.id.is_none() && gap.source() == v1::GapSource::CollectorStore => {
+            gap.count().saturating_sub(1)
+        }
+        _ => 0,
+    };
+    entry.cursor.saturating_sub(before)
+}
+
+/// Says that the events after `after`, up to `to`, are gone.
+fn gap(after: Cursor, to: Cursor, bounds: &Bounds) -> v1::Event {
+    let until = bounds.oldest_time.map(crate::trail::Moment::timestamp);
+    let gap = v1::Gap {
+        source: Some(v1::GapSource::Retention.into()),
+        count: Some(to - after),
+        exact: Some(true),
+        // Events may be logged long after they happened: when these did is not known.
+        from: None,
+        to: until,
+        session_ids: Vec::new(),
+        detail: "dropped from the log before this reader got them".to_owned(),
+    };
+    v1::Event { time: until, body: Some(Body::Gap(gap)), ..v1::Event::default() }
+}
+
+/// What `open` says of a position.
+pub(super) fn is_trimmed(bounds: &Bounds, after: Cursor) -> bool {
+    after + 1 < bounds.oldest
+}
+
+/// For a shared log.
+pub(super) type SharedLog = Arc<dyn Log>;

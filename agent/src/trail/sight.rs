@@ -1,0 +1,23 @@
+//! What one reader gets to see of what is there.
+
+use std::sync::Arc;
+
+use podtrail_proto::v1;
+
+use super::viewer::Viewer;
+use crate::filter::Filter;
+
+/// What they asked for, and what they may see of it.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    pub filter: Filter,
+    pub viewer: Viewer,
+}
+
+impl Sight {
+    /// The event as they get it; `None`: not at all.
+    #[must_use]
+    pub fn show(&self, event: Arc<v1::Event>) -> Option<v1::Event> {
+        if self.filter.passes(&event) { self.viewer.show(event) } else { None }
+    }
+}
