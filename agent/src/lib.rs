@@ -22,6 +22,7 @@
 //! | [`clock`] | the wall clock, read in one place |
 //! | [`escape`] | what comes from outside, made fit for a terminal or a log |
 //! | [`config`] | configuration files and flags, checked before anything is opened |
+//! | [`tls`] | mutual TLS: certificates, who they name, and files that change |
 //! | [`telemetry`] | logs, metrics, health |
 
 pub mod clock;
@@ -42,5 +43,6 @@ pub mod local;
 pub mod probe;
 pub mod spool;
 pub mod telemetry;
+pub mod tls;
 pub mod trail;
 pub mod uplink;

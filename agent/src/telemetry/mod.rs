@@ -11,7 +11,9 @@ pub mod health;
 pub mod http;
 pub mod logs;
 pub mod metrics;
+pub mod refused;
 pub mod subscriptions;
+pub mod tls;
 
 use crate::escape;
 

@@ -8,6 +8,7 @@
 //! | [`memory`] | a log in memory, bounded by bytes |
 //! | [`index`] | sessions and nodes counted from events: no clock, no I/O |
 //! | [`indexed`] | a log and its index, kept in step |
+//! | [`rights`] | what a principal may see of it |
 //! | [`viewer`] | who asks, and what they may see |
 //! | [`sight`] | what one reader gets to see of it |
 //! | [`subscriptions`] | what the collector serves beside |
@@ -21,6 +22,7 @@ pub mod indexed;
 pub mod log;
 pub mod memory;
 pub mod moment;
+pub mod rights;
 pub mod service;
 pub mod sight;
 pub mod subscriptions;

@@ -318,7 +318,8 @@ impl<L: Log> trail_server::Trail for Service<L> {
         &self,
         request: Request<v1::ListSessionsRequest>,
     ) -> Result<Response<v1::ListSessionsResponse>, Status> {
-        Viewer::of(&request, &self.viewer).check(Verb::Sessions)?;
+        let viewer = Viewer::of(&request, &self.viewer);
+        viewer.check(Verb::Sessions)?;
         let v1::ListSessionsRequest {
             since,
             until,
@@ -345,11 +346,12 @@ impl<L: Log> trail_server::Trail for Service<L> {
             node: given(node),
             container: given(container_id),
         };
+        check_hidden(&filter, &viewer)?;
         let page = self
             .ask(move |indexed| {
                 indexed
                     .index()
-                    .sessions(&filter, after.as_ref(), page_size(size), PAGE_BYTES)
+                    .sessions(&filter, viewer.rights(), after.as_ref(), page_size(size), PAGE_BYTES)
                     .map_err(find_status)
             })
             .await?;
@@ -363,7 +365,8 @@ impl<L: Log> trail_server::Trail for Service<L> {
         &self,
         request: Request<v1::GetSessionRequest>,
     ) -> Result<Response<v1::GetSessionResponse>, Status> {
-        Viewer::of(&request, &self.viewer).check(Verb::Sessions)?;
+        let viewer = Viewer::of(&request, &self.viewer);
+        viewer.check(Verb::Sessions)?;
         let v1::GetSessionRequest { id, page_size: size, page_token } = request.into_inner();
         let after = match page_token.as_str() {
             "" => 0,
@@ -375,11 +378,17 @@ impl<L: Log> trail_server::Trail for Service<L> {
         self.ask(move |indexed| {
             let (session, cursors) = {
                 let index = indexed.index();
-                let found = index.find(&id).map_err(find_status)?;
+                let found = index.find(&id, viewer.rights()).map_err(find_status)?;
                 // One more than a page, to know whether that is the last.
                 (index.session(&found), index.cursors(&found, after, page_size(size) + 1))
             };
             let (events, next) = read_page(indexed.log().as_ref(), &cursors, page_size(size))?;
+            // Its first events may not know its pod yet.
+            let namespace = session.as_ref().and_then(namespace_of).map(str::to_owned);
+            let rights = viewer.rights();
+            let shown = events.into_iter().filter_map(|event| rights.show_in(event, namespace.as_deref()));
+            let events = shown.map(Arc::unwrap_or_clone).collect();
+            let session = session.and_then(|session| rights.show_session(session));
             let next_page_token = next.map(|c| indexed.log().id().text(c)).unwrap_or_default();
             Ok(Response::new(v1::GetSessionResponse { session, events, next_page_token }))
         })
@@ -412,12 +421,39 @@ impl<L: Log> trail_server::Trail for Service<L> {
     }
 }
 
+/// The namespace of a session's pod.
+fn namespace_of(session: &v1::Session) -> Option<&str> {
+    let attributed = session.attributed.as_ref().and_then(|attributed| attributed.container.as_ref());
+    let pod = session.container.iter().chain(attributed).find_map(|container| container.pod.as_ref());
+    pod.map(|pod| pod.namespace.as_str())
+}
+
+/// Who may not see a field may not ask for it either: the answer would tell it.
+fn check_hidden(filter: &index::Filter, viewer: &Viewer) -> Result<(), Status> {
+    let index::Filter { since: _, until: _, namespace, pod, user, method, node: _, container } = filter;
+    for (asked, path) in [
+        (namespace.is_some(), &["container", "pod", "namespace"][..]),
+        (pod.is_some(), &["container", "pod", "name"]),
+        (user.is_some(), &["attributed", "user", "name"]),
+        (method.is_some(), &["session_started", "method"]),
+        (container.is_some(), &["container", "id"]),
+    ] {
+        if asked && !viewer.rights().fields.show_all_of(path) {
+            let field = path.join(".");
+            return Err(
+                viewer.denied(&format!("may not ask for {field}: its [[principal]] does not show it"))
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Up to `max` events at `cursors`, and where the next page goes on.
 fn read_page(
     log: &impl Log,
     cursors: &[Cursor],
     max: usize,
-) -> Result<(Vec<v1::Event>, Option<Cursor>), Status> {
+) -> Result<(Vec<Arc<v1::Event>>, Option<Cursor>), Status> {
     let wanted = cursors.get(..max).unwrap_or(cursors);
     let page = Page { max_events: max, max_bytes: PAGE_BYTES };
     let entries = log.get(wanted, page).map_err(log_status)?;
@@ -425,7 +461,7 @@ fn read_page(
     let stopped_early = entries.len() < wanted.len();
     let end = entries.last().filter(|_| stopped_early).map(|e| e.cursor).or(wanted.last().copied());
     let more = cursors.last().copied() > end;
-    Ok((entries.into_iter().map(|e| Arc::unwrap_or_clone(e.event)).collect(), end.filter(|_| more)))
+    Ok((entries.into_iter().map(|e| e.event).collect(), end.filter(|_| more)))
 }
 
 #[cfg(test)]

@@ -16,8 +16,11 @@ pub struct Sight {
 
 impl Sight {
     /// The event as they get it; `None`: not at all.
+    ///
+    /// The filter is asked about what they may see of it: else its answer would tell them of the rest.
     #[must_use]
     pub fn show(&self, event: Arc<v1::Event>) -> Option<v1::Event> {
-        if self.filter.passes(&event) { self.viewer.show(event) } else { None }
+        let event = self.viewer.rights().show(event)?;
+        self.filter.passes(&event).then(|| Arc::unwrap_or_clone(event))
     }
 }

@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
-use podtrail_proto::v1;
 use tonic::{Request, Status};
+
+use super::rights::Rights;
+use crate::telemetry::{Emit as _, refused::Refused};
 
 /// What a reader may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,24 +23,44 @@ pub enum Verb {
     Nodes,
 }
 
+impl Verb {
+    /// As configurations write it.
+    pub const NAMES: [(&'static str, Self); 4] = [
+        ("tail", Self::Tail),
+        ("subscribe", Self::Subscribe),
+        ("sessions", Self::Sessions),
+        ("nodes", Self::Nodes),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, verb)| *verb == self).map_or("", |(name, _)| name)
+    }
+}
+
 /// Somebody who reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Viewer {
     principal: Arc<str>,
-    everything: bool,
+    rights: Arc<Rights>,
 }
 
 impl Viewer {
     /// Sees everything: root on the node's socket, or anybody on loopback where there is no TLS.
     #[must_use]
     pub fn everything(principal: &str) -> Self {
-        Self { principal: principal.into(), everything: true }
+        Self::new(principal, Rights::everything())
     }
 
     /// Sees nothing.
     #[must_use]
     pub fn nobody() -> Self {
-        Self { principal: "".into(), everything: false }
+        Self::new("", Rights::default())
+    }
+
+    /// Sees what these rights say.
+    #[must_use]
+    pub fn new(principal: &str, rights: Rights) -> Self {
+        Self { principal: principal.into(), rights: Arc::new(rights) }
     }
 
     /// Who sent this request.
@@ -53,17 +75,24 @@ impl Viewer {
         &self.principal
     }
 
-    /// Fails with `PERMISSION_DENIED` where they may not ask for that.
-    pub fn check(&self, verb: Verb) -> Result<(), Status> {
-        if self.everything {
-            return Ok(());
-        }
-        Err(Status::permission_denied(format!("{:?} may not {verb:?}", &*self.principal)))
+    /// What they may see.
+    #[must_use]
+    pub fn rights(&self) -> &Rights {
+        &self.rights
     }
 
-    /// The event as they may see it; `None`: not at all.
-    #[must_use]
-    pub fn show(&self, event: Arc<v1::Event>) -> Option<v1::Event> {
-        self.everything.then(|| Arc::unwrap_or_clone(event))
+    /// Fails with `PERMISSION_DENIED` where they may not ask for that.
+    pub fn check(&self, verb: Verb) -> Result<(), Status> {
+        if self.rights.verbs.contains(&verb) {
+            return Ok(());
+        }
+        Err(self.denied(&format!("may not {}: its [[principal]] has no such verb", verb.name())))
+    }
+
+    /// `PERMISSION_DENIED`, counted.
+    pub(crate) fn denied(&self, what: &str) -> Status {
+        let message = format!("{:?} {what}", &*self.principal);
+        Refused { peer: &self.principal, reason: "rights", message: &message }.emit();
+        Status::permission_denied(message)
     }
 }

@@ -285,7 +285,7 @@ fn the_index_is_rebuilt_as_it_was() {
     indexed.append(vec![Arc::new(begin), some(2), Arc::new(event("n", 3, 3, "s", ended(4)))]).unwrap();
     let know = |i: &Indexed<DiskLog>| {
         let index = i.index();
-        (index.session(&index.find("s").unwrap()), index.nodes())
+        (index.session(&index.find("s", &crate::trail::rights::Rights::everything()).unwrap()), index.nodes())
     };
     let known = know(&indexed);
     assert_eq!(known.0.as_ref().unwrap().lost, 4);

@@ -6,7 +6,7 @@ use podtrail_proto::v1;
 use prost::Message as _;
 
 use super::{Index, Key, NodeNumber, Session, node::Node};
-use crate::trail::{Moment, log::Cursor};
+use crate::trail::{Moment, log::Cursor, rights::Rights};
 
 /// How many candidates an ambiguous question names.
 const MAX_CANDIDATES: usize = 5;
@@ -96,15 +96,17 @@ fn container_id(session: &Session) -> &str {
 }
 
 impl Index {
-    /// Sessions, newest first, up to `max_sessions` and about `max_bytes`, from `after` on.
+    /// Sessions that somebody with these rights may see, newest first, up to `max_sessions` and about `max_bytes`, from
+    /// `after` on.
     pub fn sessions(
         &self,
         filter: &Filter,
+        rights: &Rights,
         after: Option<&PageToken>,
         max_sessions: usize,
         max_bytes: usize,
     ) -> Result<SessionsPage, FindError> {
-        self.check_container(filter)?;
+        self.check_container(filter, rights)?;
         let upper = after.map_or(Bound::Unbounded, |t| Bound::Excluded((t.start, t.key.clone())));
         let mut page = SessionsPage::default();
         let mut bytes = 0;
@@ -113,10 +115,11 @@ impl Index {
             let (Some(session), Some(node)) = (self.sessions.get(key), self.nodes.get(&key.node)) else {
                 continue;
             };
-            if !filter.takes(session, node) {
+            if !session.is_seen(rights) || !filter.takes(session, node) {
                 continue;
             }
             let message = session.message(&key.id, node, &self.anywhere);
+            let Some(message) = rights.show_session(message) else { continue };
             let len = message.encoded_len();
             if !page.sessions.is_empty() && (page.sessions.len() >= max_sessions || bytes + len > max_bytes) {
                 page.next = last;
@@ -129,11 +132,11 @@ impl Index {
         Ok(page)
     }
 
-    /// A beginning of a container's id must mean one container.
-    fn check_container(&self, filter: &Filter) -> Result<(), FindError> {
+    /// A beginning of a container's id must mean one container, of those that they may see.
+    fn check_container(&self, filter: &Filter, rights: &Rights) -> Result<(), FindError> {
         let Some(prefix) = filter.container.as_deref() else { return Ok(()) };
-        let ids: BTreeSet<&str> =
-            self.sessions.values().map(container_id).filter(|id| id.starts_with(prefix)).collect();
+        let seen = self.sessions.values().filter(|session| session.is_seen(rights));
+        let ids: BTreeSet<&str> = seen.map(container_id).filter(|id| id.starts_with(prefix)).collect();
         if ids.len() > 1 && !ids.contains(prefix) {
             let candidates = ids.iter().take(MAX_CANDIDATES).map(|&id| id.to_owned()).collect();
             return Err(FindError::Ambiguous { what: "container", name: prefix.to_owned(), candidates });
@@ -141,11 +144,14 @@ impl Index {
         Ok(())
     }
 
-    /// The session with this id, or the only one whose id begins with it.
-    pub fn find(&self, id: &str) -> Result<SessionRef, FindError> {
+    /// The session with this id, or the only one whose id begins with it, of those that they may see: of others they
+    /// are not told that there are any.
+    pub fn find(&self, id: &str, rights: &Rights) -> Result<SessionRef, FindError> {
         let from = Key { id: id.into(), node: NodeNumber(0) };
-        let matches =
-            || self.sessions.range(from.clone()..).map(|(k, _)| k).take_while(|k| k.id.starts_with(id));
+        let matches = || {
+            let all = self.sessions.range(from.clone()..).take_while(|(k, _)| k.id.starts_with(id));
+            all.filter(|(_, session)| session.is_seen(rights)).map(|(k, _)| k)
+        };
         let exact = || matches().take_while(|k| &*k.id == id);
         let ambiguous = |keys: &mut dyn Iterator<Item = &Key>, named: bool| FindError::Ambiguous {
             what: "session",

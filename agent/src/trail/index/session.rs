@@ -7,7 +7,7 @@ use super::{
     cursors::Cursors,
     node::{Gap, Gaps, Node, Tally},
 };
-use crate::trail::{Moment, log::Cursor};
+use crate::trail::{Moment, log::Cursor, rights::Rights};
 
 /// Longest message that is kept as a part of a summary; events themselves may be longer.
 const MAX_PART_BYTES: usize = 64 * 1024;
@@ -103,6 +103,10 @@ impl Session {
 
     pub(super) fn pod(&self) -> Option<&v1::Pod> {
         self.container.as_ref().and_then(|c| c.pod.as_ref())
+    }
+
+    pub(super) fn is_seen(&self, rights: &Rights) -> bool {
+        rights.sees_session(self.container.as_ref(), self.attributed.as_ref())
     }
 
     /// Those that may touch it: of its node, and of nobody knows where.

@@ -4,6 +4,7 @@ use podtrail_proto::v1::{EntryMethod, GapSource, event::Body};
 use proptest::prelude::*;
 
 use super::*;
+use crate::trail::rights::Rights;
 use crate::trail::testing::{SECOND, container, ended, event, executed, exited, gap, started};
 
 fn entry(cursor: Cursor, event: v1::Event) -> Entry {
@@ -20,11 +21,17 @@ fn index(events: Vec<v1::Event>) -> Index {
 }
 
 fn all(index: &Index) -> Vec<v1::Session> {
-    index.sessions(&Filter::default(), None, 1000, usize::MAX).unwrap().sessions
+    index.sessions(&Filter::default(), &Rights::everything(), None, 1000, usize::MAX).unwrap().sessions
 }
 
 fn ids(index: &Index, filter: &Filter) -> Vec<String> {
-    index.sessions(filter, None, 1000, usize::MAX).unwrap().sessions.into_iter().map(|s| s.id).collect()
+    index
+        .sessions(filter, &Rights::everything(), None, 1000, usize::MAX)
+        .unwrap()
+        .sessions
+        .into_iter()
+        .map(|s| s.id)
+        .collect()
 }
 
 fn timestamp(at: i64) -> Option<podtrail_proto::Timestamp> {
@@ -73,10 +80,10 @@ fn gaps_touch_by_name_or_by_time_and_only_on_their_node() {
     ]);
     let lost: Vec<(String, u64)> = all(&index).into_iter().map(|s| (s.id, s.lost)).collect();
     assert_eq!(lost, [("b".to_owned(), 5), ("m".to_owned(), 0), ("a".to_owned(), 12)]);
-    let cursors = |id| index.cursors(&index.find(id).unwrap(), 0, 100);
+    let cursors = |id| index.cursors(&index.find(id, &Rights::everything()).unwrap(), 0, 100);
     assert_eq!(cursors("a"), [1, 2, 5, 6]);
     assert_eq!(cursors("b"), [3, 5]);
-    assert_eq!(index.cursors(&index.find("a").unwrap(), 1, 2), [2, 5]);
+    assert_eq!(index.cursors(&index.find("a", &Rights::everything()).unwrap(), 1, 2), [2, 5]);
     assert_eq!(index.nodes()[1].lost, 23);
 }
 
@@ -102,7 +109,7 @@ fn unreadable_events_may_touch_any_session_that_was_there() {
     ]);
     let lost: Vec<(String, u64)> = all(&index).into_iter().map(|s| (s.id, s.lost)).collect();
     assert_eq!(lost, [("late".to_owned(), 0), ("a".to_owned(), 4)]);
-    assert_eq!(index.cursors(&index.find("a").unwrap(), 0, 100), [1, 2]);
+    assert_eq!(index.cursors(&index.find("a", &Rights::everything()).unwrap(), 0, 100), [1, 2]);
     assert_eq!(index.nodes().iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["m", "n"]);
 }
 
@@ -111,7 +118,8 @@ fn found_by_a_unique_beginning() {
     let ids = ["abc1", "abc2", "abd", "ab", "x", "abe", "abf"];
     let mut index =
         index(ids.iter().map(|id| event("n", 1, 1, id, started(1, EntryMethod::RuntimeExec))).collect());
-    let find = |index: &Index, id| index.find(id).map(|s| index.session(&s).unwrap().id);
+    let find =
+        |index: &Index, id| index.find(id, &Rights::everything()).map(|s| index.session(&s).unwrap().id);
     assert_eq!(find(&index, "x").unwrap(), "x");
     assert_eq!(find(&index, "abd").unwrap(), "abd");
     assert_eq!(find(&index, "ab").unwrap(), "ab", "an exact id goes before longer ones");
@@ -166,7 +174,7 @@ fn filters() {
     assert_eq!(with(|f| f.container = Some("c".to_owned() + "9")), [""; 0]);
     let ambiguous = Filter { container: Some("c0".to_owned()), ..Filter::default() };
     assert_eq!(
-        index.sessions(&ambiguous, None, 10, 10).unwrap_err().to_string(),
+        index.sessions(&ambiguous, &Rights::everything(), None, 10, 10).unwrap_err().to_string(),
         "\"c0\" is the beginning of several containers, write more of it: c0de, c0ffee"
     );
 }
@@ -178,7 +186,8 @@ fn pages_cover_all_once_newest_first() {
     );
     let (mut seen, mut after) = (Vec::new(), None);
     loop {
-        let page = index.sessions(&Filter::default(), after.as_ref(), 4, usize::MAX).unwrap();
+        let page =
+            index.sessions(&Filter::default(), &Rights::everything(), after.as_ref(), 4, usize::MAX).unwrap();
         assert!(page.sessions.len() <= 4);
         seen.extend(page.sessions.into_iter().map(|s| s.id));
         let Some(next) = page.next else { break };
@@ -187,7 +196,10 @@ fn pages_cover_all_once_newest_first() {
     let wanted: Vec<String> = (0..25).rev().map(|n| format!("s{n:02}")).collect();
     assert_eq!(seen, wanted);
     // A page has room for at least one, whatever its length.
-    assert_eq!(index.sessions(&Filter::default(), None, 4, 1).unwrap().sessions.len(), 1);
+    assert_eq!(
+        index.sessions(&Filter::default(), &Rights::everything(), None, 4, 1).unwrap().sessions.len(),
+        1
+    );
     assert_eq!(PageToken::decode("1/2"), None);
     assert_eq!(PageToken::decode("x/2/s"), None);
 }
@@ -208,7 +220,7 @@ fn what_is_trimmed_is_taken_back() {
     let expected =
         [("part2", 1, 0), ("part", 1, 0), ("open", 0, 0)].map(|(id, n, lost)| (id.to_owned(), n, lost));
     assert_eq!(left, expected);
-    assert_eq!(index.cursors(&index.find("part").unwrap(), 0, 9), [7]);
+    assert_eq!(index.cursors(&index.find("part", &Rights::everything()).unwrap(), 0, 9), [7]);
     let nodes: Vec<(String, u64, u64)> =
         index.nodes().into_iter().map(|n| (n.name, n.events, n.lost)).collect();
     assert_eq!(nodes, [("m".to_owned(), 1, 0), ("n".to_owned(), 1, 0)]);

@@ -1,0 +1,260 @@
+use podtrail_proto::v1::{EntryMethod, GapSource};
+
+use super::*;
+use crate::trail::testing::{container, ended, event, executed, exited, gap, started};
+
+fn rights(namespaces: &[&str], fields: &[&str]) -> Rights {
+    Rights {
+        verbs: [Verb::Tail].into(),
+        namespaces: namespaces.iter().map(|&name| name.to_owned()).collect(),
+        fields: Fields::compile(fields.iter().copied()).unwrap(),
+    }
+}
+
+/// An event of a pod in this namespace.
+fn of(namespace: &str, body: Body) -> Arc<v1::Event> {
+    let mut event = event("n", 1, 1, "s", body);
+    event.container = Some(container("c1", Some((namespace, "pod-0"))));
+    Arc::new(event)
+}
+
+fn command() -> Body {
+    Body::Executed(v1::Executed {
+        process: Some(v1::Process { pid: 7, comm: "sh".to_owned(), ..v1::Process::default() }),
+        path: "/bin/sh".to_owned(),
+        path_raw: vec![1].into(),
+        argv: vec!["sh".to_owned(), "--password=x".to_owned()],
+        argv_raw: vec![vec![1].into(), vec![2].into()],
+        credentials: Some(v1::Credentials { uid: Some(0), gid: Some(0), ..v1::Credentials::default() }),
+        truncated: Some(false),
+        ..v1::Executed::default()
+    })
+}
+
+fn shown(rights: &Rights, event: &Arc<v1::Event>) -> Option<v1::Event> {
+    rights.show(event.clone()).map(Arc::unwrap_or_clone)
+}
+
+fn executed_of(event: Option<v1::Event>) -> v1::Executed {
+    match event.and_then(|event| event.body) {
+        Some(Body::Executed(executed)) => executed,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn nobody_sees_anything_but_what_is_missing() {
+    let nobody = Rights::default();
+    assert_eq!(shown(&nobody, &of("prod", command())), None);
+    assert_eq!(shown(&nobody, &Arc::new(event("n", 1, 1, "s", command()))), None);
+    let seen = shown(&nobody, &of("prod", gap(GapSource::KernelRing, 3, 0, 1, &["s", "t"]))).unwrap();
+    assert_eq!((seen.container, seen.session_id.as_str()), (None, ""));
+    assert_eq!(seen.body, Some(gap(GapSource::KernelRing, 3, 0, 1, &[])));
+    let state = Body::AgentState(v1::AgentState { boot_id: "b".to_owned(), ..v1::AgentState::default() });
+    assert_eq!(shown(&nobody, &of("prod", state.clone())).unwrap().body, Some(state));
+    assert_eq!(nobody.show_session(v1::Session::default()), None);
+}
+
+#[test]
+fn everything_is_everything() {
+    let all = Rights::everything();
+    for event in [of("prod", command()), Arc::new(event("n", 1, 1, "s", command()))] {
+        assert_eq!(shown(&all, &event), Some(Arc::unwrap_or_clone(event)));
+    }
+    assert_eq!(Fields::compile(["*"]).unwrap(), Fields::all());
+}
+
+#[test]
+fn namespaces_are_names_and_patterns() {
+    let some = rights(&["prod", "team-*", "*-x-*"], &["*"]);
+    for (namespace, sees) in [
+        ("prod", true),
+        ("production", false),
+        ("team-a", true),
+        ("team-", true),
+        ("steam-a", false),
+        ("a-x-b", true),
+        ("-x-", true),
+        ("a-x", false),
+        ("", false),
+    ] {
+        assert_eq!(shown(&some, &of(namespace, command())).is_some(), sees, "{namespace}");
+    }
+    // Of no pod that is known: only for those who see all.
+    let host = Arc::new(event("n", 1, 1, "s", command()));
+    assert_eq!(shown(&some, &host), None);
+    assert!(shown(&rights(&["**"], &["*"]), &host).is_none());
+    assert!(shown(&rights(&["prod", "*"], &["*"]), &host).is_some());
+}
+
+#[test]
+fn an_event_of_two_namespaces_is_of_both() {
+    let attributed = |namespace| {
+        Body::Attributed(v1::Attributed {
+            container: Some(container("c1", Some((namespace, "p")))),
+            ..v1::Attributed::default()
+        })
+    };
+    let prod = rights(&["prod"], &["*"]);
+    let without = |body| Arc::new(event("n", 1, 1, "s", body));
+    assert!(shown(&prod, &without(attributed("prod"))).is_some());
+    assert!(shown(&prod, &without(attributed("dev"))).is_none());
+    assert!(shown(&prod, &of("prod", attributed("dev"))).is_none());
+    assert!(shown(&prod, &of("dev", attributed("prod"))).is_none());
+    // A session's namespace stands in for what an early event did not know, and for nothing else.
+    let early = without(command());
+    assert!(prod.show_in(early.clone(), Some("prod")).is_some());
+    assert!(prod.show_in(early.clone(), Some("dev")).is_none());
+    assert!(prod.show_in(early, None).is_none());
+    assert!(prod.show_in(of("dev", command()), Some("prod")).is_none());
+}
+
+#[test]
+fn a_field_is_taken_away_with_its_exact_bytes() {
+    let event = of("prod", command());
+    let whole = executed_of(Some((*event).clone()));
+    let seen = executed_of(shown(&rights(&["*"], &["*", "!executed.argv"]), &event));
+    assert_eq!(seen, v1::Executed { argv: vec![], argv_raw: vec![], ..whole.clone() });
+    // By the proto's names too, one level down, in any order.
+    let seen =
+        executed_of(shown(&rights(&["*"], &["!executed.credentials.gid", "!executed.path", "*"]), &event));
+    let credentials = v1::Credentials { uid: Some(0), ..v1::Credentials::default() };
+    let expected = v1::Executed {
+        path: String::new(),
+        path_raw: vec![].into(),
+        credentials: Some(credentials),
+        ..whole.clone()
+    };
+    assert_eq!(seen, expected);
+    let seen = executed_of(shown(&rights(&["*"], &["*", "!executed.argv_bytes"]), &event));
+    assert_eq!(seen, whole);
+}
+
+#[test]
+fn only_what_is_named_is_there() {
+    let some = rights(&["*"], &["executed.path", "sessionEnded", "container.id"]);
+    let event = of("prod", command());
+    let seen = shown(&some, &event).unwrap();
+    assert_eq!((&seen.id, &seen.time, seen.session_id.as_str()), (&event.id, &event.time, "s"));
+    assert_eq!(seen.container, Some(container("c1", None)));
+    let path =
+        v1::Executed { path: "/bin/sh".to_owned(), path_raw: vec![1].into(), ..v1::Executed::default() };
+    assert_eq!(executed_of(Some(seen)), path);
+    assert_eq!(shown(&some, &of("prod", ended(3))).unwrap().body, Some(ended(3)));
+    // Of what is not named not even that it was.
+    assert_eq!(shown(&some, &of("prod", exited())), None);
+    assert_eq!(shown(&some, &of("prod", started(0, EntryMethod::RuntimeExec))), None);
+    // What is taken away stays away, whatever else is named.
+    let none = rights(&["*"], &["executed.path", "!executed"]);
+    assert_eq!(shown(&none, &event), None);
+    // A pod's namespace is asked for before anything is taken away.
+    assert!(shown(&rights(&["prod"], &["executed"]), &event).is_some());
+    assert!(shown(&rights(&["dev"], &["executed"]), &event).is_none());
+}
+
+#[test]
+fn a_hidden_container_is_hidden_where_it_is_named_again() {
+    let attributed = Body::Attributed(v1::Attributed {
+        container: Some(container("c1", Some(("prod", "p")))),
+        evidence: vec!["e".to_owned()],
+        ..v1::Attributed::default()
+    });
+    let seen =
+        shown(&rights(&["prod"], &["*", "!container.pod.name"]), &of("prod", attributed.clone())).unwrap();
+    let without_name = container("c1", Some(("prod", "")));
+    assert_eq!(seen.container, Some(without_name.clone()));
+    let Some(Body::Attributed(a)) = seen.body else { panic!("{seen:?}") };
+    assert_eq!((a.container, a.evidence), (Some(without_name), vec!["e".to_owned()]));
+    let seen = shown(&rights(&["prod"], &["*", "!container"]), &of("prod", attributed)).unwrap();
+    let Some(Body::Attributed(a)) = seen.body else { panic!("{seen:?}") };
+    assert_eq!((seen.container, a.container), (None, None));
+}
+
+#[test]
+fn a_session_shows_what_its_events_do() {
+    let session = v1::Session {
+        id: "s".to_owned(),
+        node: "n".to_owned(),
+        cluster: "c".to_owned(),
+        container: Some(container("c1", Some(("prod", "p")))),
+        started: Some(v1::SessionStarted { login_uid: Some(7), ..v1::SessionStarted::default() }),
+        ended: Some(v1::SessionEnded { commands: Some(1), ..v1::SessionEnded::default() }),
+        commands: 1,
+        lost: 2,
+        first_command: "sh --password=x".to_owned(),
+        ..v1::Session::default()
+    };
+    let seen = |fields: &[&str]| rights(&["prod"], fields).show_session(session.clone()).unwrap();
+    assert_eq!(seen(&["*"]), session);
+    let without = v1::Session { first_command: String::new(), ..session.clone() };
+    assert_eq!(seen(&["*", "!executed.argv"]), without);
+    let least = v1::Session {
+        container: None,
+        started: None,
+        ended: None,
+        commands: 0,
+        first_command: String::new(),
+        ..session.clone()
+    };
+    assert_eq!(seen(&[]), least);
+    assert_eq!(
+        seen(&["executed.path", "sessionEnded"]),
+        v1::Session { commands: 1, ended: session.ended, ..least }
+    );
+    assert_eq!(rights(&["dev"], &["*"]).show_session(session.clone()), None);
+    let nowhere = v1::Session { container: None, ..session };
+    assert_eq!(rights(&["prod"], &["*"]).show_session(nowhere.clone()), None);
+    assert!(rights(&["*"], &["*"]).show_session(nowhere).is_some());
+}
+
+#[test]
+fn gaps_name_sessions_to_those_who_see_them() {
+    let of_prod = of("prod", gap(GapSource::SessionBudget, 3, 0, 1, &["s"]));
+    assert_eq!(shown(&rights(&["prod"], &["exited"]), &of_prod), Some((*of_prod).clone()));
+    let elsewhere = shown(&rights(&["dev"], &["*"]), &of_prod).unwrap();
+    assert_eq!(elsewhere.body, Some(gap(GapSource::SessionBudget, 3, 0, 1, &[])));
+}
+
+#[test]
+fn a_name_that_means_nothing_is_told() {
+    let told = |name: &str| Fields::compile([name]).unwrap_err().to_string();
+    assert!(told("executed.agv").starts_with(
+        "\"executed.agv\": executed has no field \"agv\"; it has: process, path, pathRaw, argv, argvRaw"
+    ));
+    assert!(told("exec").starts_with("\"exec\": event has no field \"exec\"; it has: id, time, boottimeNs"));
+    assert!(
+        told("!executed.argv.0").contains("there is nothing below \"argv\""),
+        "{}",
+        told("executed.argv.0")
+    );
+    assert!(told("container.pod.labels.app").contains("there is nothing below \"labels\""));
+    assert!(told("").contains("has no field \"\""));
+    assert!(told("executed.").contains("has no field \"\""));
+    assert!(told("!sessionId").contains("is always shown"));
+    assert!(told("id.seq").contains("is always shown"));
+}
+
+#[test]
+fn whether_a_field_is_hidden_can_be_asked() {
+    let fields = |names: &[&str]| Fields::compile(names.iter().copied()).unwrap();
+    let user = &["attributed", "user", "name"][..];
+    assert!(Fields::all().show_all_of(user) && fields(&["attributed"]).show_all_of(user));
+    assert!(!fields(&["*", "!attributed.user"]).show_all_of(user) && !Fields::default().show_all_of(user));
+    assert!(!fields(&["*", "!container.pod.labels"]).show_all_of(&["container"]));
+    assert!(fields(&["*", "!container.pod.labels"]).show_all_of(&["container", "id"]));
+    assert!(!Fields::all().show_all_of(&["nothing"]));
+}
+
+#[test]
+fn no_event_grows_by_what_is_hidden() {
+    // Whatever is left out of the encoded form, what is left can be read: all kinds of bodies.
+    let bodies = [command(), executed(&["a"], true), exited(), ended(1), started(0, EntryMethod::ExecProbe)];
+    let names =
+        ["*", "!executed.process.comm", "!sessionStarted.evidence", "!exited.duration", "!container.pod.uid"];
+    for body in bodies {
+        let event = of("prod", body);
+        let seen = shown(&rights(&["*"], &names), &event).unwrap();
+        assert_eq!(std::mem::discriminant(&seen.body), std::mem::discriminant(&event.body));
+        assert_eq!(seen.id, event.id);
+    }
+}
