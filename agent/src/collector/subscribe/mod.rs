@@ -548,3 +548,6 @@ fn is_name(name: &str) -> bool {
     let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
     (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(good)
 }
+
+#[cfg(test)]
+mod tests;
