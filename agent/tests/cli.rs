@@ -448,7 +448,7 @@ fn wrong_usage_is_two() {
         (&["sessions", "--since", "yesterday"][..], "1h30m"),
         (&["sessions", "--method", "ssh"], "namespace-join"),
         (&["tail", "--from", "tomorrow"], "20:14"),
-        (&["nodes", "--collector", "https://c:1"], "TLS is not supported yet"),
+        (&["nodes", "--collector", "https://c:1"], "https needs --tls-ca"),
         (&["nodes", "--collector", "c"], "the port is missing"),
         (&["sessions", "--since", "\x1b[2J\u{202e}"], r"\u{202e}"),
         (&["frobnicate"], "unrecognized subcommand"),

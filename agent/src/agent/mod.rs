@@ -41,6 +41,8 @@ use crate::{
     local::{Local, LocalError},
     probe::{ProbeError, RawRecord},
     spool::{self, Identity, Saved, Spool},
+    telemetry,
+    tls::ClientTls,
     trail::{Indexed, log::LogError},
     uplink,
 };
@@ -124,13 +126,19 @@ pub async fn run<S: Source>(
     let mut local = None;
     if let Some(path) = &config.socket {
         let both = Arc::new(Indexed::open(Arc::clone(&spool))?);
-        local = Some(Local::open(path, Arc::clone(&both), config.spool_size)?);
+        local = Some(Local::open(path, config.socket_group, Arc::clone(&both), config.spool_size)?);
         indexed = Some(both);
     }
+    let tls = config.tls.clone().map(|files| Arc::new(ClientTls::new(files)));
+    let _told = tls.clone().map(|tls| {
+        telemetry::tls::describe();
+        AbortOnDropHandle::new(tokio::spawn(tls.watch()))
+    });
     let uplink = config.collector.as_ref().map(|collector| {
         let (state, watched) = watch::channel(uplink::State::default());
         let options = uplink::Options {
             collector: collector.clone(),
+            tls: tls.clone(),
             hello: hello(&spool, pipeline.about()),
             backoff: uplink::Backoff::default(),
         };

@@ -1,6 +1,6 @@
 //! The command line, checked before anything is opened.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use podtrail_proto::v1::{self, EntryMethod, tail_request};
@@ -34,12 +34,42 @@ pub struct Args {
 
 #[derive(Debug, ClapArgs)]
 struct SourceArgs {
-    /// Read from a collector (http://host:port or host:port) [env: PODTRAIL_COLLECTOR]
+    /// Read from a collector (https://host:port, or http:// on this machine) [env: PODTRAIL_COLLECTOR]
     #[arg(long, global = true, help_heading = HEADING, value_name = "URL", conflicts_with = "socket")]
     collector: Option<String>,
+    /// Certificate authorities (PEM) that the collector must have its certificate from [env: PODTRAIL_TLS_CA]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// Your certificate (PEM), which names a principal [env: PODTRAIL_TLS_CERT]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM) [env: PODTRAIL_TLS_KEY]
+    #[arg(long, global = true, help_heading = HEADING, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Read from the agent of this node [default: /run/podtrail/agent.sock]
     #[arg(long, global = true, help_heading = HEADING, value_name = "PATH")]
     socket: Option<PathBuf>,
+}
+
+/// What the environment says, where no flag does.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    collector: Option<String>,
+    tls_ca: Option<OsString>,
+    tls_cert: Option<OsString>,
+    tls_key: Option<OsString>,
+}
+
+impl Environment {
+    #[must_use]
+    pub fn read() -> Self {
+        Self {
+            collector: env::var("PODTRAIL_COLLECTOR").ok(),
+            tls_ca: env::var_os("PODTRAIL_TLS_CA"),
+            tls_cert: env::var_os("PODTRAIL_TLS_CERT"),
+            tls_key: env::var_os("PODTRAIL_TLS_KEY"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -157,7 +187,7 @@ impl Args {
     pub fn read() -> Result<Self, ExitCode> {
         Self::try_parse().map_err(|error| {
             let text = error.render();
-            let typed: String = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            let typed: String = env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
             if typed.chars().all(escape::is_plain) {
                 // There is nobody to tell where that fails.
                 let _ = error.print();
@@ -171,13 +201,24 @@ impl Args {
         })
     }
 
-    /// Where to read from. `collector` is what the environment says; a flag wins over it.
-    pub fn source(&self, collector: Option<String>) -> Result<Source, super::client::ClientError> {
-        if let Some(path) = &self.source.socket {
+    /// Where to read from. A flag wins over the environment.
+    pub fn source(&self, environment: Environment) -> Result<Source, super::client::ClientError> {
+        let SourceArgs { collector, tls_ca, tls_cert, tls_key, socket } = &self.source;
+        let either = |flag: &Option<PathBuf>, set: Option<OsString>| {
+            flag.clone().or_else(|| set.filter(|path| !path.is_empty()).map(PathBuf::from))
+        };
+        if let Some(path) = socket {
             return Ok(Source::Socket(path.clone()));
         }
-        match self.source.collector.clone().or(collector.filter(|url| !url.is_empty())) {
-            Some(url) => Source::collector(&url),
+        match collector.clone().or(environment.collector.filter(|url| !url.is_empty())) {
+            Some(url) => Source::collector(
+                &url,
+                [
+                    either(tls_ca, environment.tls_ca),
+                    either(tls_cert, environment.tls_cert),
+                    either(tls_key, environment.tls_key),
+                ],
+            ),
             None => Ok(Source::Socket(PathBuf::from(DEFAULT_SOCKET))),
         }
     }
@@ -232,6 +273,7 @@ impl Method {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::Files;
 
     fn parse(line: &[&str]) -> Result<Args, clap::Error> {
         Args::try_parse_from(std::iter::once(&"podtrail").chain(line))
@@ -261,13 +303,41 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_environment() {
-        let environment = || Some("http://c:1".to_owned());
+        let environment =
+            || Environment { collector: Some("http://c:1".to_owned()), ..Environment::default() };
         let source = |line: &[&str]| parse(line).unwrap().source(environment()).unwrap();
-        assert_eq!(source(&["nodes"]), Source::collector("c:1").unwrap());
-        assert_eq!(source(&["nodes", "--collector", "d:2"]), Source::collector("d:2").unwrap());
+        let collector = |url| Source::collector(url, [None, None, None]).unwrap();
+        assert_eq!(source(&["nodes"]), collector("c:1"));
+        assert_eq!(source(&["nodes", "--collector", "d:2"]), collector("d:2"));
         assert_eq!(source(&["--socket", "/x", "nodes"]), Source::Socket("/x".into()));
-        let unset = parse(&["nodes"]).unwrap().source(Some(String::new())).unwrap();
+        let empty = Environment { collector: Some(String::new()), ..Environment::default() };
+        let unset = parse(&["nodes"]).unwrap().source(empty).unwrap();
         assert_eq!(unset, Source::Socket(DEFAULT_SOCKET.into()));
+    }
+
+    #[test]
+    fn certificates_come_from_flags_or_the_environment() {
+        let environment = || Environment {
+            collector: Some("https://c:1".to_owned()),
+            tls_ca: Some("/ca".into()),
+            tls_cert: Some("/cert".into()),
+            tls_key: Some("/key".into()),
+        };
+        let source = |line: &[&str]| parse(line).unwrap().source(environment());
+        let files = |cert: &str| Files { ca: "/ca".into(), cert: cert.into(), key: "/key".into() };
+        let secure = |cert| Source::Collector { url: "https://c:1".to_owned(), tls: Some(files(cert)) };
+        assert_eq!(source(&["nodes"]).unwrap(), secure("/cert"));
+        assert_eq!(source(&["nodes", "--tls-cert", "/mine"]).unwrap(), secure("/mine"));
+        // The environment may be set for another collector than the one that was typed.
+        let plain = Source::Collector { url: "http://d:2".to_owned(), tls: None };
+        assert_eq!(source(&["nodes", "--collector", "http://d:2"]).unwrap(), plain);
+        assert_eq!(
+            source(&["nodes", "--collector", "d:2"]).unwrap(),
+            Source::Collector { url: "https://d:2".to_owned(), tls: Some(files("/cert")) }
+        );
+        let half = Environment { tls_key: Some(OsString::new()), ..environment() };
+        let error = parse(&["nodes"]).unwrap().source(half).unwrap_err().to_string();
+        assert!(error.contains("--tls-ca, --tls-cert and --tls-key"), "{error}");
     }
 
     #[test]

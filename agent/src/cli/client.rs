@@ -11,7 +11,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::escape;
+use crate::{
+    escape,
+    tls::{ClientTls, ConnectError, Files},
+};
 
 /// How long a connection, or one page of an answer, may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,22 +25,29 @@ const MAX_MESSAGE: usize = 128 * 1024 * 1024;
 /// Whom to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// `http://host:port`
-    Collector(String),
+    Collector {
+        /// `http://host:port`, or with `tls` `https://host:port`
+        url: String,
+        tls: Option<Files>,
+    },
     Socket(PathBuf),
 }
 
 impl Source {
-    /// From `http://host:port`, or without its scheme.
-    pub fn collector(url: &str) -> Result<Self, ClientError> {
+    /// From `https://host:port`, `http://host:port`, or without a scheme: then it is https where there is `tls`, which
+    /// are the files of authorities, certificate and key.
+    pub fn collector(url: &str, tls: [Option<PathBuf>; 3]) -> Result<Self, ClientError> {
         let wrong = |why| ClientError::Url { url: escape::prose(url), why };
-        let rest = match url.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => rest,
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {
-                return Err(wrong("TLS is not supported yet"));
-            }
-            Some(_) => return Err(wrong("only http:// is known")),
-            None => url,
+        let given = tls.iter().any(Option::is_some);
+        let files = match tls {
+            [Some(ca), Some(cert), Some(key)] => Some(Files { ca, cert, key }),
+            _ => None,
+        };
+        let (secure, rest) = match url.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest),
+            Some(_) => return Err(wrong("only https:// and http:// are known")),
+            None => (given, url),
         };
         let authority: hyper::http::uri::Authority =
             rest.strip_suffix('/').unwrap_or(rest).parse().map_err(|_| wrong("that is no host and port"))?;
@@ -47,12 +57,16 @@ impl Source {
         if authority.host().is_empty() || authority.as_str().contains('@') {
             return Err(wrong("that is no host and port"));
         }
-        Ok(Self::Collector(format!("http://{authority}")))
+        if !secure {
+            return Ok(Self::Collector { url: format!("http://{authority}"), tls: None });
+        }
+        let tls = Some(files.ok_or(ClientError::NoFiles)?);
+        Ok(Self::Collector { url: format!("https://{authority}"), tls })
     }
 
     fn name(&self) -> String {
         match self {
-            Self::Collector(url) => format!("the collector at {}", escape::prose(url)),
+            Self::Collector { url, tls: _ } => format!("the collector at {}", escape::prose(url)),
             Self::Socket(path) => {
                 format!("the agent at {}", escape::word(path.as_os_str().as_encoded_bytes()))
             }
@@ -63,8 +77,14 @@ impl Source {
 /// Why an answer could not be had. Text from elsewhere is escaped already.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("{url:?} is no collector's address: {why}; write http://host:port")]
+    #[error("{url:?} is no collector's address: {why}; write https://host:port")]
     Url { url: String, why: &'static str },
+    #[error(
+        "https needs --tls-ca, --tls-cert and --tls-key, or PODTRAIL_TLS_CA, PODTRAIL_TLS_CERT and PODTRAIL_TLS_KEY"
+    )]
+    NoFiles,
+    #[error("{0}")]
+    Files(String),
     #[error(
         "there is no agent at {0}: start podtrail-agent on this node, or read from a collector with --collector URL"
     )]
@@ -101,7 +121,7 @@ pub struct Client {
 impl Client {
     pub async fn connect(source: Source) -> Result<Self, ClientError> {
         let endpoint = match &source {
-            Source::Collector(url) => Endpoint::from_shared(url.clone()).map_err(|error| {
+            Source::Collector { url, tls: _ } => Endpoint::from_shared(url.clone()).map_err(|error| {
                 ClientError::Url { url: escape::prose(&error.to_string()), why: "that is no host and port" }
             })?,
             Source::Socket(_) => Endpoint::from_static("http://localhost"),
@@ -114,20 +134,26 @@ impl Client {
             .keep_alive_while_idle(true);
         let connecting = async {
             match &source {
-                Source::Collector(_) => endpoint.connect().await,
+                Source::Collector { url: _, tls: Some(files) } => {
+                    ClientTls::new(files.clone()).connect(&endpoint).await
+                }
+                Source::Collector { url: _, tls: None } => Ok(endpoint.connect().await?),
                 Source::Socket(path) => {
                     let path = path.clone();
                     let open = tower::service_fn(move |_| {
                         let path = path.clone();
                         async move { UnixStream::connect(path).await.map(TokioIo::new) }
                     });
-                    endpoint.connect_with_connector(open).await
+                    Ok(endpoint.connect_with_connector(open).await?)
                 }
             }
         };
         let channel = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(channel)) => channel,
-            Ok(Err(error)) => return Err(unreachable_source(&source, &error)),
+            Ok(Err(ConnectError::Tls(error))) => {
+                return Err(ClientError::Files(escape::prose(&error.to_string())));
+            }
+            Ok(Err(ConnectError::Transport(error))) => return Err(unreachable_source(&source, &error)),
             Err(_) => {
                 return Err(ClientError::Slow { name: source.name(), seconds: CONNECT_TIMEOUT.as_secs() });
             }
@@ -207,6 +233,8 @@ fn failed(source: &Source, status: &Status) -> ClientError {
     let why = escape::prose(status.message());
     match status.code() {
         Code::NotFound
+        | Code::PermissionDenied
+        | Code::Unauthenticated
         | Code::InvalidArgument
         | Code::FailedPrecondition
         | Code::OutOfRange
@@ -241,7 +269,7 @@ fn unreachable_source(source: &Source, error: &(dyn Error + 'static)) -> ClientE
                 _ => ClientError::Socket { path, why: why() },
             }
         }
-        (Source::Collector(_), _) => ClientError::Collector { name: source.name(), why: why() },
+        (Source::Collector { .. }, _) => ClientError::Collector { name: source.name(), why: why() },
     }
 }
 
@@ -259,17 +287,28 @@ mod tests {
 
     #[test]
     fn an_address_has_its_scheme_or_not() {
-        let url = |text: &str| Source::collector(text).unwrap();
-        assert_eq!(url("127.0.0.1:7443"), Source::Collector("http://127.0.0.1:7443".to_owned()));
-        assert_eq!(url("http://collector:7443/"), Source::Collector("http://collector:7443".to_owned()));
-        assert_eq!(url("[::1]:7443"), Source::Collector("http://[::1]:7443".to_owned()));
+        let url = |text: &str| match Source::collector(text, [None, None, None]).unwrap() {
+            Source::Collector { url, tls: None } => url,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(url("127.0.0.1:7443"), "http://127.0.0.1:7443");
+        assert_eq!(url("http://collector:7443/"), "http://collector:7443");
+        assert_eq!(url("[::1]:7443"), "http://[::1]:7443");
+        let files = || [Some("/ca".into()), Some("/cert".into()), Some("/key".into())];
+        for text in ["HTTPS://collector:7443/", "collector:7443"] {
+            let Source::Collector { url, tls: Some(files) } = Source::collector(text, files()).unwrap()
+            else {
+                panic!("{text}")
+            };
+            assert_eq!((url.as_str(), files.key), ("https://collector:7443", "/key".into()));
+        }
     }
 
     #[test]
     fn an_address_that_is_none_is_refused() {
         for (text, why) in [
-            ("https://c:1", "TLS is not supported yet"),
-            ("unix:///run/x", "only http:// is known"),
+            ("https://c:1", "https needs --tls-ca"),
+            ("unix:///run/x", "only https:// and http:// are known"),
             ("collector", "the port is missing"),
             ("", "no host and port"),
             ("http://", "no host and port"),
@@ -278,7 +317,7 @@ mod tests {
             ("c:99999", "port"),
             (":80", "no host and port"),
         ] {
-            let error = Source::collector(text).unwrap_err().to_string();
+            let error = Source::collector(text, [None, None, None]).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
         }
     }

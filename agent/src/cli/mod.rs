@@ -28,7 +28,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
-    args::{Args, Colour, Command, Output, SessionsArgs, TailArgs},
+    args::{Args, Colour, Command, Environment, Output, SessionsArgs, TailArgs},
     client::{Client, ClientError},
     json::JsonError,
     line::Look,
@@ -59,7 +59,7 @@ impl CliError {
     fn exit_code(&self) -> ExitCode {
         match self {
             _ if self.is_closed_pipe() => ExitCode::SUCCESS,
-            Self::Client(ClientError::Url { .. }) => ExitCode::from(2),
+            Self::Client(ClientError::Url { .. } | ClientError::NoFiles) => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     }
@@ -98,7 +98,7 @@ fn start(args: &Args) -> Result<(), CliError> {
 
 async fn run(args: &Args, out: &mut Out) -> Result<(), CliError> {
     let look = look(args.color);
-    let source = args.source(env::var("PODTRAIL_COLLECTOR").ok())?;
+    let source = args.source(Environment::read())?;
     let mut client = Client::connect(source).await?;
     match &args.command {
         Command::Tail(tail) => run_tail(&mut client, tail, args.output, look, out).await,

@@ -34,6 +34,7 @@ use crate::{
         Emit as _,
         collector::{AgentStream, ReportRefused},
     },
+    tls::Peer,
     trail::{Indexed, MAX_MESSAGE_BYTES},
 };
 
@@ -75,18 +76,18 @@ impl Ingest {
         &self,
         requests: &mut Streaming<v1::ReportRequest>,
         responses: &mpsc::Sender<Result<v1::ReportResponse, Status>>,
-        peer: &str,
+        peer: &Peer,
     ) -> Result<(), Status> {
+        let name = peer.name();
         let refuse = |e: ReportError| {
-            let message = e.to_string();
-            ReportRefused { peer, reason: e.reason(), message: &message }.emit();
-            Status::invalid_argument(message)
+            ReportRefused { peer: &name, reason: e.reason(), message: &e.to_string() }.emit();
+            e.status()
         };
         let Ok(first) = time::timeout(HELLO, requests.message()).await else {
             return Err(refuse(ReportError::NoHello));
         };
         let Some(v1::ReportRequest { hello, mut events, gone }) = first? else { return Ok(()) };
-        let node = check::hello(hello).map_err(refuse)?;
+        let node = check::hello(hello).and_then(|node| check::may_report(peer, node)).map_err(refuse)?;
         let _presence = Presence::begin(self.indexed.clone(), node.clone());
         let stream = self.next.fetch_add(1, Ordering::Relaxed);
         let mut gone = check::Gone::default().and(gone).map_err(refuse)?;
@@ -204,7 +205,8 @@ impl ingest_server::Ingest for Ingest {
             .clone()
             .try_acquire_owned()
             .map_err(|_| Status::resource_exhausted(format!("{MAX_STREAMS} agents are here already")))?;
-        let peer = request.remote_addr().map_or_else(|| "unknown".to_owned(), |a| a.to_string());
+        let peer = Peer::of(&request).cloned();
+        let peer = peer.ok_or_else(|| Status::unauthenticated("the connection does not say who it is of"))?;
         let mut requests = request.into_inner();
         let (tx, rx) = mpsc::channel(16);
         let this = self.clone();
@@ -214,6 +216,8 @@ impl ingest_server::Ingest for Ingest {
             let end = tokio::select! {
                 end = this.take(&mut requests, &tx, &peer) => end,
                 () = this.shutdown.cancelled() => Err(Status::unavailable("shutting down: come again")),
+                // The call was ended over our head, as when its certificate ends: nothing more is taken.
+                () = tx.closed() => Ok(()),
             };
             if let Err(status) = end {
                 _ = time::timeout(Duration::from_secs(1), tx.send(Err(status))).await;

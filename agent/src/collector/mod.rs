@@ -2,27 +2,32 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | `admission` | who may call what |
 //! | `directory` | the data directory: its lock and its format |
 //! | [`log`] | the log on disk |
 //! | `writer` | the one thread that writes it: one fsync for what comes together |
 //! | `sequence` | what is taken of a report: duplicates, and holes, which are asked for again |
 //! | `ingest` | `podtrail.v1.Ingest` |
 //! | [`subscribe`] | durable subscriptions |
+//! | `reload` | principals, when the configuration's file changes |
 //! | `retention` | trims by age and size |
 //!
 //! An event is acknowledged once it is on the disk, and never before. Nothing here changes an event, and nothing
 //! here depends on what it carries.
 
+mod admission;
 mod directory;
 mod ingest;
 pub mod log;
+mod reload;
 mod retention;
 mod sequence;
 pub mod subscribe;
 mod writer;
 
-use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Instant};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Instant};
 
+use futures::Stream;
 use podtrail_proto::v1;
 use tokio::{
     net::TcpListener,
@@ -30,20 +35,22 @@ use tokio::{
     task, time,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 
 use self::{
+    admission::{Admission, Principals},
     ingest::Ingest,
     log::DiskLog,
     subscribe::{Subscriptions, calls::Calls, store::DiskStore},
     writer::Writer,
 };
 use crate::{
-    config::collector::CollectorConfig,
+    config::collector::{CollectorConfig, Tls},
     telemetry::{
         self, Component, Emit as _, Health, Metrics,
         collector::{Listening, LogOpened, Stopping},
     },
+    tls::{ServerTls, TlsError, incoming},
     trail::viewer::Viewer,
     trail::{
         Indexed, Moment,
@@ -66,6 +73,8 @@ pub enum CollectorError {
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// the server failed
     #[error("the server failed: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -85,7 +94,20 @@ pub enum CollectorError {
 
 /// Runs until SIGTERM or SIGINT, or until it cannot go on.
 pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
-    let CollectorConfig { listen, metrics_listen, data, retention, log_level: _, log_format: _ } = config;
+    let watched = config.clone();
+    let CollectorConfig {
+        listen,
+        tls,
+        principals,
+        streams_per_peer,
+        subscriptions_per_principal,
+        metrics_listen,
+        data,
+        retention,
+        log_level: _,
+        log_format: _,
+        flags: _,
+    } = config;
     let stop = on_signal()?;
     _ = Metrics::global();
     telemetry::collector::describe();
@@ -93,6 +115,10 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     let health = Health::new();
     let log_health = health.component("log");
 
+    let tls = match tls {
+        Some(Tls { files, kubelets }) => Some(Arc::new(ServerTls::load(files, kubelets)?)),
+        None => None,
+    };
     let grpc = bind(listen).await?;
     let metrics = match metrics_listen {
         Some(address) => Some(bind(address).await?),
@@ -111,7 +137,11 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
 
     log_health.not_ready("counting what the log holds");
     let shutdown = stop.clone();
-    let opening = task::spawn_blocking(move || open(&data, shutdown));
+    let settings = subscribe::Settings {
+        max_per_principal: subscriptions_per_principal,
+        ..subscribe::Settings::default()
+    };
+    let opening = task::spawn_blocking(move || open(&data, settings, shutdown));
     let (indexed, subscriptions) = tokio::select! {
         opened = opening => opened.map_err(|_| CollectorError::Panicked)??,
         // Nothing was promised to anybody yet.
@@ -123,12 +153,19 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     listening.emit();
     log_health.ready();
 
-    let trail =
-        service::Service::new(indexed.clone(), retention, stop.clone(), Viewer::everything("loopback"))
-            .with_subscriptions(Arc::new(Calls::new(subscriptions.clone())))
-            .into_server();
+    let principals = Arc::new(Principals::new(principals));
+    tokio::spawn(reload::run(watched, principals.clone(), stop.clone()));
+    if let Some(tls) = &tls {
+        tokio::spawn(tls.clone().watch(stop.clone()));
+    }
+    // Who asks is known by the connection; a request that came past admission would be nobody's.
+    let trail = service::Service::new(indexed.clone(), retention, stop.clone(), Viewer::nobody())
+        .with_subscriptions(Arc::new(Calls::new(subscriptions.clone())))
+        .into_server();
     let ingest = Ingest::new(writer.clone(), indexed.clone(), stop.clone());
-    let serving = serve(grpc, trail, ingest, stop.clone(), log_health);
+    let admission = Admission::new(principals, streams_per_peer);
+    let incoming = incoming::accept(grpc, tls, incoming::Limits::default(), stop.clone());
+    let serving = serve(incoming, admission, trail, ingest, stop.clone(), log_health);
     let finish = async {
         let served = tokio::select! {
             served = serving => served,
@@ -155,6 +192,7 @@ async fn after(stop: &CancellationToken, grace: time::Duration) {
 
 fn open(
     data: &std::path::Path,
+    settings: subscribe::Settings,
     shutdown: CancellationToken,
 ) -> Result<(Arc<Indexed<DiskLog>>, Subscriptions), LogError> {
     let began = Instant::now();
@@ -164,7 +202,7 @@ fn open(
     let path = data.display().to_string();
     LogOpened { path: &path, bounds: &bounds, sessions, took: began.elapsed() }.emit();
     let store = Box::new(DiskStore::open(indexed.log())?);
-    let (log, settings) = (indexed.log().clone(), subscribe::Settings::default());
+    let log = indexed.log().clone();
     let subscriptions = Subscriptions::load(log, store, settings, Moment::clock(), shutdown)?;
     Ok((Arc::new(indexed), subscriptions))
 }
@@ -181,7 +219,8 @@ fn finish(
 }
 
 async fn serve(
-    listener: TcpListener,
+    incoming: impl Stream<Item = Result<incoming::Connection, Infallible>>,
+    admission: Admission,
     trail: v1::trail_server::TrailServer<service::Service<DiskLog>>,
     ingest: v1::ingest_server::IngestServer<Ingest>,
     stop: CancellationToken,
@@ -201,12 +240,13 @@ async fn serve(
         .max_concurrent_streams(Some(256))
         .initial_stream_window_size(Some(1 << 20))
         .initial_connection_window_size(Some(4 << 20))
+        .layer(admission)
         .add_service(trail)
         .add_service(ingest)
         .add_service(health)
         .add_service(describe().build_v1()?)
         .add_service(describe().build_v1alpha()?)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
+        .serve_with_incoming_shutdown(incoming, async {
             stop.cancelled().await;
             component.not_ready("stopping");
             reporter.set_not_serving::<v1::trail_server::TrailServer<service::Service<DiskLog>>>().await;

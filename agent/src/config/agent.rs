@@ -9,11 +9,14 @@ use std::{
 use nix::unistd::gethostname;
 use tonic::transport::Uri;
 
-use super::settings::{
-    Settings, SettingsError,
-    value::{address, bytes_within, log_format, log_level, one_of, optional, path, quoted},
+use super::{
+    settings::{
+        Settings, SettingsError,
+        value::{address, bytes_within, log_format, log_level, one_of, optional, path, quoted},
+    },
+    tls,
 };
-use crate::{probe::Setns, telemetry::LogFormat};
+use crate::{probe::Setns, telemetry::LogFormat, tls::Files};
 
 /// Where everything of an agent on its node is.
 pub const SOCKET: &str = "/run/podtrail/agent.sock";
@@ -45,9 +48,18 @@ pub struct Flags {
     /// This cluster's name in every event
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
-    /// Send events to this collector, like http://127.0.0.1:7443; default: to none
+    /// Send events to this collector, like https://collector:7443; default: to none
     #[arg(long, value_name = "URL")]
     pub collector: Option<String>,
+    /// Certificate authorities (PEM) that the collector must have its certificate from
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<String>,
+    /// This agent's certificate (PEM), which names its cluster and node
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// The key of that certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<String>,
     /// Directory for events that are not acknowledged yet (no use is made of it yet: they are kept in memory)
     #[arg(long, value_name = "DIR")]
     pub spool: Option<String>,
@@ -57,6 +69,9 @@ pub struct Flags {
     /// The socket that `podtrail` on this node reads from, or "none" [default: /run/podtrail/agent.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<String>,
+    /// A group, by name or number, that may read from the socket too; default: root's
+    #[arg(long, value_name = "GROUP")]
+    pub socket_group: Option<String>,
     /// Print every event of this node as a line of JSON
     #[arg(long)]
     pub stdout: bool,
@@ -99,9 +114,13 @@ pub struct AgentConfig {
     pub cluster: String,
     /// a URL with scheme, host and port
     pub collector: Option<String>,
+    /// there where the collector's URL is https
+    pub tls: Option<Files>,
     pub spool: Option<PathBuf>,
     pub spool_size: usize,
     pub socket: Option<PathBuf>,
+    /// its number; `None`: root's
+    pub socket_group: Option<u32>,
     pub lock: PathBuf,
     pub stdout: bool,
     pub argv_limit: u32,
@@ -119,13 +138,17 @@ pub struct AgentConfig {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 18] = [
     "node-name",
     "cluster",
     "collector",
+    "tls-ca",
+    "tls-cert",
+    "tls-key",
     "spool",
     "spool-size",
     "socket",
+    "socket-group",
     "stdout",
     "argv-limit",
     "ring-size",
@@ -144,9 +167,13 @@ impl AgentConfig {
             node_name,
             cluster,
             collector,
+            tls_ca,
+            tls_cert,
+            tls_key,
             spool,
             spool_size,
             socket,
+            socket_group,
             stdout,
             argv_limit,
             ring_size,
@@ -163,9 +190,13 @@ impl AgentConfig {
         settings.flag("--node-name", node_name);
         settings.flag("--cluster", cluster);
         settings.flag("--collector", collector);
+        settings.flag("--tls-ca", tls_ca);
+        settings.flag("--tls-cert", tls_cert);
+        settings.flag("--tls-key", tls_key);
         settings.flag("--spool", spool);
         settings.flag("--spool-size", spool_size);
         settings.flag("--socket", socket);
+        settings.flag("--socket-group", socket_group);
         settings.flag("--stdout", stdout.then(|| "true".to_owned()));
         settings.flag("--argv-limit", argv_limit);
         settings.flag("--ring-size", ring_size);
@@ -187,15 +218,19 @@ impl AgentConfig {
     fn check(settings: &mut Settings, diagnose: bool) -> Self {
         let spool_size = settings
             .check("spool-size", SPOOL_SIZE, |text| bytes_within(text, &(SPOOL_SIZE_MIN..=SPOOL_SIZE_MAX)));
+        let tls = tls::files(settings);
+        let secure = tls.is_some();
         let argv_limit = settings
             .check("argv-limit", ARGV_LIMIT, |text| bytes_within(text, &(ARGV_LIMIT_MIN..=ARGV_LIMIT_MAX)));
         Self {
             node_name: settings.check("node-name", String::new(), name),
             cluster: settings.check("cluster", "default".to_owned(), name),
-            collector: settings.check("collector", None, |text| collector_url(text).map(Some)),
+            collector: settings.check("collector", None, |text| collector_url(text, secure).map(Some)),
+            tls,
             spool: settings.check("spool", None, |text| path(text).map(Some)),
             spool_size: usize::try_from(spool_size).unwrap_or(usize::MAX),
             socket: settings.check("socket", Some(PathBuf::from(SOCKET)), |text| optional(text, path)),
+            socket_group: settings.check("socket-group", None, |text| group(text).map(Some)),
             lock: settings.check("lock", PathBuf::from(LOCK), path),
             stdout: settings.check("stdout", false, |text| {
                 text.parse().map_err(|_wrong| format!("{} is neither true nor false", quoted(text)))
@@ -242,31 +277,51 @@ fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Without TLS, what was run on a node may not leave it.
-fn collector_url(text: &str) -> Result<String, String> {
-    let like = "like http://127.0.0.1:7443";
-    let uri = Uri::from_str(text).map_err(|_wrong| format!("{} is no URL, {like}", quoted(text)))?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => {
-            return Err("https is not supported yet: use a collector on this node, over http".to_owned());
-        }
-        _ => return Err(format!("{} has no scheme, {like}", quoted(text))),
+/// A group's number, or its name as this system's list of groups has it. Other sources of groups are not asked.
+fn group(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
     }
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let mut found = groups.lines().filter_map(|line| {
+        let mut parts = line.split(':');
+        let name = parts.next()?;
+        let number = parts.nth(1)?.parse().ok()?;
+        (name == text).then_some(number)
+    });
+    found.next().ok_or_else(|| {
+        format!("there is no group {} in /etc/group: make it, or give its number", quoted(text))
+    })
+}
+
+/// In the clear, what was run on a node may not leave it.
+fn collector_url(text: &str, secure: bool) -> Result<String, String> {
+    let like = "like https://collector.example:7443";
+    let uri = Uri::from_str(text).map_err(|_wrong| format!("{} is no URL, {like}", quoted(text)))?;
+    let scheme = uri.scheme_str().unwrap_or_default();
     let host = uri.host().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let loopback = bare == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if !loopback {
-        return Err(format!(
-            "{} is not on this node: events go out in the clear, so only to a loopback address until TLS is supported",
-            quoted(host)
-        ));
+    match scheme {
+        "https" if !secure => return Err("https needs tls-ca, tls-cert and tls-key".to_owned()),
+        "https" => {}
+        "http" if secure => {
+            return Err("with tls-ca, tls-cert and tls-key it must begin with https://".to_owned());
+        }
+        "http" if loopback => {}
+        "http" => {
+            return Err(format!(
+                "{} is not on this node, and http goes out in the clear: use https",
+                quoted(host)
+            ));
+        }
+        _ => return Err(format!("{} has no scheme, {like}", quoted(text))),
     }
     let Some(port) = uri.port_u16() else { return Err(format!("{} has no port, {like}", quoted(text))) };
     if uri.path_and_query().is_some_and(|path| path.as_str() != "/") {
         return Err(format!("{} has more than scheme, host and port, {like}", quoted(text)));
     }
-    Ok(format!("http://{host}:{port}"))
+    Ok(format!("{scheme}://{host}:{port}"))
 }
 
 #[cfg(test)]
@@ -343,25 +398,40 @@ mod tests {
         for good in
             ["http://127.0.0.1:7443", "http://localhost:1/", "http://[::1]:7443", "http://127.9.9.9:80"]
         {
-            assert_eq!(collector_url(good), Ok(good.trim_end_matches('/').to_owned()));
+            assert_eq!(collector_url(good, false), Ok(good.trim_end_matches('/').to_owned()));
         }
-        for (bad, why) in [
-            ("http://10.0.0.1:9443", "not on this node"),
-            ("http://collector.example:9443", "not on this node"),
-            ("http://127.0.0.1.example:9443", "not on this node"),
-            ("https://127.0.0.1:7443", "https is not supported yet"),
-            ("127.0.0.1:7443", "no scheme"),
-            ("http://127.0.0.1", "no port"),
-            ("http://127.0.0.1:7443/x", "more than scheme"),
-            ("ftp://x:1", "no scheme"),
-            ("", "no URL"),
-            ("http://\u{1b}[2J", "no URL"),
+        for good in ["https://127.0.0.1:7443", "https://collector.example:443/", "https://[2001:db8::1]:7443"]
+        {
+            assert_eq!(collector_url(good, true), Ok(good.trim_end_matches('/').to_owned()));
+        }
+        for (bad, secure, why) in [
+            ("http://10.0.0.1:9443", false, "not on this node"),
+            ("http://collector.example:9443", false, "not on this node"),
+            ("http://127.0.0.1.example:9443", false, "not on this node"),
+            ("https://127.0.0.1:7443", false, "https needs tls-ca"),
+            ("http://127.0.0.1:7443", true, "must begin with https://"),
+            ("127.0.0.1:7443", false, "no scheme"),
+            ("http://127.0.0.1", false, "no port"),
+            ("https://collector.example", true, "no port"),
+            ("http://127.0.0.1:7443/x", false, "more than scheme"),
+            ("ftp://x:1", true, "no scheme"),
+            ("", false, "no URL"),
+            ("http://\u{1b}[2J", false, "no URL"),
         ] {
-            let error = collector_url(bad).unwrap_err();
+            let error = collector_url(bad, secure).unwrap_err();
             assert!(
                 error.contains(why) && !error.contains('\n') && !error.contains('\u{1b}'),
                 "{bad}: {error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_group_is_a_name_or_a_number() {
+        assert_eq!(group("root"), Ok(0));
+        assert_eq!(group("4711"), Ok(4711));
+        for none in ["", "no such group", "root:x", "-1"] {
+            assert!(group(none).unwrap_err().contains("there is no group"), "{none}");
         }
     }
 

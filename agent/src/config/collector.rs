@@ -6,11 +6,21 @@ use std::{
     time::Duration,
 };
 
-use super::settings::{
-    Settings, SettingsError,
-    value::{address, bytes_within, duration, log_format, log_level, optional, path},
+use super::{
+    principals,
+    settings::{
+        Settings, SettingsError,
+        value::{
+            address, bytes_within, duration, log_format, log_level, number_within, optional, path, quoted,
+        },
+    },
+    tls,
 };
-use crate::{telemetry::LogFormat, trail::log::Limits};
+use crate::{
+    telemetry::LogFormat,
+    tls::{Files, server::Kubelets},
+    trail::{log::Limits, rights::Principal},
+};
 
 const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7443);
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9443);
@@ -24,13 +34,16 @@ const MAX_BYTES: u64 = 10 << 30;
 const MAX_BYTES_MIN: u64 = 1 << 20;
 const MAX_BYTES_MAX: u64 = 1 << 50;
 
+const STREAMS: usize = 64;
+const SUBSCRIPTIONS: usize = 100;
+
 /// `podtrail-collector run`, as written.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
 pub struct Flags {
     /// A TOML file; its keys are these flags without the dashes, and flags go first
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Address for agents and readers; loopback only [default: 127.0.0.1:7443]
+    /// Address for agents and readers; without TLS loopback only [default: 127.0.0.1:7443]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
     /// Directory of the log [default: /var/lib/podtrail/collector]
@@ -42,6 +55,27 @@ pub struct Flags {
     /// At most so many bytes of events are kept, like 512MiB [default: 10GiB]
     #[arg(long, value_name = "BYTES")]
     pub max_bytes: Option<String>,
+    /// Certificate authorities (PEM) that agents and readers must have their certificates from
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<String>,
+    /// This collector's certificate (PEM), with those between it and the authority
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// The key of that certificate (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// Agents may show their kubelet's certificate instead, from this authority (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub kubelet_ca: Option<String>,
+    /// The cluster that those kubelets are of, which their certificates do not say
+    #[arg(long, value_name = "NAME")]
+    pub kubelet_cluster: Option<String>,
+    /// Calls that one certificate's name may have open at once [default: 64]
+    #[arg(long, value_name = "N")]
+    pub streams_per_peer: Option<String>,
+    /// Subscriptions that one principal may have [default: 100]
+    #[arg(long, value_name = "N")]
+    pub subscriptions_per_principal: Option<String>,
     /// Where to serve /metrics, /healthz and /readyz, or "none" [default: 127.0.0.1:9443]
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<String>,
@@ -56,8 +90,12 @@ pub struct Flags {
 /// The collector's configuration, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CollectorConfig {
-    /// loopback: there is no TLS yet
+    /// loopback, where there is no TLS
     pub listen: SocketAddr,
+    pub tls: Option<Tls>,
+    pub principals: Vec<Principal>,
+    pub streams_per_peer: usize,
+    pub subscriptions_per_principal: usize,
     /// `None`: no metrics
     pub metrics_listen: Option<SocketAddr>,
     pub data: PathBuf,
@@ -65,31 +103,94 @@ pub struct CollectorConfig {
     /// a filter as in `RUST_LOG`
     pub log_level: Option<String>,
     pub log_format: LogFormat,
+    /// what it was read from, to be read again when the file has changed
+    pub flags: Flags,
+}
+
+/// How the collector shows itself, and whom it believes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub files: Files,
+    pub kubelets: Option<Kubelets>,
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 7] =
-    ["listen", "data", "max-age", "max-bytes", "metrics-listen", "log-level", "log-format"];
+const KEYS: [&str; 14] = [
+    "listen",
+    "data",
+    "max-age",
+    "max-bytes",
+    "tls-ca",
+    "tls-cert",
+    "tls-key",
+    "kubelet-ca",
+    "kubelet-cluster",
+    "streams-per-peer",
+    "subscriptions-per-principal",
+    "metrics-listen",
+    "log-level",
+    "log-format",
+];
 
 impl CollectorConfig {
     /// Reads the file, where there is one, puts the flags over it, and checks it all.
     pub fn load(flags: Flags) -> Result<Self, SettingsError> {
-        let Flags { config, listen, data, max_age, max_bytes, metrics_listen, log_level, log_format } = flags;
-        let mut settings = Settings::read(config.as_deref(), &KEYS, &[])?;
+        let Flags {
+            config,
+            listen,
+            data,
+            max_age,
+            max_bytes,
+            tls_ca,
+            tls_cert,
+            tls_key,
+            kubelet_ca,
+            kubelet_cluster,
+            streams_per_peer,
+            subscriptions_per_principal,
+            metrics_listen,
+            log_level,
+            log_format,
+        } = flags.clone();
+        let mut settings = Settings::read(config.as_deref(), &KEYS, &[principals::PRINCIPAL])?;
         settings.flag("--listen", listen);
         settings.flag("--data", data);
         settings.flag("--max-age", max_age);
         settings.flag("--max-bytes", max_bytes);
+        settings.flag("--tls-ca", tls_ca);
+        settings.flag("--tls-cert", tls_cert);
+        settings.flag("--tls-key", tls_key);
+        settings.flag("--kubelet-ca", kubelet_ca);
+        settings.flag("--kubelet-cluster", kubelet_cluster);
+        settings.flag("--streams-per-peer", streams_per_peer);
+        settings.flag("--subscriptions-per-principal", subscriptions_per_principal);
         settings.flag("--metrics-listen", metrics_listen);
         settings.flag("--log-level", log_level);
         settings.flag("--log-format", log_format);
-        let config = Self::check(&mut settings);
+        let config = Self::check(&mut settings, flags);
         settings.finish(config)
     }
 
-    fn check(settings: &mut Settings) -> Self {
+    fn check(settings: &mut Settings, flags: Flags) -> Self {
+        let tls = check_tls(settings);
+        let principals = principals::check(settings);
+        if tls.is_none() && !principals.is_empty() {
+            let what =
+                "without TLS nobody has a certificate to be known by: give tls-ca, tls-cert and tls-key";
+            settings.note("[[principal]]", what.to_owned());
+        }
+        let secure = tls.is_some();
         Self {
-            listen: settings.check("listen", LISTEN, loopback),
+            listen: settings.check("listen", LISTEN, |text| listen(text, secure)),
+            tls,
+            principals,
+            streams_per_peer: settings
+                .check("streams-per-peer", STREAMS, |text| number_within(text, &(1..=100_000))),
+            subscriptions_per_principal: settings.check(
+                "subscriptions-per-principal",
+                SUBSCRIPTIONS,
+                |text| number_within(text, &(1..=100_000)),
+            ),
             data: settings.check("data", PathBuf::from(DATA), path),
             retention: Limits {
                 max_age: settings.check("max-age", MAX_AGE, |text| duration(text, MAX_AGE_MIN)),
@@ -102,17 +203,45 @@ impl CollectorConfig {
             }),
             log_level: settings.check("log-level", None, |text| log_level(text).map(Some)),
             log_format: settings.check("log-format", LogFormat::Auto, log_format),
+            flags,
         }
     }
 }
 
-fn loopback(text: &str) -> Result<SocketAddr, String> {
+fn check_tls(settings: &mut Settings) -> Option<Tls> {
+    let files = tls::files(settings);
+    let given = (settings.has("kubelet-ca"), settings.has("kubelet-cluster"));
+    let ca = settings.check("kubelet-ca", None, |text| path(text).map(Some));
+    let cluster = settings.check("kubelet-cluster", None, |text| name(text).map(Some));
+    match given {
+        (true, false) => {
+            let what = "is missing: of which cluster are the kubelets of kubelet-ca?";
+            settings.note("--kubelet-cluster", what.to_owned());
+        }
+        (false, true) => settings.note("--kubelet-ca", "is missing: who signs the kubelets?".to_owned()),
+        (true, true) if files.is_none() => {
+            settings.note("--kubelet-ca", "needs tls-ca, tls-cert and tls-key".to_owned());
+        }
+        _ => {}
+    }
+    Some(Tls { files: files?, kubelets: ca.zip(cluster).map(|(ca, cluster)| Kubelets { ca, cluster }) })
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 253 || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(format!("{} is no name: 1 to 253 bytes, without spaces", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
+/// In the clear, what was run on a node may not leave it.
+fn listen(text: &str, secure: bool) -> Result<SocketAddr, String> {
     let address = address(text, "127.0.0.1:7443")?;
-    if address.ip().is_loopback() {
+    if secure || address.ip().is_loopback() {
         return Ok(address);
     }
     Err(format!(
-        "{address} is not a loopback address: without TLS the collector listens on loopback only; use 127.0.0.1:{}",
+        "{address} is not a loopback address: give tls-ca, tls-cert and tls-key, or use 127.0.0.1:{}",
         address.port()
     ))
 }
@@ -121,12 +250,19 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 mod tests {
     use super::*;
 
+    /// Without what it was read from: a file that is gone.
     fn load(text: &str, flags: Flags) -> Result<CollectorConfig, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let path = file.path().display().to_string();
         CollectorConfig::load(Flags { config: Some(file.path().to_owned()), ..flags })
+            .map(|config| CollectorConfig { flags: Flags::default(), ..config })
             .map_err(|e| e.to_string().replace(&path, "F"))
+    }
+
+    fn tls() -> Tls {
+        let files = Files { ca: "/ca".into(), cert: "/cert".into(), key: "/key".into() };
+        Tls { files, kubelets: None }
     }
 
     #[test]
@@ -139,8 +275,13 @@ mod tests {
                 metrics_listen: Some("127.0.0.1:9443".parse().unwrap()),
                 data: "/var/lib/podtrail/collector".into(),
                 retention: Limits { max_age: Duration::from_secs(604_800), max_bytes: 10_737_418_240 },
+                tls: None,
+                principals: vec![],
+                streams_per_peer: 64,
+                subscriptions_per_principal: 100,
                 log_level: None,
                 log_format: LogFormat::Auto,
+                flags: Flags::default(),
             }
         );
     }
@@ -148,16 +289,24 @@ mod tests {
     #[test]
     fn flags_go_before_the_file() {
         let text = "listen = \"127.0.0.1:1\"\ndata = \"/a\"\nmetrics-listen = \"none\"\nmax-age = \"36h\"\n\
-                    max-bytes = \"512MiB\"\nlog-level = \"debug\"\nlog-format = \"json\"\n";
+                    max-bytes = \"512MiB\"\nlog-level = \"debug\"\nlog-format = \"json\"\ntls-ca = \"/file\"\n\
+                    tls-cert = \"/cert\"\ntls-key = \"/key\"\nstreams-per-peer = 5\n\
+                    subscriptions-per-principal = 6\n";
+        let ca = Some("/ca".to_owned());
         assert_eq!(
-            load(text, Flags::default()).unwrap(),
+            load(text, Flags { tls_ca: ca.clone(), ..Flags::default() }).unwrap(),
             CollectorConfig {
                 listen: "127.0.0.1:1".parse().unwrap(),
                 metrics_listen: None,
                 data: "/a".into(),
                 retention: Limits { max_age: Duration::from_secs(129_600), max_bytes: 536_870_912 },
+                tls: Some(tls()),
+                principals: vec![],
+                streams_per_peer: 5,
+                subscriptions_per_principal: 6,
                 log_level: Some("debug".to_owned()),
                 log_format: LogFormat::Json,
+                flags: Flags::default(),
             }
         );
         let flags = Flags {
@@ -166,6 +315,13 @@ mod tests {
             data: Some("/b".to_owned()),
             max_age: Some("1h".to_owned()),
             max_bytes: Some("1048576".to_owned()),
+            tls_ca: ca,
+            tls_cert: Some("/cert".to_owned()),
+            tls_key: Some("/key".to_owned()),
+            kubelet_ca: Some("/kubelets".to_owned()),
+            kubelet_cluster: Some("prod".to_owned()),
+            streams_per_peer: Some("7".to_owned()),
+            subscriptions_per_principal: Some("8".to_owned()),
             metrics_listen: Some("127.0.0.1:0".to_owned()),
             log_level: Some("warn".to_owned()),
             log_format: Some("text".to_owned()),
@@ -177,8 +333,16 @@ mod tests {
                 metrics_listen: Some("127.0.0.1:0".parse().unwrap()),
                 data: "/b".into(),
                 retention: Limits { max_age: Duration::from_secs(3600), max_bytes: 1 << 20 },
+                tls: Some(Tls {
+                    kubelets: Some(Kubelets { ca: "/kubelets".into(), cluster: "prod".to_owned() }),
+                    ..tls()
+                }),
+                principals: vec![],
+                streams_per_peer: 7,
+                subscriptions_per_principal: 8,
                 log_level: Some("warn".to_owned()),
                 log_format: LogFormat::Text,
+                flags: Flags::default(),
             }
         );
     }
@@ -191,7 +355,7 @@ mod tests {
         let told = load(text, flags).unwrap_err();
         let mut lines: Vec<&str> = told.lines().collect();
         lines.sort_unstable();
-        let keys = KEYS.join(", ");
+        let keys = format!("{}, [[principal]]", KEYS.join(", "));
         assert_eq!(
             lines,
             [
@@ -207,10 +371,31 @@ mod tests {
 
     #[test]
     fn only_loopback_without_tls() {
-        let told = "is not a loopback address: without TLS the collector listens on loopback only; use 127.0.0.1:7443";
+        let told = "is not a loopback address: give tls-ca, tls-cert and tls-key, or use 127.0.0.1:7443";
         let flags = Flags { listen: Some("0.0.0.0:7443".to_owned()), ..Flags::default() };
-        assert_eq!(load("", flags).unwrap_err(), format!("--listen: 0.0.0.0:7443 {told}"));
+        assert_eq!(load("", flags.clone()).unwrap_err(), format!("--listen: 0.0.0.0:7443 {told}"));
         let e = load("listen = \"[::]:7443\"\n", Flags::default()).unwrap_err();
         assert_eq!(e, format!("F:1:1: listen: [::]:7443 {told}"));
+        let files = "tls-ca = \"/ca\"\ntls-cert = \"/cert\"\ntls-key = \"/key\"\n";
+        let config = load(files, flags).unwrap();
+        assert_eq!((config.listen, config.tls), ("0.0.0.0:7443".parse().unwrap(), Some(tls())));
+    }
+
+    #[test]
+    fn what_belongs_together_is_asked_for() {
+        let told = |text: &str| load(text, Flags::default()).unwrap_err();
+        let together = "is missing: tls-ca, tls-cert and tls-key go together";
+        assert_eq!(told("tls-cert = \"/cert\"\n"), format!("--tls-ca: {together}\n--tls-key: {together}"));
+        assert_eq!(
+            told("tls-ca = \"a\"\ntls-cert = \"/b\"\ntls-key = \"/c\"\n"),
+            "F:1:1: tls-ca: \"a\" is not an absolute path"
+        );
+        assert!(told("kubelet-ca = \"/k\"\n").starts_with("--kubelet-cluster: is missing"));
+        assert!(told("kubelet-cluster = \"c\"\n").starts_with("--kubelet-ca: is missing"));
+        assert!(
+            told("kubelet-ca = \"/k\"\nkubelet-cluster = \"c\"\n").starts_with("--kubelet-ca: needs tls-ca")
+        );
+        assert!(told("[[principal]]\nname = \"x\"\n").starts_with("[[principal]]: without TLS"));
+        assert!(told("streams-per-peer = 0\n").contains("\"0\" is no whole number between 1 and 100000"));
     }
 }

@@ -2,4 +2,6 @@
 
 pub mod agent;
 pub mod collector;
+mod principals;
 pub mod settings;
+mod tls;

@@ -1,11 +1,12 @@
 //! The node's socket: `podtrail.v1.Trail` over the spool, for `podtrail` on the same machine.
 //!
-//! Who may read it may read every command of the node: root, and root's group. Never more.
+//! Who may read it may read every command of the node: root, and one group, which is root's unless another is named.
+//! Never more.
 
 use std::{
     fs, io,
     os::unix::{
-        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
         net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -60,9 +61,14 @@ struct Socket {
 }
 
 impl Local {
-    /// Starts to serve. `max_bytes` is what readers are told of how much is kept.
-    pub fn open(path: &Path, indexed: Arc<Indexed<Spool>>, max_bytes: usize) -> Result<Self, LocalError> {
-        let (listener, socket) = bind(path)?;
+    /// Starts to serve. `group` may read too; `max_bytes` is what readers are told of how much is kept.
+    pub fn open(
+        path: &Path,
+        group: Option<u32>,
+        indexed: Arc<Indexed<Spool>>,
+        max_bytes: usize,
+    ) -> Result<Self, LocalError> {
+        let (listener, socket) = bind(path, group)?;
         let shutdown = CancellationToken::new();
         // Kept by size alone: no age.
         let retention =
@@ -95,7 +101,7 @@ impl Local {
 
 /// Made under another name and moved into place: nobody ever sees it with other permissions, and that of a dead
 /// agent is replaced at once.
-fn bind(path: &Path) -> Result<(UnixListener, Socket), LocalError> {
+fn bind(path: &Path, group: Option<u32>) -> Result<(UnixListener, Socket), LocalError> {
     let io = |call| move |source| LocalError::Io { call, path: path.to_owned(), source };
     if let Some(dir) = path.parent() {
         make_dir(dir).map_err(io("make the directory of"))?;
@@ -111,7 +117,8 @@ fn bind(path: &Path) -> Result<(UnixListener, Socket), LocalError> {
     // Left by an agent with the same pid that was killed in this very place.
     let _ = fs::remove_file(&temporary);
     let listener = UnixListener::bind(&temporary).map_err(io("make the socket"))?;
-    let placed = fs::set_permissions(&temporary, fs::Permissions::from_mode(MODE))
+    let placed = chown(&temporary, None, group)
+        .and_then(|()| fs::set_permissions(&temporary, fs::Permissions::from_mode(MODE)))
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| fs::symlink_metadata(path));
     match placed {

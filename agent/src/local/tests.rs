@@ -13,7 +13,7 @@ fn indexed() -> Arc<Indexed<Spool>> {
 async fn the_socket_is_the_owners_and_goes_with_the_agent() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("new/agent.sock");
-    let local = Local::open(&path, indexed(), 1 << 20).unwrap();
+    let local = Local::open(&path, None, indexed(), 1 << 20).unwrap();
     let meta = fs::symlink_metadata(&path).unwrap();
     assert!(meta.file_type().is_socket());
     assert_eq!(meta.permissions().mode() & 0o7777, 0o660);
@@ -30,8 +30,8 @@ async fn a_dead_agents_socket_is_replaced_and_a_living_ones_is_not() {
     let path = dir.path().join("agent.sock");
     drop(StdListener::bind(&path).unwrap());
     assert!(path.exists());
-    let first = Local::open(&path, indexed(), 1 << 20).unwrap();
-    let error = Local::open(&path, indexed(), 1 << 20).unwrap_err();
+    let first = Local::open(&path, None, indexed(), 1 << 20).unwrap();
+    let error = Local::open(&path, None, indexed(), 1 << 20).unwrap_err();
     assert!(matches!(error, LocalError::InUse(_)), "{error}");
     first.close().await;
 }
@@ -40,7 +40,7 @@ async fn a_dead_agents_socket_is_replaced_and_a_living_ones_is_not() {
 async fn another_agents_socket_is_not_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.sock");
-    let local = Local::open(&path, indexed(), 1 << 20).unwrap();
+    let local = Local::open(&path, None, indexed(), 1 << 20).unwrap();
     fs::remove_file(&path).unwrap();
     let _other = StdListener::bind(&path).unwrap();
     local.close().await;
@@ -52,7 +52,19 @@ async fn what_is_no_socket_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("agent.sock");
     fs::write(&path, "precious").unwrap();
-    let error = Local::open(&path, indexed(), 1 << 20).unwrap_err().to_string();
+    let error = Local::open(&path, None, indexed(), 1 << 20).unwrap_err().to_string();
     assert!(error.ends_with("exists and is no socket: remove it, or choose another --socket"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn a_group_may_read_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.sock");
+    // Only root may give a file to any group; others have one that is theirs.
+    let group = if nix::unistd::geteuid().is_root() { 4711 } else { nix::unistd::getegid().as_raw() };
+    let local = Local::open(&path, Some(group), indexed(), 1 << 20).unwrap();
+    let meta = fs::symlink_metadata(&path).unwrap();
+    assert_eq!((meta.gid(), meta.permissions().mode() & 0o7777), (group, 0o660));
+    local.close().await;
 }

@@ -5,7 +5,11 @@ use std::time::Duration;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use tracing::{debug, error, info, warn};
 
-use super::Emit;
+use super::{
+    Emit,
+    refused::{self, Refused},
+    tls,
+};
 use crate::trail::{
     LogId,
     log::{Bounds, Cursor},
@@ -28,7 +32,8 @@ pub fn describe() {
     describe_counter!("podtrail_collector_missing_total", Count, "Event numbers that never came");
     describe_counter!("podtrail_collector_unreadable_total", Count, "Events in the log that cannot be read");
     describe_counter!("podtrail_collector_trimmed_total", Count, "Events dropped by retention");
-    describe_counter!("podtrail_collector_refused_total", Count, "Reports refused, by reason");
+    refused::describe();
+    tls::describe();
     describe_counter!(
         "podtrail_collector_commits_total",
         Count,
@@ -230,8 +235,41 @@ pub struct ReportRefused<'a> {
 impl Emit for ReportRefused<'_> {
     fn emit(self) {
         let Self { peer, reason, message } = self;
-        counter!("podtrail_collector_refused_total", "reason" => reason).increment(1);
-        warn!(peer, reason, error = message, "report refused");
+        Refused { peer, reason, message }.emit();
+    }
+}
+
+/// The configuration has changed: its principals are used from now on.
+#[derive(Debug)]
+pub struct PrincipalsLoaded {
+    pub principals: usize,
+    /// something else has changed too
+    pub restart: bool,
+}
+
+impl Emit for PrincipalsLoaded {
+    fn emit(self) {
+        let Self { principals, restart } = self;
+        info!(principals, "principals reloaded");
+        if restart {
+            warn!(
+                "the configuration has changed in more than its principals: restart the collector to use it"
+            );
+        }
+    }
+}
+
+/// The configuration has changed, and cannot be used.
+#[derive(Debug)]
+pub struct ConfigRefused<'a> {
+    pub error: &'a dyn std::error::Error,
+}
+
+impl Emit for ConfigRefused<'_> {
+    fn emit(self) {
+        for line in self.error.to_string().lines() {
+            warn!(error = line, "the configuration cannot be reloaded: the principals from before stay");
+        }
     }
 }
 

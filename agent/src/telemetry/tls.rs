@@ -5,10 +5,19 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use metrics::gauge;
+use metrics::{Unit, describe_gauge, gauge};
 use tracing::{error, info, warn};
 
 use super::Emit;
+
+/// Names and units, for `/metrics`.
+pub fn describe() {
+    describe_gauge!(
+        "podtrail_tls_certificate_expiry_timestamp_seconds",
+        Unit::Seconds,
+        "When our own certificate ends, as seconds since 1970"
+    );
+}
 
 /// A certificate of ours is in use.
 #[derive(Debug)]

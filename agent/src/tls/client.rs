@@ -3,11 +3,12 @@
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, client::Resumption, pki_types::ServerName, version::TLS13};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -21,6 +22,9 @@ use crate::telemetry::{
     tls::{FilesLoaded, FilesRefused},
 };
 
+/// How often it is said how long the certificate can still be used.
+const LOOK: Duration = Duration::from_secs(3600);
+
 /// Certificate, key and authorities of a client. The files are looked at for every connection.
 #[derive(Debug)]
 pub struct ClientTls {
@@ -28,66 +32,81 @@ pub struct ClientTls {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     /// of what was tried last, whether or not it could be used
     tried: Option<Fingerprint>,
-    config: Arc<ClientConfig>,
-    own: Own,
+    /// what can be used
+    loaded: Option<(Arc<ClientConfig>, Own)>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// {0}
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// {0}
+    #[error(transparent)]
+    Transport(#[from] tonic::transport::Error),
 }
 
 impl ClientTls {
-    /// Reads the files.
-    pub fn load(files: Files) -> Result<Self, TlsError> {
-        let contents = Contents::read(files.paths())?;
-        let (config, own) = configure(&files, &contents)?;
-        files.tell(&own);
-        let state = State { tried: Some(contents.fingerprint()), config: Arc::new(config), own };
-        Ok(Self { files, state: Mutex::new(state) })
+    /// Looks at no file yet.
+    #[must_use]
+    pub fn new(files: Files) -> Self {
+        Self { files, state: Mutex::default() }
     }
 
-    /// Looks whether the files have changed, and says how long the certificate can still be used. Blocks.
-    pub fn refresh(&self) {
+    /// Looks whether the files have changed; an error, where there is nothing that can be used. Blocks.
+    fn refresh(&self) -> Result<Arc<ClientConfig>, TlsError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let contents = match Contents::read(self.files.paths()) {
-            Ok(contents) => contents,
-            Err(error) => {
-                if state.tried.take().is_some() {
-                    FilesRefused { error: &error }.emit();
-                }
-                return;
-            }
-        };
-        let fingerprint = Some(contents.fingerprint());
-        if state.tried != fingerprint {
-            state.tried = fingerprint;
-            match configure(&self.files, &contents) {
+        let State { tried, loaded } = &mut *state;
+        let read = Contents::read(self.files.paths());
+        let now = read.as_ref().ok().map(Contents::fingerprint);
+        let changed = *tried != now || loaded.is_none();
+        *tried = now;
+        if changed {
+            let again = loaded.is_some();
+            match read.and_then(|contents| configure(&self.files, &contents)) {
                 Ok((config, own)) => {
-                    (state.config, state.own) = (Arc::new(config), own);
-                    FilesLoaded { cert: &self.files.cert }.emit();
-                    self.files.tell(&state.own);
-                    return;
+                    if again {
+                        FilesLoaded { cert: &self.files.cert }.emit();
+                    }
+                    self.files.tell(&own);
+                    *loaded = Some((Arc::new(config), own));
                 }
-                Err(error) => FilesRefused { error: &error }.emit(),
+                Err(error) if again => FilesRefused { error: &error }.emit(),
+                Err(error) => return Err(error),
             }
         }
-        state.own.tell_expiry(&self.files.cert);
+        let nothing = || TlsError::Unusable { cert: self.files.cert.clone(), why: "not loaded".to_owned() };
+        let (config, _) = loaded.as_ref().ok_or_else(nothing)?;
+        Ok(config.clone())
     }
 
-    fn config(&self) -> Arc<ClientConfig> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).config.clone()
+    /// Says now and then how long the certificate can still be used. Never returns.
+    pub async fn watch(self: Arc<Self>) {
+        loop {
+            time::sleep(LOOK).await;
+            // Whoever connects says what is wrong with them.
+            _ = self.refresh();
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, own)) = &state.loaded {
+                own.tell_expiry(&self.files.cert);
+            }
+        }
     }
 
     /// Connects; `endpoint` is an https URL.
-    pub async fn connect(self: &Arc<Self>, endpoint: &Endpoint) -> Result<Channel, tonic::transport::Error> {
-        let this = self.clone();
+    pub async fn connect(&self, endpoint: &Endpoint) -> Result<Channel, ConnectError> {
         // Three small files: it is not worth another thread.
-        this.refresh();
+        let config = self.refresh()?;
         let open = tower::service_fn(move |uri: Uri| {
-            let config = this.config();
+            let config = config.clone();
             async move { open(config, &uri).await.map(TokioIo::new) }
         });
-        endpoint.connect_with_connector(open).await
+        Ok(endpoint.connect_with_connector(open).await?)
     }
 }
 

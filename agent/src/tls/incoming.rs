@@ -96,13 +96,10 @@ async fn accept_all(listener: TcpListener, tls: Option<Arc<ServerTls>>, limits: 
     let addresses = Counts::<IpAddr>::default();
     let names = Counts::<Identity>::default();
     loop {
-        let (stream, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(_) => {
-                // Out of descriptors, most likely: accepting again at once would only spin.
-                time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
+        let Ok((stream, from)) = listener.accept().await else {
+            // Out of descriptors, most likely: accepting again at once would only spin.
+            time::sleep(Duration::from_millis(100)).await;
+            continue;
         };
         let address = from.ip().to_canonical();
         let Ok(permit) = connections.clone().try_acquire_owned() else {

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 pub use self::{
-    client::ClientTls,
+    client::{ClientTls, ConnectError},
     files::{Files, TlsError},
     identity::Identity,
     peer::Peer,

@@ -31,6 +31,9 @@ const TAIL_PAGE: Page = Page { max_events: 512, max_bytes: PAGE_BYTES };
 /// Tails at once; each holds at most a page or two.
 const MAX_TAILS: usize = 256;
 
+/// The longest question: a filter may be long.
+const MAX_QUESTION_BYTES: usize = 256 * 1024;
+
 /// How long a reader that is behind may take to make room for why its tail ends.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -108,7 +111,9 @@ impl<L: Log> Service<L> {
     /// Ready to be added to a `tonic` server.
     #[must_use]
     pub fn into_server(self) -> trail_server::TrailServer<Self> {
-        trail_server::TrailServer::new(self).max_encoding_message_size(MAX_MESSAGE_BYTES)
+        trail_server::TrailServer::new(self)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+            .max_decoding_message_size(MAX_QUESTION_BYTES)
     }
 
     /// Asks the log or the index where blocking is allowed.

@@ -29,7 +29,10 @@ use self::{
     codec::ReportCodec,
     requests::{HEARTBEAT, Resume, requests},
 };
-use crate::spool::Spool;
+use crate::{
+    spool::Spool,
+    tls::{ClientTls, ConnectError},
+};
 
 /// A collector that takes events for this long and acknowledges none is not well: the stream is made anew.
 const ACK_WAIT: Duration = Duration::from_secs(20);
@@ -48,6 +51,8 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 pub struct Options {
     /// the collector's URL, checked
     pub collector: String,
+    /// for an https URL
+    pub tls: Option<Arc<ClientTls>>,
     pub hello: v1::Hello,
     pub backoff: Backoff,
 }
@@ -125,7 +130,7 @@ async fn stream(
     state: &watch::Sender<State>,
     told: &mut bool,
 ) -> Result<std::convert::Infallible, UplinkError> {
-    let channel = connect(&options.collector).await?;
+    let channel = connect(options).await?;
     let mut client = tonic::client::Grpc::new(channel);
     timeout(CONNECT_WAIT, client.ready())
         .await
@@ -171,8 +176,8 @@ async fn stream(
     }
 }
 
-async fn connect(collector: &str) -> Result<Channel, UplinkError> {
-    let endpoint = Endpoint::from_shared(collector.to_owned())
+async fn connect(options: &Options) -> Result<Channel, UplinkError> {
+    let endpoint = Endpoint::from_shared(options.collector.clone())
         .map_err(UplinkError::Address)?
         .connect_timeout(CONNECT_WAIT)
         .tcp_nodelay(true)
@@ -180,7 +185,11 @@ async fn connect(collector: &str) -> Result<Channel, UplinkError> {
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true);
-    endpoint.connect().await.map_err(|e| UplinkError::Connect(sources(&e)))
+    let connected = match &options.tls {
+        Some(tls) => tls.connect(&endpoint).await,
+        None => endpoint.connect().await.map_err(ConnectError::from),
+    };
+    connected.map_err(|e| UplinkError::Connect(sources(&e)))
 }
 
 /// Returns when the oldest unacknowledged event has waited too long.

@@ -150,7 +150,7 @@ fn push(spool: &Spool, count: u64) {
 fn start(spool: &Arc<Spool>, address: SocketAddr) -> (AbortOnDropHandle<()>, watch::Receiver<State>) {
     let hello = v1::Hello { cluster: "c".to_owned(), node: "n".to_owned(), epoch: 7, ..v1::Hello::default() };
     let backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(20));
-    let options = Options { collector: format!("http://{address}"), hello, backoff };
+    let options = Options { collector: format!("http://{address}"), tls: None, hello, backoff };
     let (state, watched) = watch::channel(State::default());
     (AbortOnDropHandle::new(tokio::spawn(run(Arc::clone(spool), options, state))), watched)
 }

@@ -525,7 +525,7 @@ fn what_cannot_be_is_told_in_one_line() {
     open.args(["run", "--listen", "0.0.0.0:7443", "--data", &path]);
     misused(
         open,
-        "--listen: 0.0.0.0:7443 is not a loopback address: without TLS the collector listens on loopback only; use 127.0.0.1:7443",
+        "--listen: 0.0.0.0:7443 is not a loopback address: give tls-ca, tls-cert and tls-key, or use 127.0.0.1:7443",
     );
     assert!(!dir.path().join("data").exists(), "nothing is touched before all is checked");
 
@@ -536,7 +536,8 @@ fn what_cannot_be_is_told_in_one_line() {
         with(&["--config", &config]),
         &format!(
             "{config}:2:1: max-byts: no such key; there are: \
-             listen, data, max-age, max-bytes, metrics-listen, log-level, log-format"
+             listen, data, max-age, max-bytes, tls-ca, tls-cert, tls-key, kubelet-ca, kubelet-cluster, streams-per-peer, \
+             subscriptions-per-principal, metrics-listen, log-level, log-format, [[principal]]"
         ),
     );
     misused(

@@ -1,8 +1,12 @@
 //! What a report may say.
 
 use podtrail_proto::v1;
+use tonic::Status;
 
-use crate::collector::log::NodeEpoch;
+use crate::{
+    collector::log::NodeEpoch,
+    tls::{Identity, Peer},
+};
 
 /// Events in one request, and ranges that are gone.
 const MAX_EVENTS: usize = 10_000;
@@ -22,6 +26,8 @@ pub(super) enum ReportError {
     SecondHello,
     #[error("hello names no node, or a name is longer than {MAX_NAME} bytes or has control characters in it")]
     BadHello,
+    #[error("{peer} may not report as node {node} of cluster {cluster}: its certificate does not name that")]
+    NotYours { peer: Identity, cluster: String, node: String },
     #[error("{0} events in one request: at most {MAX_EVENTS}")]
     TooMany(usize),
     #[error("event {0} of the request has no id, or seq 0")]
@@ -45,6 +51,7 @@ impl ReportError {
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::NoHello | Self::SecondHello | Self::BadHello => "hello",
+            Self::NotYours { .. } => "foreign_node",
             Self::TooMany(_) => "too_many",
             Self::NoId(_) => "no_id",
             Self::Foreign { .. } => "foreign",
@@ -53,6 +60,14 @@ impl ReportError {
             Self::LongSession(_) => "session",
             Self::Seq { .. } => "seq",
             Self::BadGone => "gone",
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let message = self.to_string();
+        match self {
+            Self::NotYours { .. } => Status::permission_denied(message),
+            _ => Status::invalid_argument(message),
         }
     }
 }
@@ -65,6 +80,15 @@ pub(super) fn hello(hello: Option<v1::Hello>) -> Result<NodeEpoch, ReportError> 
         return Err(ReportError::BadHello);
     }
     Ok(NodeEpoch { cluster, node, epoch })
+}
+
+/// Nobody speaks for a node but that node.
+pub(super) fn may_report(peer: &Peer, node: NodeEpoch) -> Result<NodeEpoch, ReportError> {
+    if peer.may_report_as(&node.cluster, &node.node) {
+        return Ok(node);
+    }
+    let NodeEpoch { cluster, node, epoch: _ } = node;
+    Err(ReportError::NotYours { peer: peer.identity.clone(), cluster, node })
 }
 
 pub(super) fn events(expected: &NodeEpoch, events: &[v1::Event]) -> Result<(), ReportError> {

@@ -140,6 +140,12 @@ impl Settings {
         self.written.insert(key, setting);
     }
 
+    /// Whether it was written, and is not checked yet.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.written.contains_key(key)
+    }
+
     /// The checked value; `default` where there is no setting, or a wrong one, which is noted.
     pub fn check<T>(&mut self, key: &str, default: T, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
         one(self.written.remove(key), &mut self.wrong, parse).unwrap_or(default)

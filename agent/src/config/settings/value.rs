@@ -47,6 +47,14 @@ pub fn bytes_within(text: &str, range: &RangeInclusive<u64>) -> Result<u64, Stri
     Err(format!("{number} bytes is not between {} and {}", range.start(), range.end()))
 }
 
+/// A whole number within a range.
+pub fn number_within(text: &str, range: &RangeInclusive<usize>) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        format!("{} is no whole number between {} and {}", quoted(text), range.start(), range.end())
+    })
+}
+
 /// A duration of at least `least`: `7d`, `36h`, `30m`.
 pub fn duration(text: &str, least: Duration) -> Result<Duration, String> {
     let wrong = || format!("{} is no duration, like 7d, 36h or 30m", quoted(text));

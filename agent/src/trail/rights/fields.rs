@@ -57,8 +57,9 @@ enum Mask {
 }
 
 impl Default for Fields {
+    /// None but those that are always shown.
     fn default() -> Self {
-        Self { event: Mask::Nothing, session: Mask::Nothing }
+        Self::compile([]).unwrap_or(Self { event: Mask::Nothing, session: Mask::Nothing })
     }
 }
 
@@ -191,7 +192,8 @@ fn session_mask(types: &Types, event: &Mask) -> Mask {
     ];
     if let Mask::Some(fields) = &mut session {
         for field in &types.session.field {
-            if let Some((_, mask)) = parts.iter().find(|(name, _)| *name == field.name()) {
+            let part = parts.iter().find(|(name, _)| *name == field.name());
+            if let Some((_, mask)) = part.filter(|(_, mask)| *mask != Mask::Nothing) {
                 fields.insert(number(field), mask.clone());
             }
         }
@@ -228,7 +230,7 @@ impl Rules {
                     name: name.to_owned(),
                     within: before,
                     field: part.to_owned(),
-                    known: message.field.iter().map(|f| f.json_name()).collect::<Vec<_>>().join(", "),
+                    known: names(message),
                 })?;
             if std::ptr::eq(message, &raw const types.event) && ALWAYS.contains(&field.name()) {
                 return Err(FieldsError::Always(name.to_owned()));
@@ -318,6 +320,10 @@ impl Types {
         }
         mask
     }
+}
+
+fn names(message: &DescriptorProto) -> String {
+    message.field.iter().map(FieldDescriptorProto::json_name).collect::<Vec<_>>().join(", ")
 }
 
 fn number(field: &FieldDescriptorProto) -> u32 {
