@@ -9,6 +9,7 @@
 
 mod cli;
 mod holes;
+mod subscribe;
 
 use std::{
     collections::BTreeMap,
