@@ -15,12 +15,7 @@ use podtrail::{
         log::DiskLog,
         subscribe::{Settings, Subscriptions, calls::Calls, store::DiskStore},
     },
-    trail::{
-        Indexed, MAX_MESSAGE_BYTES, Moment,
-        log::{Limits, Log as _},
-        service::Service,
-        viewer::Viewer,
-    },
+    trail::{Indexed, MAX_MESSAGE_BYTES, Moment, log::Limits, service::Service, viewer::Viewer},
 };
 use podtrail_proto::v1::{
     self, event::Body, subscribe_open::From, subscribe_request::Request, subscribe_response::Response,

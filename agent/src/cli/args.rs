@@ -3,7 +3,7 @@
 use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use podtrail_proto::v1::{self, EntryMethod, tail_request};
+use podtrail_proto::v1::{self, EntryMethod, subscribe_open, tail_request};
 
 use super::{
     client::Source,
@@ -99,16 +99,31 @@ pub enum Command {
     },
     /// Nodes, how far their events have come, and how much is kept
     Nodes,
+    /// Your subscriptions to a collector, and how far behind each is
+    Subscriptions(SubscriptionsArgs),
 }
 
 #[derive(Debug, ClapArgs)]
 pub struct TailArgs {
     /// Where to begin: oldest, latest, a cursor (what comes after it), a time, or a duration ago
-    #[arg(long, value_name = "oldest|latest|CURSOR|TIME", default_value = "latest", value_parser = From::parse)]
-    pub from: From,
+    /// [default: latest; a subscription: where it was]
+    #[arg(long, value_name = "oldest|latest|CURSOR|TIME", value_parser = From::parse)]
+    pub from: Option<From>,
     /// End at the newest event, do not wait for more
     #[arg(long)]
     pub no_follow: bool,
+    /// Go on where the subscription of this name was, and acknowledge what is written; one that is not there is made
+    #[arg(long, value_name = "NAME", conflicts_with = "no_follow")]
+    pub subscription: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct SubscriptionsArgs {
+    /// Only this one
+    pub name: Option<String>,
+    /// Forget it: whoever has it open is closed
+    #[arg(long, requires = "name")]
+    pub delete: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -228,12 +243,28 @@ impl TailArgs {
     #[must_use]
     pub fn request(&self, now: jiff::Timestamp) -> v1::TailRequest {
         let from = match &self.from {
-            From::Oldest => tail_request::From::Oldest(true),
-            From::Latest => tail_request::From::Latest(true),
-            From::Cursor(cursor) => tail_request::From::Cursor(cursor.clone()),
-            From::Time(moment) => tail_request::From::Time(moment.resolve(now)),
+            Some(From::Oldest) => tail_request::From::Oldest(true),
+            Some(From::Latest) | None => tail_request::From::Latest(true),
+            Some(From::Cursor(cursor)) => tail_request::From::Cursor(cursor.clone()),
+            Some(From::Time(moment)) => tail_request::From::Time(moment.resolve(now)),
         };
         v1::TailRequest { from: Some(from), filter: String::new(), follow: Some(!self.no_follow) }
+    }
+}
+
+impl TailArgs {
+    /// As a subscription of this name.
+    #[must_use]
+    pub fn open(&self, name: &str, now: jiff::Timestamp) -> v1::SubscribeOpen {
+        let v1::TailRequest { from, filter, follow: _ } = self.request(now);
+        let from = self.from.is_some().then_some(from).flatten().map(|from| match from {
+            tail_request::From::Oldest(yes) => subscribe_open::From::Oldest(yes),
+            tail_request::From::Latest(yes) => subscribe_open::From::Latest(yes),
+            tail_request::From::Cursor(cursor) => subscribe_open::From::Cursor(cursor),
+            tail_request::From::Time(time) => subscribe_open::From::Time(time),
+        });
+        // A person wants to see what is left, and reads the gap.
+        v1::SubscribeOpen { name: name.to_owned(), from, filter, gap_if_trimmed: true, ..Default::default() }
     }
 }
 
@@ -302,6 +333,19 @@ mod tests {
     }
 
     #[test]
+    fn a_subscription_goes_on_where_it_was_unless_it_is_told_where() {
+        let open = |line: &[&str]| {
+            let args = parse(&[&["tail", "--subscription", "s"], line].concat()).unwrap();
+            let Command::Tail(tail) = args.command else { panic!("not tail") };
+            tail.open("s", jiff::Timestamp::UNIX_EPOCH)
+        };
+        assert_eq!(open(&[]).from, None);
+        assert_eq!(open(&["--from", "oldest"]).from, Some(subscribe_open::From::Oldest(true)));
+        assert_eq!(open(&["--from", "latest"]).from, Some(subscribe_open::From::Latest(true)));
+        assert!(open(&[]).gap_if_trimmed);
+    }
+
+    #[test]
     fn a_flag_wins_over_the_environment() {
         let environment =
             || Environment { collector: Some("http://c:1".to_owned()), ..Environment::default() };
@@ -351,6 +395,8 @@ mod tests {
             (&["nodes", "--socket", "/x", "--collector", "c:1"], "cannot be used with"),
             (&["nodes", "-o", "yaml"], "text, json"),
             (&["tail", "--filter", "x"], "unexpected argument"),
+            (&["tail", "--subscription", "s", "--no-follow"], "cannot be used with"),
+            (&["subscriptions", "--delete"], "<NAME>"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line:?}");

@@ -4,8 +4,12 @@
 use std::{error::Error, io, path::PathBuf, time::Duration};
 
 use hyper_util::rt::TokioIo;
-use podtrail_proto::v1::{self, trail_client::TrailClient};
-use tokio::net::UnixStream;
+use podtrail_proto::v1::{
+    self, subscribe_request::Request as Asked, subscribe_response::Response as Answer,
+    trail_client::TrailClient,
+};
+use tokio::{net::UnixStream, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Status, Streaming,
     transport::{Channel, Endpoint},
@@ -192,6 +196,32 @@ impl Client {
         timely(&self.source, self.trail.list_nodes(v1::ListNodesRequest {})).await
     }
 
+    /// The caller's own.
+    pub async fn subscriptions(&mut self) -> Result<Vec<v1::Subscription>, ClientError> {
+        let call = self.trail.list_subscriptions(v1::ListSubscriptionsRequest {});
+        Ok(timely(&self.source, call).await?.subscriptions)
+    }
+
+    pub async fn subscription(&mut self, name: &str) -> Result<v1::Subscription, ClientError> {
+        let call = self.trail.get_subscription(v1::GetSubscriptionRequest { name: name.to_owned() });
+        Ok(timely(&self.source, call).await?.subscription.unwrap_or_default())
+    }
+
+    pub async fn delete_subscription(&mut self, name: &str) -> Result<(), ClientError> {
+        let call = self.trail.delete_subscription(v1::DeleteSubscriptionRequest { name: name.to_owned() });
+        timely(&self.source, call).await?;
+        Ok(())
+    }
+
+    pub async fn subscribe(&mut self, open: v1::SubscribeOpen) -> Result<Subscription, ClientError> {
+        let (requests, rx) = mpsc::channel(16);
+        // Cannot fail: there is room, and the other end is here.
+        _ = requests.try_send(v1::SubscribeRequest { request: Some(Asked::Open(open)) });
+        let answer = self.trail.subscribe(ReceiverStream::new(rx)).await;
+        let stream = answer.map_err(|status| failed(&self.source, &status))?.into_inner();
+        Ok(Subscription { requests, stream, source: self.source.clone() })
+    }
+
     fn moves_on(&self, asked: &str, next: &str) -> Result<(), ClientError> {
         if !next.is_empty() && asked == next { Err(ClientError::Endless(self.source.name())) } else { Ok(()) }
     }
@@ -208,6 +238,42 @@ impl Tail {
     /// The next one; `None`: the server has ended the stream. Nothing is lost where the future is dropped.
     pub async fn next(&mut self) -> Result<Option<v1::TailResponse>, ClientError> {
         self.stream.message().await.map_err(|status| failed(&self.source, &status))
+    }
+
+    /// What to say when a stream that should go on has ended.
+    #[must_use]
+    pub fn ended(&self) -> ClientError {
+        ClientError::Lost { name: self.source.name(), why: "it ended the stream".to_owned() }
+    }
+}
+
+/// A subscription that is open.
+#[derive(Debug)]
+pub struct Subscription {
+    requests: mpsc::Sender<v1::SubscribeRequest>,
+    stream: Streaming<v1::SubscribeResponse>,
+    source: Source,
+}
+
+impl Subscription {
+    /// What comes next; `None`: the server has ended the stream. Nothing is lost where the future is dropped.
+    pub async fn next(&mut self) -> Result<Option<Answer>, ClientError> {
+        let response = self.stream.message().await.map_err(|status| failed(&self.source, &status))?;
+        Ok(response.and_then(|response| response.response))
+    }
+
+    /// Everything up to this cursor is done with.
+    pub async fn ack(&self, cursor: String) {
+        let ack = v1::SubscribeAck { cursor };
+        // A stream that is closed says so where it is read.
+        _ = self.requests.send(v1::SubscribeRequest { request: Some(Asked::Ack(ack)) }).await;
+    }
+
+    /// Asks for the end, and waits until the server has heard everything.
+    pub async fn close(self) {
+        let Self { requests, mut stream, source: _ } = self;
+        drop(requests);
+        while let Ok(Some(_)) = stream.message().await {}
     }
 
     /// What to say when a stream that should go on has ended.
@@ -243,6 +309,8 @@ fn failed(source: &Source, status: &Status) -> ClientError {
         {
             ClientError::Refused(why)
         }
+        // An agent says who serves what it does not.
+        Code::Unimplemented if !why.is_empty() => ClientError::Refused(why),
         Code::Unimplemented => ClientError::Protocol { name, why: or(why, "it has no such call") },
         Code::Unavailable | Code::Cancelled => ClientError::Lost { name, why: or(why, "it went away") },
         // What the transport itself met has a source, what the server said has none.

@@ -1,12 +1,13 @@
-//! `podtrail tail | sessions | session | nodes`: the trail for people and scripts.
+//! `podtrail tail | sessions | session | nodes | subscriptions`: the trail for people and scripts.
 //!
 //! Data goes to stdout, all else to stderr. Never writes a byte to a terminal that has not been escaped, and never
-//! changes anything: it only reads.
+//! changes anything but the caller's own subscriptions.
 
 pub mod args;
 pub mod client;
 pub mod json;
 pub mod line;
+mod subscriptions;
 pub mod table;
 pub mod tail;
 pub mod time;
@@ -101,10 +102,14 @@ async fn run(args: &Args, out: &mut Out) -> Result<(), CliError> {
     let source = args.source(Environment::read())?;
     let mut client = Client::connect(source).await?;
     match &args.command {
-        Command::Tail(tail) => run_tail(&mut client, tail, args.output, look, out).await,
+        Command::Tail(tail) => match &tail.subscription {
+            Some(name) => subscriptions::tail(&mut client, name, tail, args.output, look, out).await,
+            None => run_tail(&mut client, tail, args.output, look, out).await,
+        },
         Command::Sessions(sessions) => run_sessions(&mut client, sessions, args.output, look, out).await,
         Command::Session { id } => run_session(&mut client, id, args.output, look, out).await,
         Command::Nodes => run_nodes(&mut client, args.output, look, out).await,
+        Command::Subscriptions(which) => subscriptions::run(&mut client, which, args.output, look, out).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tables of sessions and of nodes.
+//! Tables of sessions, nodes and subscriptions.
 
 use std::collections::HashMap;
 
@@ -175,6 +175,53 @@ pub fn nodes(answer: &v1::ListNodesResponse, look: &Look) -> String {
         let mut line = Line::new();
         line.plain(&retention(kept, look)).write(&mut out, look.colour);
     }
+    out
+}
+
+/// `podtrail subscriptions`
+#[must_use]
+pub fn subscriptions(all: &[v1::Subscription], look: &Look) -> String {
+    use Align::{Left, Right};
+    let rows = all.iter().map(|subscription| {
+        let last_ack = time::moment(subscription.last_ack.as_ref());
+        let behind = words::grouped(subscription.lag_events());
+        let lag =
+            subscription.lag.as_ref().map_or_else(|| "-".to_owned(), |lag| time::length(time::nanos(lag)));
+        vec![
+            (Style::Strong, escape::name(&subscription.name)),
+            if subscription.connected() {
+                (Style::Good, "yes".to_owned())
+            } else {
+                (Style::Plain, "no".to_owned())
+            },
+            // What it has not got is gone: there will be a gap.
+            if subscription.trimmed() {
+                (Style::Bad, format!("{behind}, trimmed"))
+            } else {
+                (Style::Plain, behind)
+            },
+            (Style::Plain, lag),
+            (Style::Plain, words::grouped(subscription.in_flight_events())),
+            (
+                Style::Plain,
+                last_ack.map_or_else(|| "never".to_owned(), |at| time::clock_or_date(at, look.now)),
+            ),
+            (Style::Plain, escape::name(&subscription.cursor)),
+            (Style::Plain, escape::prose(&subscription.filter)),
+        ]
+    });
+    let heads = vec![
+        ("SUBSCRIPTION", Left),
+        ("CONNECTED", Left),
+        ("BEHIND", Right),
+        ("LAG", Right),
+        ("IN FLIGHT", Right),
+        ("LAST ACK", Left),
+        ("CURSOR", Left),
+        ("FILTER", Left),
+    ];
+    let mut out = String::new();
+    Table { heads, rows: rows.collect() }.push(&mut out, look);
     out
 }
 

@@ -107,6 +107,35 @@ kept: at most 7 days or 10 GiB; now 5,000 events, 1.2 GiB, since 2026-11-21 20:1
 }
 
 #[test]
+fn subscriptions_and_how_far_behind_they_are() {
+    let good = v1::Subscription {
+        name: "siem".to_owned(),
+        connected: Some(true),
+        last_ack: at(-2),
+        lag_events: Some(1234),
+        lag: Some(Duration { seconds: 3, nanos: 0 }),
+        in_flight_events: Some(1000),
+        cursor: "7-9f3c2a71".to_owned(),
+        filter: "sessionStarted.tty\x1b".to_owned(),
+        ..Default::default()
+    };
+    let left = v1::Subscription {
+        name: "gone".to_owned(),
+        last_ack: None,
+        lag_events: Some(5000),
+        trimmed: Some(true),
+        cursor: "3-9f3c2a71".to_owned(),
+        ..Default::default()
+    };
+    let golden = r"
+SUBSCRIPTION  CONNECTED          BEHIND     LAG  IN FLIGHT  LAST ACK  CURSOR      FILTER
+siem          yes                 1,234  3.00 s      1,000  20:14:00  7-9f3c2a71  sessionStarted.tty\x1b
+gone          no         5,000, trimmed       -          0  never     3-9f3c2a71
+";
+    assert_eq!(format!("\n{}", subscriptions(&[good, left], &look(None))), golden);
+}
+
+#[test]
 fn ids_are_as_long_as_they_must_be_and_eight_at_least() {
     let short = shortest(["aaaaaaaaaa1", "aaaaaaaaaa2", "b", "cccccccccc"].into_iter());
     let of = |id: &str| short.get(id).copied();

@@ -101,6 +101,8 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         principals,
         streams_per_peer,
         subscriptions_per_principal,
+        subscription_slow_after,
+        subscription_max_idle,
         metrics_listen,
         data,
         retention,
@@ -139,6 +141,8 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     let shutdown = stop.clone();
     let settings = subscribe::Settings {
         max_per_principal: subscriptions_per_principal,
+        slow_after: subscription_slow_after,
+        max_idle: subscription_max_idle,
         ..subscribe::Settings::default()
     };
     let opening = task::spawn_blocking(move || open(&data, settings, shutdown));

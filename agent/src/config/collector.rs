@@ -36,6 +36,10 @@ const MAX_BYTES_MAX: u64 = 1 << 50;
 
 const STREAMS: usize = 64;
 const SUBSCRIPTIONS: usize = 100;
+const SLOW_AFTER: Duration = Duration::from_secs(60);
+const SLOW_AFTER_MIN: Duration = Duration::from_secs(1);
+const MAX_IDLE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const MAX_IDLE_MIN: Duration = Duration::from_secs(60 * 60);
 
 /// `podtrail-collector run`, as written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
@@ -76,6 +80,12 @@ pub struct Flags {
     /// Subscriptions that one principal may have [default: 100]
     #[arg(long, value_name = "N")]
     pub subscriptions_per_principal: Option<String>,
+    /// A subscriber that has no room for so long is closed; its place is kept [default: 60s]
+    #[arg(long, value_name = "DURATION")]
+    pub subscription_slow_after: Option<String>,
+    /// A subscription that nobody opens for so long is forgotten [default: 30d]
+    #[arg(long, value_name = "DURATION")]
+    pub subscription_max_idle: Option<String>,
     /// Where to serve /metrics, /healthz and /readyz, or "none" [default: 127.0.0.1:9443]
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<String>,
@@ -96,6 +106,8 @@ pub struct CollectorConfig {
     pub principals: Vec<Principal>,
     pub streams_per_peer: usize,
     pub subscriptions_per_principal: usize,
+    pub subscription_slow_after: Duration,
+    pub subscription_max_idle: Duration,
     /// `None`: no metrics
     pub metrics_listen: Option<SocketAddr>,
     pub data: PathBuf,
@@ -115,7 +127,7 @@ pub struct Tls {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 16] = [
     "listen",
     "data",
     "max-age",
@@ -127,6 +139,8 @@ const KEYS: [&str; 14] = [
     "kubelet-cluster",
     "streams-per-peer",
     "subscriptions-per-principal",
+    "subscription-slow-after",
+    "subscription-max-idle",
     "metrics-listen",
     "log-level",
     "log-format",
@@ -148,6 +162,8 @@ impl CollectorConfig {
             kubelet_cluster,
             streams_per_peer,
             subscriptions_per_principal,
+            subscription_slow_after,
+            subscription_max_idle,
             metrics_listen,
             log_level,
             log_format,
@@ -164,6 +180,8 @@ impl CollectorConfig {
         settings.flag("--kubelet-cluster", kubelet_cluster);
         settings.flag("--streams-per-peer", streams_per_peer);
         settings.flag("--subscriptions-per-principal", subscriptions_per_principal);
+        settings.flag("--subscription-slow-after", subscription_slow_after);
+        settings.flag("--subscription-max-idle", subscription_max_idle);
         settings.flag("--metrics-listen", metrics_listen);
         settings.flag("--log-level", log_level);
         settings.flag("--log-format", log_format);
@@ -191,6 +209,10 @@ impl CollectorConfig {
                 SUBSCRIPTIONS,
                 |text| number_within(text, &(1..=100_000)),
             ),
+            subscription_slow_after: settings
+                .check("subscription-slow-after", SLOW_AFTER, |text| duration(text, SLOW_AFTER_MIN)),
+            subscription_max_idle: settings
+                .check("subscription-max-idle", MAX_IDLE, |text| duration(text, MAX_IDLE_MIN)),
             data: settings.check("data", PathBuf::from(DATA), path),
             retention: Limits {
                 max_age: settings.check("max-age", MAX_AGE, |text| duration(text, MAX_AGE_MIN)),
@@ -279,6 +301,8 @@ mod tests {
                 principals: vec![],
                 streams_per_peer: 64,
                 subscriptions_per_principal: 100,
+                subscription_slow_after: Duration::from_secs(60),
+                subscription_max_idle: Duration::from_secs(30 * 86_400),
                 log_level: None,
                 log_format: LogFormat::Auto,
                 flags: Flags::default(),
@@ -291,7 +315,8 @@ mod tests {
         let text = "listen = \"127.0.0.1:1\"\ndata = \"/a\"\nmetrics-listen = \"none\"\nmax-age = \"36h\"\n\
                     max-bytes = \"512MiB\"\nlog-level = \"debug\"\nlog-format = \"json\"\ntls-ca = \"/file\"\n\
                     tls-cert = \"/cert\"\ntls-key = \"/key\"\nstreams-per-peer = 5\n\
-                    subscriptions-per-principal = 6\n";
+                    subscriptions-per-principal = 6\nsubscription-slow-after = \"5s\"\n\
+                    subscription-max-idle = \"1d\"\n";
         let ca = Some("/ca".to_owned());
         assert_eq!(
             load(text, Flags { tls_ca: ca.clone(), ..Flags::default() }).unwrap(),
@@ -304,6 +329,8 @@ mod tests {
                 principals: vec![],
                 streams_per_peer: 5,
                 subscriptions_per_principal: 6,
+                subscription_slow_after: Duration::from_secs(5),
+                subscription_max_idle: Duration::from_secs(86_400),
                 log_level: Some("debug".to_owned()),
                 log_format: LogFormat::Json,
                 flags: Flags::default(),
@@ -322,6 +349,8 @@ mod tests {
             kubelet_cluster: Some("prod".to_owned()),
             streams_per_peer: Some("7".to_owned()),
             subscriptions_per_principal: Some("8".to_owned()),
+            subscription_slow_after: Some("90s".to_owned()),
+            subscription_max_idle: Some("2d".to_owned()),
             metrics_listen: Some("127.0.0.1:0".to_owned()),
             log_level: Some("warn".to_owned()),
             log_format: Some("text".to_owned()),
@@ -340,6 +369,8 @@ mod tests {
                 principals: vec![],
                 streams_per_peer: 7,
                 subscriptions_per_principal: 8,
+                subscription_slow_after: Duration::from_secs(90),
+                subscription_max_idle: Duration::from_secs(2 * 86_400),
                 log_level: Some("warn".to_owned()),
                 log_format: LogFormat::Text,
                 flags: Flags::default(),

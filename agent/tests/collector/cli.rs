@@ -1,5 +1,8 @@
 //! `podtrail` against a real `podtrail-collector`: what an agent reports is what a person reads.
-use std::process::{Command, Output, Stdio};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Output, Stdio},
+};
 
 use podtrail_proto::{
     Timestamp,
@@ -7,7 +10,7 @@ use podtrail_proto::{
 };
 use tempfile::TempDir;
 
-use super::start;
+use super::{Pid, Signal, kill, start};
 
 const SESSION: &str = "4k7qabcdefgh0123";
 
@@ -165,4 +168,59 @@ session 4k7qabcd  app  runtime exec, terminal pts/0  DAY 20:14:04 → 20:14:10  
     assert_eq!(none.status.code(), Some(1));
     let said = String::from_utf8(none.stderr).unwrap();
     assert!(said.contains("zzzz") && said.lines().count() == 1, "{said}");
+}
+
+/// Runs `tail --subscription` until it has shown so many lines, and interrupts it.
+fn subscribe(collector: &Collector, lines: usize, args: &[&str]) -> Vec<String> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_podtrail"))
+        .env("PODTRAIL_COLLECTOR", collector.process.grpc.to_string())
+        .args(["tail", "--subscription", "shell", "-o", "json"])
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let shown: Vec<String> = stdout.lines().take(lines).map(Result::unwrap).collect();
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    shown
+}
+
+#[test]
+fn a_subscription_goes_on_where_it_was_and_is_listed_and_deleted() {
+    let collector = Collector::start();
+    collector.report(events(vec![exec(1, 99, &["sh"]), exec(2, 1, &["id"]), exit(2, 0)]));
+    let none = collector.run(&["subscriptions"]);
+    assert_eq!(
+        (none.stdout.as_slice(), none.stderr.as_slice()),
+        (&[][..], &b"podtrail: no subscriptions\n"[..])
+    );
+
+    assert_eq!(subscribe(&collector, 3, &["--from", "oldest"]).len(), 3);
+    let shown = collector.text(&["subscriptions", "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["name"], &shown["connected"]), (&"shell".into(), &false.into()));
+    assert_eq!((&shown["lagEvents"], &shown["inFlightEvents"]), (&"0".into(), &"0".into()));
+    assert!(shown["cursor"].as_str().unwrap().starts_with("3-"), "{shown}");
+
+    let again = subscribe(
+        &collector,
+        2,
+        &["--from", shown["cursor"].as_str().unwrap().replacen('3', "1", 1).as_str()],
+    );
+    assert!(again[0].contains("\"seq\":\"2\""), "{again:?}");
+    let table = collector.text(&["subscriptions", "shell"]);
+    assert!(
+        table.lines().nth(1).unwrap().starts_with("shell         no              0    -          0  "),
+        "{table}"
+    );
+
+    collector.text(&["subscriptions", "shell", "--delete"]);
+    let gone = collector.run(&["subscriptions", "shell"]);
+    assert_eq!(gone.status.code(), Some(1));
+    assert_eq!(gone.stderr, b"podtrail: there is no subscription \"shell\"\n");
 }
