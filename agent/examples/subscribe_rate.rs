@@ -1,7 +1,6 @@
 //! Measures how fast one subscriber on this machine gets what the log holds, and what is being written to it.
 //!
-//! `cargo run --release --example subscribe_rate -- [EVENTS]`. What was measured stands in
-//! `docs/decisions/0015-subscriptions.md`.
+//! `cargo run --release --example subscribe_rate -- [EVENTS]`
 
 use std::{
     env,

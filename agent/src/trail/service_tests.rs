@@ -429,3 +429,18 @@ async fn the_oldest_is_what_is_oldest_when_it_is_read() {
         }
     }
 }
+
+#[tokio::test]
+async fn whoever_keeps_no_subscriptions_says_who_does() {
+    let mut f = serve(u64::MAX).await;
+    let said = |e: Status| (e.code(), e.message().to_owned());
+    let expected = (Code::Unimplemented, "subscriptions are the collector's: ask it, or tail".to_owned());
+    let requests = tokio_stream::iter([v1::SubscribeRequest::default()]);
+    assert_eq!(said(f.client.subscribe(requests).await.unwrap_err()), expected);
+    let list = f.client.list_subscriptions(v1::ListSubscriptionsRequest {}).await;
+    assert_eq!(said(list.unwrap_err()), expected);
+    let get = f.client.get_subscription(v1::GetSubscriptionRequest::default()).await;
+    assert_eq!(said(get.unwrap_err()), expected);
+    let delete = f.client.delete_subscription(v1::DeleteSubscriptionRequest::default()).await;
+    assert_eq!(said(delete.unwrap_err()), expected);
+}

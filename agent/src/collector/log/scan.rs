@@ -22,7 +22,9 @@ impl DiskLog {
                 return self.scan_singly(next, to, take);
             };
             let cursor = codec::cursor(&key).unwrap_or(next);
-            if cursor > next && !take(self.gap(next, cursor - 1, "they are not in the store"), 0) {
+            if let Some(gap) = self.missing(next, cursor.saturating_sub(1))
+                && !take(gap, 0)
+            {
                 return;
             }
             next = cursor + 1;
@@ -30,9 +32,18 @@ impl DiskLog {
                 return;
             }
         }
-        if next <= to {
-            take(self.gap(next, to, "they are not in the store"), 0);
+        if let Some(gap) = self.missing(next, to) {
+            take(gap, 0);
         }
+    }
+
+    /// Stands for `from..=to`, which are not in the store; but what was trimmed since the scan began was not damaged.
+    fn missing(&self, from: Cursor, to: Cursor) -> Option<Entry> {
+        if from > to {
+            return None;
+        }
+        let from = from.max(self.ends().oldest);
+        (from <= to).then(|| self.gap(from, to, "they are not in the store"))
     }
 
     /// As `scan`, where it came upon damage: the store reads ahead, so the damage itself may be further on.
