@@ -83,6 +83,8 @@ impl Trail for Fake {
 
     async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Events>, Status> {
         let request = request.into_inner();
+        let filter = podtrail::filter::Filter::compile(&request.filter)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let after = match &request.from {
             Some(tail_request::From::Cursor(cursor)) => {
                 cursor.strip_suffix("-00000000").unwrap().parse().unwrap()
@@ -95,6 +97,7 @@ impl Trail for Fake {
             .iter()
             .enumerate()
             .skip(after)
+            .filter(|(_, event)| filter.passes(event))
             .map(|(at, event)| {
                 Ok(v1::TailResponse { event: Some(event.clone()), cursor: format!("{}-00000000", at + 1) })
             })
@@ -260,6 +263,31 @@ fn tail_begins_at_a_cursor() {
     assert_eq!(text.lines().count(), 1, "{text}");
     assert!(text.contains("ls -l"), "{text}");
     assert_eq!(stdout(&server.run(&["tail", "--no-follow"])), "", "from latest on there is nothing");
+}
+
+#[test]
+fn tail_shows_what_the_filter_lets_through() {
+    let server = Server::start(&fake());
+    let tail = |filter: &str| {
+        server.run(&["tail", "--from", "oldest", "--no-follow", "-o", "json", "--filter", filter])
+    };
+    let lines = json_lines(&stdout(&tail("executed.process.pid == 3")));
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["executed"]["process"]["pid"], 3);
+    assert_eq!(json_lines(&stdout(&tail(""))).len(), 3);
+}
+
+#[test]
+fn a_wrong_filter_is_shown_with_its_place() {
+    let server = Server::start(&fake());
+    let filter = "has(executed) &&\n  executed.path == 'Ä' && \texecuted.pth == \"\u{202e}\"";
+    let output = server.run(&["tail", "--filter", filter]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    let expected = "podtrail: filter, line 2, column 37: Executed has no field pth; did you mean path?
+    executed.path == 'Ä' && \\texecuted.pth == \"\\u{202e}\"
+                                       ^
+";
+    assert_eq!(stderr(&output), expected);
 }
 
 #[test]

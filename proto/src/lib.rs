@@ -13,11 +13,13 @@ pub mod v1 {
     )]
     tonic::include_proto!("podtrail.v1");
     include!(concat!(env!("OUT_DIR"), "/podtrail.v1.serde.rs"));
+    include!(concat!(env!("OUT_DIR"), "/podtrail.v1.reflect.rs"));
 
     /// The encoded `FileDescriptorSet`, for gRPC reflection.
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/podtrail.v1.bin"));
 }
 
+pub mod reflect;
 mod timestamp;
 
 pub use pbjson_types::Duration;

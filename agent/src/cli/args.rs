@@ -109,6 +109,17 @@ pub struct TailArgs {
     /// [default: latest; a subscription: where it was]
     #[arg(long, value_name = "oldest|latest|CURSOR|TIME", value_parser = From::parse)]
     pub from: Option<From>,
+    /// Only events of which this CEL expression is true; --help has examples
+    ///
+    /// Its names are those of the events' fields, as -o json writes them. Gaps and agent states pass every filter.
+    ///
+    ///   --filter 'container.pod.namespace == "prod" && has(executed)'
+    ///   --filter 'executed.argv.exists(a, a.matches("(?i)passw(or)?d"))'
+    ///   --filter 'sessionStarted.method in ["NAMESPACE_JOIN", "HOST_NAMESPACE"]'
+    ///
+    /// See docs/filters.md.
+    #[arg(long, value_name = "CEL", default_value = "", hide_default_value = true, verbatim_doc_comment)]
+    pub filter: String,
     /// End at the newest event, do not wait for more
     #[arg(long)]
     pub no_follow: bool,
@@ -248,7 +259,7 @@ impl TailArgs {
             Some(From::Cursor(cursor)) => tail_request::From::Cursor(cursor.clone()),
             Some(From::Time(moment)) => tail_request::From::Time(moment.resolve(now)),
         };
-        v1::TailRequest { from: Some(from), filter: String::new(), follow: Some(!self.no_follow) }
+        v1::TailRequest { from: Some(from), filter: self.filter.clone(), follow: Some(!self.no_follow) }
     }
 }
 
@@ -394,7 +405,7 @@ mod tests {
             (&["session", ""], "names no session"),
             (&["nodes", "--socket", "/x", "--collector", "c:1"], "cannot be used with"),
             (&["nodes", "-o", "yaml"], "text, json"),
-            (&["tail", "--filter", "x"], "unexpected argument"),
+            (&["tail", "--filter"], "a value is required for '--filter <CEL>'"),
             (&["tail", "--subscription", "s", "--no-follow"], "cannot be used with"),
             (&["subscriptions", "--delete"], "<NAME>"),
         ] {

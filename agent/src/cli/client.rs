@@ -17,6 +17,7 @@ use tonic::{
 
 use crate::{
     escape,
+    filter::FilterError,
     tls::{ClientTls, ConnectError, Files},
 };
 
@@ -107,6 +108,8 @@ pub enum ClientError {
     Protocol { name: String, why: String },
     #[error("{0}")]
     Refused(String),
+    #[error("{0}")]
+    Filter(FilterError),
     #[error("{name} failed: {why}")]
     Failed { name: String, why: String },
     #[error("lost the connection to {name}: {why}")]
@@ -297,6 +300,12 @@ async fn timely<T>(
 fn failed(source: &Source, status: &Status) -> ClientError {
     let name = source.name();
     let why = escape::prose(status.message());
+    // Whoever serves it knows the fields that it has, which may be more than are known here.
+    if status.code() == Code::InvalidArgument
+        && let Some(error) = FilterError::read(status.message())
+    {
+        return ClientError::Filter(error);
+    }
     match status.code() {
         Code::NotFound
         | Code::PermissionDenied

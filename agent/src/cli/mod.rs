@@ -34,7 +34,7 @@ use self::{
     json::JsonError,
     line::Look,
 };
-use crate::escape;
+use crate::{escape, filter::FilterError};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,9 @@ impl CliError {
     fn exit_code(&self) -> ExitCode {
         match self {
             _ if self.is_closed_pipe() => ExitCode::SUCCESS,
-            Self::Client(ClientError::Url { .. } | ClientError::NoFiles) => ExitCode::from(2),
+            Self::Client(ClientError::Url { .. } | ClientError::NoFiles | ClientError::Filter(_)) => {
+                ExitCode::from(2)
+            }
             _ => ExitCode::FAILURE,
         }
     }
@@ -78,6 +80,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             if !error.is_closed_pipe() {
                 complain(&error.to_string());
+            }
+            if let (CliError::Client(ClientError::Filter(error)), Command::Tail(tail)) =
+                (&error, &args.command)
+            {
+                _ = write!(io::stderr(), "{}", pointed(&tail.filter, error));
             }
             error.exit_code()
         }
@@ -282,6 +289,14 @@ impl Write for Out {
         self.buffer.clear();
         written
     }
+}
+
+/// The line of a filter that is wrong, and a caret under the place.
+fn pointed(text: &str, error: &FilterError) -> String {
+    let Some(line) = text.split('\n').nth(error.line.saturating_sub(1)) else { return String::new() };
+    let before: String = line.chars().take(error.column.saturating_sub(1)).collect();
+    let indent = escape::width(&escape::guard(&before));
+    format!("  {}\n  {:indent$}^\n", escape::guard(line), "")
 }
 
 /// One line to stderr; there is nobody to tell where that fails.

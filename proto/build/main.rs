@@ -1,15 +1,20 @@
 //! Generates the Rust of `podtrail.v1` without a `protoc` on the machine.
 
+mod reflect;
+
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=podtrail");
+    println!("cargo:rerun-if-changed=build");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let files = protox::compile(["podtrail/v1/podtrail.proto"], ["."])?;
     let descriptors = files.encode_to_vec();
     fs::write(out.join("podtrail.v1.bin"), &descriptors)?;
+
+    fs::write(out.join("podtrail.v1.reflect.rs"), reflect::generate(&files, "Event")?)?;
 
     tonic_prost_build::configure()
         .bytes(".")
