@@ -18,7 +18,7 @@ use tonic::{
 use crate::{
     escape,
     filter::FilterError,
-    tls::{ClientTls, ConnectError, Files},
+    tls::{self, ClientTls, ConnectError, Files},
 };
 
 /// How long a connection, or one page of an answer, may take.
@@ -90,6 +90,8 @@ pub enum ClientError {
     NoFiles,
     #[error("{0}")]
     Files(String),
+    #[error("no secure connection to {name}: {why}; see --tls-ca, --tls-cert and --tls-key")]
+    Tls { name: String, why: String },
     #[error(
         "there is no agent at {0}: start podtrail-agent on this node, or read from a collector with --collector URL"
     )]
@@ -345,6 +347,9 @@ fn unreachable_source(source: &Source, error: &(dyn Error + 'static)) -> ClientE
                 Some(io::ErrorKind::PermissionDenied) => ClientError::Permission(path),
                 _ => ClientError::Socket { path, why: why() },
             }
+        }
+        (Source::Collector { .. }, _) if let Some(why) = tls::objection(error) => {
+            ClientError::Tls { name: source.name(), why: escape::prose(&why) }
         }
         (Source::Collector { .. }, _) => ClientError::Collector { name: source.name(), why: why() },
     }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, client::Resumption, pki_types::ServerName, version::TLS13};
-use tokio::{net::TcpStream, time};
+use rustls::{ClientConfig, Error, client::Resumption, pki_types::ServerName, version::TLS13};
+use tokio::{io::AsyncBufReadExt as _, net::TcpStream, time};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -21,6 +21,9 @@ use crate::telemetry::{
     Emit as _,
     tls::{FilesLoaded, FilesRefused},
 };
+
+/// How long the other side may take for its first word after the handshake.
+const FIRST_WORD: Duration = Duration::from_secs(2);
 
 /// How often it is said how long the certificate can still be used.
 const LOOK: Duration = Duration::from_secs(3600);
@@ -110,6 +113,22 @@ impl ClientTls {
     }
 }
 
+/// What the other side has against us or we against it, where TLS is why there is no connection.
+#[must_use]
+pub fn objection(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| {
+        let inner = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());
+        match inner.and_then(|inner| inner.downcast_ref::<Error>()) {
+            Some(Error::InvalidCertificate(why)) => {
+                Some(format!("its certificate is not to be believed: {why}"))
+            }
+            Some(Error::InvalidMessage(_)) => Some("it does not speak TLS".to_owned()),
+            Some(Error::AlertReceived(alert)) => Some(format!("it refuses our certificate ({alert:?})")),
+            inner => inner.map(ToString::to_string),
+        }
+    })
+}
+
 async fn open(config: Arc<ClientConfig>, uri: &Uri) -> io::Result<TlsStream<TcpStream>> {
     let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
     let host = uri.host().ok_or_else(|| wrong("the address has no host"))?;
@@ -117,12 +136,19 @@ async fn open(config: Arc<ClientConfig>, uri: &Uri) -> io::Result<TlsStream<TcpS
     let name = ServerName::try_from(host.to_owned()).map_err(|e| wrong(&e.to_string()))?;
     let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
     stream.set_nodelay(true)?;
-    TlsConnector::from(config).connect(name, stream).await
+    let mut stream = TlsConnector::from(config).connect(name, stream).await?;
+    // With TLS 1.3 we are done before it has looked at our certificate. Its first word is its HTTP/2 settings, or what
+    // it has against us; one that waits for ours is not waited for.
+    match time::timeout(FIRST_WORD, stream.fill_buf()).await {
+        Ok(Ok([])) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(_)) | Err(_) => Ok(stream),
+    }
 }
 
 fn configure(files: &Files, contents: &Contents) -> Result<(ClientConfig, Own), TlsError> {
     let own = files.own(contents)?;
-    let unusable = |e: rustls::Error| TlsError::Unusable { cert: files.cert.clone(), why: e.to_string() };
+    let unusable = |e: Error| TlsError::Unusable { cert: files.cert.clone(), why: e.to_string() };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(unusable)?

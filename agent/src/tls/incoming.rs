@@ -15,7 +15,7 @@ use std::{
 
 use futures::Stream;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     time,
@@ -32,6 +32,10 @@ use super::{
     server::{ServerTls, Unwelcome},
 };
 use crate::telemetry::{Emit as _, refused::Refused};
+
+/// How long, and for how much, the other side may take to hear why it is sent away.
+const GOODBYE: Duration = Duration::from_secs(1);
+const GOODBYE_BYTES: u64 = 64 * 1024;
 
 /// How many there may be.
 #[derive(Clone, Copy, Debug)]
@@ -102,12 +106,12 @@ async fn accept_all(listener: TcpListener, tls: Option<Arc<ServerTls>>, limits: 
             continue;
         };
         let address = from.ip().to_canonical();
+        _ = stream.set_nodelay(true);
         let Ok(permit) = connections.clone().try_acquire_owned() else {
             refuse(&address.to_string(), &Unwelcome::Connections(limits.connections));
             continue;
         };
         let Some(tls) = tls.clone() else {
-            _ = stream.set_nodelay(true);
             let peer = Peer { address, identity: Identity::Loopback, expires: None };
             let stream = Transport::Plain(stream);
             let connection = Connection { stream, peer, _connection: permit, _name: None };
@@ -123,24 +127,37 @@ async fn accept_all(listener: TcpListener, tls: Option<Arc<ServerTls>>, limits: 
         };
         let (names, ready) = (names.clone(), ready.clone());
         tokio::spawn(async move {
-            let welcomed = time::timeout(limits.handshake, tls.welcome(stream)).await;
-            drop((here, handshake));
-            match welcomed {
-                Err(_elapsed) => refuse(&address.to_string(), &Unwelcome::Slow(limits.handshake)),
-                Ok(Err(unwelcome)) => refuse(&address.to_string(), &unwelcome),
-                Ok(Ok((stream, peer))) => {
-                    let Some(name) = names.enter(peer.identity.clone(), limits.by_name) else {
-                        refuse(&peer.name(), &Unwelcome::Connections(limits.by_name));
-                        return;
-                    };
-                    let stream = Transport::Tls(Box::new(stream));
-                    let connection = Connection { stream, peer, _connection: permit, _name: Some(name) };
-                    // Nobody takes it: the collector stops.
-                    _ = ready.send(Ok(connection)).await;
+            let _place = (here, handshake);
+            let name = address.to_string();
+            match time::timeout(limits.handshake, tls.welcome(address, stream)).await {
+                Err(_elapsed) => refuse(&name, &Unwelcome::Slow(limits.handshake)),
+                Ok(Err((unwelcome, stream))) => {
+                    refuse(&name, &unwelcome);
+                    if let Some(stream) = stream {
+                        _ = time::timeout(GOODBYE, say_goodbye(stream)).await;
+                    }
                 }
+                Ok(Ok((stream, peer))) => match names.enter(peer.identity.clone(), limits.by_name) {
+                    None => refuse(&peer.name(), &Unwelcome::Connections(limits.by_name)),
+                    Some(place) => {
+                        let stream = Transport::Tls(Box::new(stream));
+                        let connection = Connection { stream, peer, _connection: permit, _name: Some(place) };
+                        // Where nobody takes it, the collector stops.
+                        _ = ready.send(Ok(connection)).await;
+                    }
+                },
             }
         });
     }
+}
+
+/// Waits until the other side has closed: what it has sent meanwhile would make the kernel reset the connection, and why
+/// it was sent away would be lost on the way.
+async fn say_goodbye(mut stream: TcpStream) -> io::Result<()> {
+    stream.shutdown().await?;
+    let mut rest = stream.take(GOODBYE_BYTES);
+    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 fn refuse(peer: &str, unwelcome: &Unwelcome) {

@@ -8,6 +8,7 @@
 //! | [`counts`] | how many of something each has |
 //! | [`client`] | the side of agents and of `podtrail` |
 //! | [`server`] | the side of the collector |
+//! | `verifier` | whose certificates it believes |
 //! | [`incoming`] | its connections, bounded in number and in time |
 //!
 //! Files may change at any time: connections that come later use what is there then, those that are open go on. What
@@ -20,6 +21,7 @@ pub mod identity;
 pub mod incoming;
 pub mod peer;
 pub mod server;
+mod verifier;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -29,7 +31,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 pub use self::{
-    client::{ClientTls, ConnectError},
+    client::{ClientTls, ConnectError, objection},
     files::{Files, TlsError},
     identity::Identity,
     peer::Peer,

@@ -1,14 +1,16 @@
 //! The side of the collector: whoever connects must have a certificate of the authority, and is who that says.
 
 use std::{
+    io,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use rustls::{
-    Error, RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, UnixTime},
+    CertificateError, Error, ServerConfig,
+    pki_types::UnixTime,
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
     version::TLS13,
 };
@@ -17,10 +19,11 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ALPN, Identity,
+    ALPN,
     files::{Contents, Files, Fingerprint, Own, TlsError, expiry},
     peer::Peer,
     provider,
+    verifier::{OfKubelets, Verifier},
 };
 use crate::telemetry::{
     Emit as _,
@@ -59,8 +62,7 @@ struct State {
 #[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
-    /// where there are kubelets: who is podtrail's
-    ours: Option<Arc<dyn ClientCertVerifier>>,
+    verifier: Arc<Verifier>,
     own: Own,
 }
 
@@ -160,22 +162,20 @@ impl ServerTls {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).loaded.clone()
     }
 
-    /// Says hello to somebody who has connected, and finds out who it is.
-    pub async fn welcome(&self, stream: TcpStream) -> Result<(TlsStream<TcpStream>, Peer), Unwelcome> {
-        let handshake = |e: std::io::Error| Unwelcome::Handshake(e.to_string());
-        let address = stream.peer_addr().map_err(handshake)?.ip();
-        stream.set_nodelay(true).map_err(handshake)?;
+    /// Says hello to somebody who has connected, and finds out who it is. Whoever is sent away has been told why; the
+    /// connection is there for them to read it.
+    pub async fn welcome(
+        &self,
+        address: IpAddr,
+        stream: TcpStream,
+    ) -> Result<(TlsStream<TcpStream>, Peer), (Unwelcome, Option<TcpStream>)> {
         let loaded = self.loaded();
-        let stream = TlsAcceptor::from(loaded.config.clone()).accept(stream).await.map_err(unwelcome)?;
+        let accepted = TlsAcceptor::from(loaded.config.clone()).accept(stream).into_fallible().await;
+        let stream = accepted.map_err(|(error, stream)| (unwelcome(error), Some(stream)))?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let (own, between) = chain.split_first().ok_or(Unwelcome::NoCertificate)?;
-        let wrong = |e: super::identity::IdentityError| Unwelcome::Certificate(e.to_string());
-        let identity = match &self.kubelets {
-            Some(kubelets) if !loaded.is_ours(own, between) => {
-                Identity::of_kubelet(own, &kubelets.cluster).map_err(wrong)?
-            }
-            _ => Identity::of_certificate(own).map_err(wrong)?,
-        };
+        let Some((own, between)) = chain.split_first() else { return Err((Unwelcome::NoCertificate, None)) };
+        let identity = loaded.verifier.identify(own, between, UnixTime::now());
+        let identity = identity.map_err(|e| (objection(&e), None))?;
         let expires = expiry(own);
         Ok((stream, Peer { address, identity, expires }))
     }
@@ -184,31 +184,25 @@ impl ServerTls {
 impl Loaded {
     fn new(files: &Files, kubelets: Option<&Kubelets>, contents: &Contents) -> Result<Self, TlsError> {
         let own = files.own(contents)?;
-        let mut all = contents.roots(&files.ca)?;
-        let ours = match kubelets {
-            Some(kubelets) => {
-                let ours = verifier(all.clone(), &files.ca)?;
-                all.extend(contents.roots(&kubelets.ca)?.roots);
-                Some(ours)
+        let kubelets = match kubelets {
+            Some(Kubelets { ca, cluster }) => {
+                Some(OfKubelets { verifier: verifier(contents, ca)?, cluster: cluster.clone() })
             }
             None => None,
         };
+        let verifier = Arc::new(Verifier::new(verifier(contents, &files.ca)?, kubelets));
         let unusable = |e: Error| TlsError::Unusable { cert: files.cert.clone(), why: e.to_string() };
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
             .map_err(unusable)?
-            .with_client_cert_verifier(verifier(all, &files.ca)?)
+            .with_client_cert_verifier(verifier.clone())
             .with_single_cert(own.chain.clone(), own.key.clone_key())
             .map_err(unusable)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         // A session taken up again would go by a certificate that may not be good any more.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { config: Arc::new(config), ours, own })
-    }
-
-    fn is_ours(&self, own: &CertificateDer<'_>, between: &[CertificateDer<'_>]) -> bool {
-        self.ours.as_ref().is_none_or(|ours| ours.verify_client_cert(own, between, UnixTime::now()).is_ok())
+        Ok(Self { config: Arc::new(config), verifier, own })
     }
 }
 
@@ -216,19 +210,30 @@ fn read(files: &Files, kubelets: Option<&Kubelets>) -> Result<Contents, TlsError
     Contents::read(files.paths().into_iter().chain(kubelets.map(|kubelets| &*kubelets.ca)))
 }
 
-fn verifier(roots: RootCertStore, path: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+/// Believes certificates of the authorities in this file.
+fn verifier(contents: &Contents, path: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(contents.roots(path)?), provider())
         .build()
         .map_err(|e| TlsError::Authority { path: path.to_owned(), why: e.to_string() })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn unwelcome(error: std::io::Error) -> Unwelcome {
+fn unwelcome(error: io::Error) -> Unwelcome {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-        Some(Error::NoCertificatesPresented) => Unwelcome::NoCertificate,
-        Some(Error::InvalidCertificate(why)) => Unwelcome::Certificate(format!("its certificate: {why}")),
-        Some(Error::InvalidMessage(_)) => Unwelcome::Handshake("it does not speak TLS".to_owned()),
-        Some(Error::AlertReceived(alert)) => Unwelcome::Handshake(format!("it refused ours: {alert:?}")),
-        _ => Unwelcome::Handshake(error.to_string()),
+        Some(error) => objection(error),
+        None => Unwelcome::Handshake(error.to_string()),
+    }
+}
+
+fn objection(error: &Error) -> Unwelcome {
+    match error {
+        Error::NoCertificatesPresented => Unwelcome::NoCertificate,
+        Error::InvalidCertificate(CertificateError::Other(why)) => Unwelcome::Certificate(why.to_string()),
+        Error::InvalidCertificate(why) => Unwelcome::Certificate(format!("its certificate: {why}")),
+        Error::InvalidMessage(_) => Unwelcome::Handshake("it does not speak TLS".to_owned()),
+        Error::AlertReceived(alert) => {
+            Unwelcome::Handshake(format!("it refuses our certificate ({alert:?})"))
+        }
+        other => Unwelcome::Handshake(other.to_string()),
     }
 }

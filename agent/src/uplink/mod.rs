@@ -31,7 +31,7 @@ use self::{
 };
 use crate::{
     spool::Spool,
-    tls::{ClientTls, ConnectError},
+    tls::{self, ClientTls, ConnectError},
 };
 
 /// A collector that takes events for this long and acknowledges none is not well: the stream is made anew.
@@ -189,7 +189,7 @@ async fn connect(options: &Options) -> Result<Channel, UplinkError> {
         Some(tls) => tls.connect(&endpoint).await,
         None => endpoint.connect().await.map_err(ConnectError::from),
     };
-    connected.map_err(|e| UplinkError::Connect(sources(&e)))
+    connected.map_err(|e| UplinkError::Connect(tls::objection(&e).unwrap_or_else(|| sources(&e))))
 }
 
 /// Returns when the oldest unacknowledged event has waited too long.

@@ -10,6 +10,7 @@
 mod cli;
 mod holes;
 mod subscribe;
+mod tls;
 
 use std::{
     collections::BTreeMap,

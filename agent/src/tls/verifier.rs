@@ -1,0 +1,97 @@
+//! Which certificates the collector believes, and who they name.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    pki_types::{CertificateDer, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+
+use super::{Identity, identity::IdentityError};
+
+/// Checks a certificate, and that it names nobody or somebody: what it says is heard before the handshake is done, so
+/// that the other side is told when it will not do.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    ours: Arc<dyn ClientCertVerifier>,
+    kubelets: Option<OfKubelets>,
+    /// which authorities would do
+    hints: Vec<DistinguishedName>,
+}
+
+/// Certificates of the kubelets' authority.
+#[derive(Debug)]
+pub(super) struct OfKubelets {
+    pub(super) verifier: Arc<dyn ClientCertVerifier>,
+    pub(super) cluster: String,
+}
+
+impl Verifier {
+    pub(super) fn new(ours: Arc<dyn ClientCertVerifier>, kubelets: Option<OfKubelets>) -> Self {
+        let all = [Some(&ours), kubelets.as_ref().map(|kubelets| &kubelets.verifier)];
+        let hints = all.into_iter().flatten().flat_map(|verifier| verifier.root_hint_subjects()).cloned();
+        Self { hints: hints.collect(), ours, kubelets }
+    }
+
+    /// Who a chain of certificates names: ours by its URI, a kubelet's by its subject, and neither the other way.
+    pub(super) fn identify(
+        &self,
+        own: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Identity, Error> {
+        let named = |identity: Result<_, IdentityError>| {
+            identity.map_err(|e| CertificateError::Other(OtherError(Arc::new(e))).into())
+        };
+        let error = match self.ours.verify_client_cert(own, between, now) {
+            Ok(_) => return named(Identity::of_certificate(own)),
+            Err(error) => error,
+        };
+        match &self.kubelets {
+            Some(OfKubelets { verifier, cluster }) => {
+                verifier.verify_client_cert(own, between, now)?;
+                named(Identity::of_kubelet(own, cluster))
+            }
+            None => Err(error),
+        }
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.identify(own, between, now).map(|_identity| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        own: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.ours.verify_tls12_signature(message, own, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        own: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.ours.verify_tls13_signature(message, own, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.ours.supported_verify_schemes()
+    }
+}
