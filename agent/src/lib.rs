@@ -20,14 +20,18 @@
 //! | [`agent`] | the agent's parts put together, `podtrail-agent` |
 //! | [`doctor`] | can the agent run here, and how |
 //! | [`clock`] | the wall clock, read in one place |
+//! | [`json`] | canonical protobuf JSON, a message a line |
+//! | [`backoff`] | how long to wait before the next attempt |
 //! | [`escape`] | what comes from outside, made fit for a terminal or a log |
 //! | [`config`] | configuration files and flags, checked before anything is opened |
 //! | [`tls`] | mutual TLS: certificates, who they name, and files that change |
 //! | [`telemetry`] | logs, metrics, health |
 
+pub mod backoff;
 pub mod clock;
 pub mod escape;
 pub mod event;
+pub mod json;
 pub mod session;
 pub mod state;
 

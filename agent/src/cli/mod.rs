@@ -5,7 +5,6 @@
 
 pub mod args;
 pub mod client;
-pub mod json;
 pub mod line;
 mod subscriptions;
 pub mod table;
@@ -31,10 +30,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::{
     args::{Args, Colour, Command, Environment, Output, SessionsArgs, TailArgs},
     client::{Client, ClientError},
-    json::JsonError,
     line::Look,
 };
-use crate::{escape, filter::FilterError};
+use crate::{
+    escape,
+    filter::FilterError,
+    json::{self, JsonError},
+};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -19,6 +19,7 @@ mod admission;
 mod directory;
 mod ingest;
 pub mod log;
+pub mod output;
 mod reload;
 mod retention;
 mod sequence;
@@ -34,7 +35,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     task, time,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 
 use self::{
@@ -106,6 +107,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         metrics_listen,
         data,
         retention,
+        outputs,
         log_level: _,
         log_format: _,
         flags: _,
@@ -154,6 +156,10 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     let (writer, thread) = Writer::start(indexed.clone(), stop.clone())?;
     tokio::spawn(retention::run(indexed.clone(), retention, stop.clone()));
     tokio::spawn(subscriptions.clone().run());
+    telemetry::outputs::describe();
+    let written = TaskTracker::new();
+    output::start(outputs, &subscriptions, indexed.log().id(), &stop, &written);
+    written.close();
     listening.emit();
     log_health.ready();
 
@@ -177,6 +183,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
             () = after(&stop, LEAVE) => Ok(()),
         };
         writer.finish().await;
+        written.wait().await;
         task::spawn_blocking(move || finish(thread, &indexed, &subscriptions))
             .await
             .map_err(|_| CollectorError::Panicked)??;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    outputs::{self, OUTPUT, Output},
     principals,
     settings::{
         Settings, SettingsError,
@@ -112,6 +113,8 @@ pub struct CollectorConfig {
     pub metrics_listen: Option<SocketAddr>,
     pub data: PathBuf,
     pub retention: Limits,
+    /// `[[output]]`
+    pub outputs: Vec<Output>,
     /// a filter as in `RUST_LOG`
     pub log_level: Option<String>,
     pub log_format: LogFormat,
@@ -168,7 +171,7 @@ impl CollectorConfig {
             log_level,
             log_format,
         } = flags.clone();
-        let mut settings = Settings::read(config.as_deref(), &KEYS, &[principals::PRINCIPAL])?;
+        let mut settings = Settings::read(config.as_deref(), &KEYS, &[principals::PRINCIPAL, OUTPUT])?;
         settings.flag("--listen", listen);
         settings.flag("--data", data);
         settings.flag("--max-age", max_age);
@@ -220,6 +223,7 @@ impl CollectorConfig {
                     bytes_within(text, &(MAX_BYTES_MIN..=MAX_BYTES_MAX))
                 }),
             },
+            outputs: outputs::check(settings),
             metrics_listen: settings.check("metrics-listen", Some(METRICS), |text| {
                 optional(text, |text| address(text, "127.0.0.1:9443, or none"))
             }),
@@ -297,6 +301,7 @@ mod tests {
                 metrics_listen: Some("127.0.0.1:9443".parse().unwrap()),
                 data: "/var/lib/podtrail/collector".into(),
                 retention: Limits { max_age: Duration::from_secs(604_800), max_bytes: 10_737_418_240 },
+                outputs: vec![],
                 tls: None,
                 principals: vec![],
                 streams_per_peer: 64,
@@ -325,6 +330,7 @@ mod tests {
                 metrics_listen: None,
                 data: "/a".into(),
                 retention: Limits { max_age: Duration::from_secs(129_600), max_bytes: 536_870_912 },
+                outputs: vec![],
                 tls: Some(tls()),
                 principals: vec![],
                 streams_per_peer: 5,
@@ -362,6 +368,7 @@ mod tests {
                 metrics_listen: Some("127.0.0.1:0".parse().unwrap()),
                 data: "/b".into(),
                 retention: Limits { max_age: Duration::from_secs(3600), max_bytes: 1 << 20 },
+                outputs: vec![],
                 tls: Some(Tls {
                     kubelets: Some(Kubelets { ca: "/kubelets".into(), cluster: "prod".to_owned() }),
                     ..tls()
@@ -386,7 +393,7 @@ mod tests {
         let told = load(text, flags).unwrap_err();
         let mut lines: Vec<&str> = told.lines().collect();
         lines.sort_unstable();
-        let keys = format!("{}, [[principal]]", KEYS.join(", "));
+        let keys = format!("{}, [[principal]], [[output]]", KEYS.join(", "));
         assert_eq!(
             lines,
             [

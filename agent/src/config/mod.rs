@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod collector;
+pub mod outputs;
 mod principals;
 pub mod settings;
 mod tls;

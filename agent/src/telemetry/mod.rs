@@ -11,6 +11,7 @@ pub mod health;
 pub mod http;
 pub mod logs;
 pub mod metrics;
+pub mod outputs;
 pub mod refused;
 pub mod subscriptions;
 pub mod tls;

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -144,6 +145,22 @@ async fn open(config: Arc<ClientConfig>, uri: &Uri) -> io::Result<TlsStream<TcpS
         Ok(Err(error)) => Err(error),
         Ok(Ok(_)) | Err(_) => Ok(stream),
     }
+}
+
+/// For a server that is none of podtrail's: believed where `ca` signed its certificate; ours is shown where there is
+/// one. Reads the files.
+pub fn to_others(ca: &Path, own: Option<(&Path, &Path)>) -> Result<ClientConfig, TlsError> {
+    let paths = [Some(ca), own.map(|(cert, _)| cert), own.map(|(_, key)| key)];
+    let contents = Contents::read(paths.into_iter().flatten())?;
+    let unusable = |e: rustls::Error| TlsError::Unusable { cert: ca.to_owned(), why: e.to_string() };
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?
+        .with_root_certificates(contents.roots(ca)?);
+    let Some((cert, key)) = own else { return Ok(builder.with_no_client_auth()) };
+    let files = Files { ca: ca.to_owned(), cert: cert.to_owned(), key: key.to_owned() };
+    let own = files.own(&contents)?;
+    builder.with_client_auth_cert(own.chain, own.key).map_err(unusable)
 }
 
 fn configure(files: &Files, contents: &Contents) -> Result<(ClientConfig, Own), TlsError> {

@@ -4,7 +4,6 @@
 //! Must never make the spool wait, and never give up: whatever the collector does, it is tried again with back-off.
 //! Nothing that the collector says reaches a log unescaped, and no acknowledgement is believed for what was not sent.
 
-mod backoff;
 mod codec;
 mod requests;
 
@@ -24,11 +23,11 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-pub use self::backoff::Backoff;
 use self::{
     codec::ReportCodec,
     requests::{HEARTBEAT, Resume, requests},
 };
+pub use crate::backoff::Backoff;
 use crate::{
     spool::Spool,
     tls::{self, ClientTls, ConnectError},

@@ -25,7 +25,7 @@ impl Backoff {
         Self { next: first, max }
     }
 
-    pub(super) fn next_wait(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let wait = self.next.min(self.max);
         self.next = wait.saturating_mul(2).min(self.max);
         let half = wait / 2;
