@@ -179,6 +179,11 @@ impl Entries {
         self.entries.remove(key)
     }
 
+    /// Joined from outside: as long as nobody knows what, its commands are nobody's.
+    pub(super) fn of_no_session(&self, key: &TaskKey) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.join.is_some() && entry.enter.is_none())
+    }
+
     /// The entry is over without a command.
     pub(super) fn ended(&mut self, key: &TaskKey, time: BootTime, out: &mut Vec<Event>) {
         self.replaced.remove(key);

@@ -231,7 +231,13 @@ impl Machine {
             return;
         }
         if let Some(ended) = self.ended.get(&exec.entry) {
-            out.push(late(&exec, ended));
+            let gap = one_untold(exec.time, ended.id.clone(), LATE_COMMAND);
+            out.push(Event {
+                time: exec.time,
+                container: ended.container,
+                session: Some(ended.id.clone()),
+                body: Body::Gap(gap),
+            });
             return;
         }
         let root = !self.open.contains(&exec.entry);
@@ -341,6 +347,11 @@ impl Machine {
             self.release_task(exit.entry, exit.key, out);
         }
         let Some(open) = self.open.get_mut(&exit.entry) else {
+            let over = self.ended.contains(&exit.entry);
+            if exit.executed && !over && !self.entries.of_no_session(&exit.entry) {
+                let gap = one_untold(exit.time, self.ids.of(exit.entry), STRAY_EXIT);
+                out.push(Event { time: exit.time, container: None, session: None, body: Body::Gap(gap) });
+            }
             if exit.last {
                 self.entries.ended(&exit.entry, exit.time, out);
             }
@@ -501,21 +512,19 @@ fn give_up(mut open: Open, time: BootTime, out: &mut Vec<Event>) {
     out.push(open.event(time, Body::Gap(gap)));
 }
 
-/// A command that came when its session had been told to be over: it is counted there no more.
-fn late(exec: &Exec, ended: &Ended) -> Event {
-    let gap = Gap {
+/// The commands of its session were lost.
+const STRAY_EXIT: &str = "the end of a process, of whose session no command came";
+const LATE_COMMAND: &str = "a command that came after the end of its session";
+
+/// An event that cannot be told, because what it belongs to was lost or is over.
+fn one_untold(time: BootTime, session: SessionId, detail: &str) -> Gap {
+    Gap {
         source: GapSource::AgentDecode,
         count: 1,
         exact: true,
-        from: exec.time,
-        to: exec.time,
-        sessions: vec![ended.id.clone()],
-        detail: "a command that came after the end of its session".to_owned(),
-    };
-    Event {
-        time: exec.time,
-        container: ended.container,
-        session: Some(ended.id.clone()),
-        body: Body::Gap(gap),
+        from: time,
+        to: time,
+        sessions: vec![session],
+        detail: detail.to_owned(),
     }
 }

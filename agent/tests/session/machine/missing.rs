@@ -85,3 +85,15 @@ fn entries_without_a_command_are_asked_for_too() {
     assert_eq!(run.finish(), ["- joined in 42 mnt 7001 pid 7002 by 30"]);
     assert_eq!(run.machine.unannounced(), 0);
 }
+
+#[test]
+fn the_exit_of_a_session_of_which_no_command_came_is_counted() {
+    let mut run = Run::new();
+    let gap = "- gap AgentDecode 1: the end of a process, of whose session no command came";
+    assert_eq!(run.take(last(10, 11, 1000)), [gap], "entry and command were lost, the exit was not");
+    run.take(enter(20, 2000));
+    assert_eq!(run.take(last(20, 20, 3000)), [gap], "only the command was lost");
+    // What never ran anything inside is none of this.
+    let never = podtrail::session::record::Exit { executed: false, ..last(30, 30, 5000) };
+    assert_eq!(run.take(never), NOTHING);
+}
