@@ -51,7 +51,7 @@ fn spool(run: &Run, damage: Damage) -> Result<Outcome> {
 
 /// The collector dies, and a file of its log is damaged.
 fn log(run: &Run, damage: Damage) -> Result<Outcome> {
-    let mut world = World::begin(run, &Plan { restarted: true, ..Plan::default() })?;
+    let mut world = World::begin(run, &Plan { restarted: true, by_ids: true, ..Plan::default() })?;
     for _ in 0..ROUNDS {
         world.pass(200, 2000)?;
         world.collector.kill()?;

@@ -11,6 +11,7 @@ mod kills;
 mod network;
 mod report;
 mod ring;
+mod upgrade;
 
 use std::{
     env,
@@ -68,7 +69,7 @@ struct Scenario {
     run: fn(&Run) -> Result<Outcome>,
 }
 
-const SCENARIOS: [Scenario; 12] = [
+const SCENARIOS: [Scenario; 14] = [
     Scenario { name: "agent-killed", about: "the agent killed", run: kills::agent },
     Scenario { name: "collector-killed", about: "the collector killed", run: kills::collector },
     Scenario { name: "both-killed", about: "agent and collector killed", run: kills::agent_and_collector },
@@ -89,9 +90,9 @@ const SCENARIOS: [Scenario; 12] = [
     Scenario { name: "spool-altered", about: "random bytes in the spool", run: damage::spool_altered },
     Scenario { name: "log-truncated", about: "the log cut at a random byte", run: damage::log_truncated },
     Scenario { name: "log-altered", about: "random bytes in the log", run: damage::log_altered },
+    Scenario { name: "upgrade", about: "other BPF programs under load", run: upgrade::programs },
+    Scenario { name: "tiny-ring", about: "a ring that is far too small", run: ring::tiny },
 ];
-
-const TINY: Scenario = Scenario { name: "tiny-ring", about: "a ring that is far too small", run: ring::tiny };
 
 /// One run of a scenario.
 #[derive(Clone, Debug)]
@@ -109,6 +110,18 @@ struct Outcome {
     verdict: Verdict,
     took: Duration,
     traffic: Option<Traffic>,
+    /// why it failed, if it did
+    wrong: Option<String>,
+}
+
+impl Outcome {
+    /// Besides, this must be.
+    fn must(mut self, what: &str, holds: impl FnOnce(&Self) -> bool) -> Self {
+        if self.wrong.is_none() && !holds(&self) {
+            self.wrong = Some(format!("it must be, and is not: {what}; {:?}", self.verdict));
+        }
+        self
+    }
 }
 
 /// `podtrail-itest faults …`
@@ -128,15 +141,14 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
-    let all: Vec<Scenario> = SCENARIOS.into_iter().chain([TINY]).collect();
     for wanted in &options.scenario {
-        let known = all.iter().any(|scenario| scenario.name == wanted);
+        let known = SCENARIOS.iter().any(|scenario| scenario.name == wanted);
         anyhow::ensure!(known, "no scenario {wanted:?}; --list says which there are");
     }
     let wanted = |scenario: &&Scenario| {
         options.scenario.is_empty() || options.scenario.iter().any(|name| name == scenario.name)
     };
-    let scenarios: Vec<Scenario> = all.iter().filter(wanted).copied().collect();
+    let scenarios: Vec<Scenario> = SCENARIOS.iter().filter(wanted).copied().collect();
     if options.list {
         for Scenario { name, about, .. } in scenarios {
             println!("{name}: {about}");

@@ -55,27 +55,34 @@ impl Report {
         let Some(row) = self.rows.get_mut(index) else { return };
         row.runs += 1;
         match outcome {
-            Ok(Outcome { faults, verdict, took, traffic }) => {
-                self.passed += 1;
+            Ok(Outcome { faults, verdict, took, traffic, wrong }) => {
                 row.faults += faults;
                 row.commands += verdict.commands;
                 row.events += verdict.events;
                 row.lost += verdict.lost;
                 row.duplicated += verdict.duplicated;
-                row.claimed += verdict.claimed + verdict.claimed_at_least;
+                row.claimed += verdict.claimed();
                 row.inexact += verdict.inexact;
                 row.missing += verdict.missing();
                 row.took += took;
                 let traffic = traffic.map(|traffic| format!(", {traffic}")).unwrap_or_default();
                 println!(
-                    "test {} ... ok ({faults} faults, {} commands, {} events, {} lost, {} duplicated, {:.0} s{traffic})",
+                    "test {} ... {} ({faults} faults, {} commands, {} events, {} lost, {} duplicated, {:.0} s{traffic})",
                     row.scenario.name,
+                    if wrong.is_none() { "ok" } else { "FAILED" },
                     verdict.commands,
                     verdict.events,
                     verdict.lost,
                     verdict.duplicated,
                     took.as_secs_f64()
                 );
+                if let Some(wrong) = wrong {
+                    self.failed += 1;
+                    row.failed += 1;
+                    println!("  {wrong}");
+                } else {
+                    self.passed += 1;
+                }
             }
             Err(e) => {
                 self.failed += 1;

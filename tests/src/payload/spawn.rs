@@ -31,25 +31,26 @@ pub(super) fn storm(args: &[OsString]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the command `number` of a volley called `name` is run with, its program first, and how it exits.
-pub(crate) fn volley_command(name: &str, number: u32) -> (Vec<String>, i32) {
+/// What the command `number` of a volley called `name` is run with, its program first, and how it exits; `large`: some
+/// have kilobytes of arguments.
+pub(crate) fn volley_command(name: &str, number: u32, large: bool) -> (Vec<String>, i32) {
     let (program, code) = if number % 7 == 3 { ("/bin/false", 1) } else { ("/bin/true", 0) };
     let mut argv = vec![program.to_owned(), name.to_owned(), number.to_string()];
-    if number % 16 == 5 {
+    if large && number % 16 == 5 {
         // More than one record of the ring carries.
         argv.push("x".repeat(2500 + 100 * (number as usize % 50)));
     }
     (argv, code)
 }
 
-/// `volley COUNT NAME PAUSE`: runs as many commands one after the other, each with arguments that no other has, so
+/// `volley COUNT NAME PAUSE large|small`: runs as many commands one after the other, each with arguments that no other has, so
 /// many microseconds apart; prints how many ran.
 pub(super) fn volley(args: &[OsString]) -> Result<ExitCode> {
-    let [count, name, pause] = args else { bail!("volley COUNT NAME PAUSE") };
+    let [count, name, pause, large] = args else { bail!("volley COUNT NAME PAUSE large|small") };
     let pause = Duration::from_micros(text(pause)?.parse()?);
     let mut ran = 0_u32;
     for number in 0..text(count)?.parse::<u32>()? {
-        let (argv, code) = volley_command(text(name)?, number);
+        let (argv, code) = volley_command(text(name)?, number, text(large)? == "large");
         let Some((program, rest)) = argv.split_first() else { bail!("no program") };
         let status = Command::new(program).args(rest).status()?;
         ensure!(status.code() == Some(code), "{argv:?}: {status}");

@@ -21,13 +21,14 @@ use crate::{
 };
 
 /// Mistakes that are told one by one.
-const MISTAKES: usize = 12;
+const MISTAKES: usize = 8;
 
 /// Everything that the subscriber got so far.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     /// begins the names of all sessions of the storm
     storm: String,
+    large: bool,
     pub(crate) events: u64,
     /// events that it was given again
     again: u64,
@@ -74,16 +75,22 @@ pub(crate) struct Verdict {
     pub(crate) events: u64,
     /// events of the storm that it did not get
     pub(crate) lost: u64,
+    /// of these, what the kernel has a record for
+    executions: u64,
+    exits: u64,
     /// numbers that no event came with
-    pub(crate) holes: u64,
+    holes: u64,
     /// commands, ends and whole events that came more than once
     pub(crate) duplicated: u64,
-    /// what gaps with an exact count say is missing
-    pub(crate) claimed: u64,
-    /// what gaps say that know only the least
-    pub(crate) claimed_at_least: u64,
-    /// gaps that know only the least
+    /// executions and ends that the kernel could not deliver, as gaps count them
+    kernel: u64,
+    /// numbers that gaps say are missing
+    numbers: u64,
+    /// what gaps count that know only the least, and how many of these there are
+    at_least: u64,
     pub(crate) inexact: u64,
+    /// events of sessions that were not the storm's: what the kernel dropped may have been theirs
+    pub(crate) strangers: u64,
     /// what must never be, whatever fails
     pub(crate) mistakes: Vec<String>,
     /// what is missing, for whoever must find out why
@@ -91,30 +98,45 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    /// What is missing in truth: numbers that never came, or, where the kernel dropped records before anything had a
-    /// number, what the storm ran and nobody told.
+    fn records(&self) -> u64 {
+        self.executions + self.exits
+    }
+
+    /// What gaps say is missing.
+    pub(crate) fn claimed(&self) -> u64 {
+        self.kernel + self.numbers + self.at_least
+    }
+
+    /// What is missing: numbers that never came; and, where the kernel dropped records before anything had a number,
+    /// commands and ends that ran and were not told.
     pub(crate) fn missing(&self) -> u64 {
-        self.lost.max(self.holes)
+        self.holes + self.records().saturating_sub(self.holes)
     }
 
     pub(crate) fn whole(&self) -> bool {
-        self.missing() == 0 && self.claimed == 0 && self.inexact == 0
+        self.lost == 0 && self.holes == 0 && self.kernel == 0 && self.numbers == 0 && self.inexact == 0
     }
 
-    /// Whether what is missing is exactly what gaps count.
+    /// Whether what is missing is exactly what gaps count. What the kernel dropped of others cannot be told from what it
+    /// dropped of the storm, so that where there were others gaps may count more.
     pub(crate) fn balanced(&self) -> bool {
-        self.inexact == 0 && self.claimed == self.missing()
+        let kernel = match self.holes {
+            0 if self.strangers == 0 => self.kernel == self.records(),
+            // What has no number may have had one, or not.
+            _ => self.kernel + self.holes >= self.records(),
+        };
+        self.inexact == 0 && self.numbers == self.holes && kernel
     }
 
     /// Whether gaps speak of all that is missing.
     pub(crate) fn said(&self) -> bool {
-        self.inexact > 0 || self.claimed >= self.missing()
+        self.inexact > 0 || self.claimed() >= self.missing()
     }
 }
 
 impl Account {
-    pub(crate) fn new(storm: &str) -> Self {
-        Self { storm: format!("{storm}-"), ..Self::default() }
+    pub(crate) fn new(storm: &str, large: bool) -> Self {
+        Self { storm: format!("{storm}-"), large, ..Self::default() }
     }
 
     fn mistake(&mut self, what: impl fmt::Display) {
@@ -171,7 +193,7 @@ impl Account {
         let Some(name) = self.name(&argv) else { return };
         let (volley, number) = &name;
         let as_it_was = match number {
-            Some(number) => argv == volley_command(volley, *number).0,
+            Some(number) => argv == volley_command(volley, *number, self.large).0,
             None => executed.root == Some(true),
         };
         if !as_it_was || executed.truncated == Some(true) {
@@ -191,7 +213,7 @@ impl Account {
     /// Which command of the storm this is.
     fn name(&self, argv: &[String]) -> Option<Name> {
         match argv {
-            [itest, _, volley, _, name, _]
+            [itest, _, volley, _, name, ..]
                 if itest == ITEST && volley == "volley" && name.starts_with(&self.storm) =>
             {
                 Some((name.clone(), None))
@@ -229,8 +251,9 @@ impl Account {
         let mut mistakes = self.mistakes.clone();
         let mut of_volley: HashMap<&str, Vec<&SessionSeen>> = HashMap::new();
         for seen in self.sessions.values() {
-            if let Some(volley) = &seen.volley {
-                of_volley.entry(volley).or_default().push(seen);
+            match &seen.volley {
+                Some(volley) => of_volley.entry(volley).or_default().push(seen),
+                None => verdict.strangers += 1,
             }
         }
         for volley in ran {
@@ -248,13 +271,21 @@ impl Account {
                 verdict.notes.extend(first_hole(node, *epoch, numbers));
             }
         }
-        for gap in self.gaps.iter().filter(|gap| self.concerns(gap)) {
+        for gap in &self.gaps {
             let count = gap.count.unwrap_or(0);
-            if gap.exact == Some(true) {
-                verdict.claimed += count;
-            } else {
-                verdict.claimed_at_least += count;
-                verdict.inexact += 1;
+            match gap.source() {
+                _ if gap.exact != Some(true) => {
+                    verdict.at_least += count;
+                    verdict.inexact += 1;
+                }
+                // Other records than these two are no event of their own.
+                GapSource::KernelRing | GapSource::SessionBudget => {
+                    verdict.kernel += if matches!(&*gap.detail, "exec" | "exit") { count } else { 0 };
+                }
+                GapSource::CollectorSequence => verdict.numbers += count,
+                // Why numbers are missing that the collector counts.
+                GapSource::AgentBuffer | GapSource::AgentSpool => {}
+                _ => verdict.kernel += count,
             }
         }
         verdict.mistakes = mistakes;
@@ -275,7 +306,7 @@ impl Account {
             let Some(seen) = self.commands.get(&(volley.name.clone(), number)) else { continue };
             told += u64::from(seen.executed.min(1));
             verdict.duplicated += u64::from(seen.executed.saturating_sub(1) + seen.exited.saturating_sub(1));
-            let code = number.map_or(0, |number| volley_command(&volley.name, number).1);
+            let code = number.map_or(0, |number| volley_command(&volley.name, number, self.large).1);
             if seen.exited > 0 && seen.code != Some(code) {
                 mistakes
                     .push(format!("{} {number:?} exited with {code}, told: {:?}", volley.name, seen.code));
@@ -299,41 +330,36 @@ impl Account {
             mistakes.push(format!("{} became {} sessions", volley.name, sessions.len()));
         }
         verdict.duplicated += u64::from(started.saturating_sub(1) + ended.saturating_sub(1));
-        let missing = [commands - told, commands.saturating_sub(exited)];
-        let marks = u64::from(started == 0) + u64::from(ended == 0);
-        let missing = missing.iter().sum::<u64>() + marks;
-        if missing > 0 && verdict.notes.len() < MISTAKES {
+        let missing = (commands - told)
+            + commands.saturating_sub(exited)
+            + u64::from(started == 0)
+            + u64::from(ended == 0);
+        // The interesting ones are those of which some was told.
+        if missing > 0 && told + exited > 0 && verdict.notes.len() < MISTAKES {
             verdict.notes.push(format!(
                 "{}: {told} commands and {exited} ends told of {commands}, {started} starts, {ended} ends",
                 volley.root.join(" ")
             ));
         }
+        verdict.executions += commands - told;
+        verdict.exits += commands.saturating_sub(exited);
         verdict.lost += missing;
     }
 
-    /// Whether a gap is about the storm: others may run on this machine, and lose something.
-    fn concerns(&self, gap: &Gap) -> bool {
-        gap.source() != GapSource::Unspecified
-            && (gap.session_ids.is_empty()
-                || gap
-                    .session_ids
-                    .iter()
-                    .any(|id| self.sessions.get(id).is_some_and(|seen| seen.volley.is_some())))
-    }
-
-    /// The gaps, a line each.
+    /// What gaps said, a line for each kind.
     pub(crate) fn told_gaps(&self) -> Vec<String> {
-        let line = |gap: &Gap| {
-            let exact = if gap.exact == Some(true) { "" } else { "at least " };
-            let count = gap.count.unwrap_or(0);
-            let sessions = gap.session_ids.len();
-            format!(
-                "gap {}: {exact}{count} ({}), {sessions} sessions",
-                gap.source().as_str_name(),
-                gap.detail
-            )
+        let mut sums: BTreeMap<(&str, &str, bool), (u64, u64)> = BTreeMap::new();
+        for gap in &self.gaps {
+            let kind = (gap.source().as_str_name(), &*gap.detail, gap.exact == Some(true));
+            let (gaps, count) = sums.entry(kind).or_default();
+            *gaps += 1;
+            *count += gap.count.unwrap_or(0);
+        }
+        let line = |((source, detail, exact), (gaps, count)): ((&str, &str, bool), (u64, u64))| {
+            let exact = if exact { "" } else { "at least " };
+            format!("{gaps} gaps {source} ({detail}): {exact}{count}")
         };
-        self.gaps.iter().map(line).collect()
+        sums.into_iter().map(line).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,7 +21,12 @@ pub(crate) struct Daemon {
     command: Box<dyn FnMut() -> Command>,
     log: PathBuf,
     running: Option<Running>,
+    /// when it was last found to have ended by itself
+    ended: Option<Instant>,
 }
+
+/// What runs daemons does not start them again at once.
+const RESTART: Duration = Duration::from_millis(300);
 
 struct Running {
     child: Child,
@@ -31,7 +37,13 @@ struct Running {
 impl Daemon {
     /// A place for a program, which does not run yet.
     pub(crate) fn new(what: &'static str, dir: &Path, command: impl FnMut() -> Command + 'static) -> Self {
-        Self { what, command: Box::new(command), log: dir.join(format!("{what}.log")), running: None }
+        Self {
+            what,
+            command: Box::new(command),
+            log: dir.join(format!("{what}.log")),
+            running: None,
+            ended: None,
+        }
     }
 
     /// Starts it; it may not be ready yet.
@@ -42,12 +54,13 @@ impl Daemon {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn()?;
         let _lifeline = child.stdin.take();
         self.running = Some(Running { child, _lifeline });
+        self.ended = None;
         Ok(())
     }
 
-    /// SIGKILL.
+    /// SIGKILL, if it runs.
     pub(crate) fn kill(&mut self) -> Result<()> {
-        let mut running = self.running.take().with_context(|| format!("the {} does not run", self.what))?;
+        let Some(mut running) = self.running.take() else { return Ok(()) };
         running.child.kill()?;
         running.child.wait()?;
         Ok(())
@@ -82,13 +95,15 @@ impl Daemon {
         Ok(())
     }
 
-    /// Starts it again if it ended by itself, as what runs daemons does; says whether it had.
-    pub(crate) fn keep(&mut self) -> Result<bool> {
-        let ended = self.ended()?;
-        if ended {
+    /// Starts it again a little after it ended by itself, as what runs daemons does.
+    pub(crate) fn keep(&mut self) -> Result<()> {
+        if self.ended()? {
+            self.ended = Some(Instant::now());
+        }
+        if self.ended.is_some_and(|ended| ended.elapsed() >= RESTART) {
             self.start()?;
         }
-        Ok(ended)
+        Ok(())
     }
 
     fn ended(&mut self) -> Result<bool> {

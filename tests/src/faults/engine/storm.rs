@@ -45,20 +45,22 @@ struct Lane {
 #[derive(Debug, Default)]
 struct Shared {
     over: AtomicBool,
+    /// commands with kilobytes of arguments among the others
+    large: bool,
     commands: AtomicU64,
     ran: Mutex<Vec<Volley>>,
 }
 
 impl Storm {
     /// Makes the containers.
-    pub(crate) fn prepare(name: &str) -> Result<Self> {
+    pub(crate) fn prepare(name: &str, large: bool) -> Result<Self> {
         let mut lanes = Vec::new();
         for (kind, runtime, sizes) in [("short", Runtime::Runc, 1..60), ("long", Runtime::Crun, 300..1500)] {
             let name = format!("{name}-{kind}");
             let container = Arc::new(Spec::by(runtime).start(&name)?);
             lanes.push(Lane { name, container, sizes, runner: None });
         }
-        Ok(Self { lanes, shared: Arc::default() })
+        Ok(Self { lanes, shared: Arc::new(Shared { large, ..Shared::default() }) })
     }
 
     /// Begins: short sessions under runc, long ones under crun.
@@ -130,7 +132,8 @@ impl Drop for Storm {
 impl Shared {
     fn run(&self, container: &Container, name: &str, commands: u32, pace: Pace) -> Result<Volley> {
         let (count, pause) = (commands.to_string(), pace.0.to_string());
-        let root = [ITEST, "payload", "volley", &count, name, &pause];
+        let large = if self.large { "large" } else { "small" };
+        let root = [ITEST, "payload", "volley", &count, name, &pause, large];
         let ran = container.exec(&root).run()?.ok()?;
         ensure!(ran.text() == count, "{name} counted {} of {count} commands", ran.text());
         let volley = Volley { name: name.to_owned(), commands, root: root.map(str::to_owned).to_vec() };
