@@ -61,11 +61,9 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     let about = About::read()?;
     let health = Health::new();
     let hooks = health.component("kernel hooks");
+    let kept = health.component("spool");
     serve_metrics(config, health, stop.clone()).await?;
 
-    if let Some(spool) = &config.spool {
-        tracing::warn!(spool = %spool.display(), "not used by this version: events wait in memory (--spool-size)");
-    }
     let host = Host::default();
     let hierarchy = Hierarchy::find(&host)?;
     let namespaces = host_namespaces(&host);
@@ -78,7 +76,8 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
             "only a part of the node's cgroups can be seen: mount the node's /sys/fs/cgroup to name containers"
         );
     }
-    let (spool, _saved) = open_spool(config, &about);
+    let (spool, _saved) = open_spool(config, &about)?;
+    spool.report_to(kept);
     let mut probe = Probe::load(&probe_options(config, &hierarchy, &namespaces))?;
     let attached = boot_now();
     let before = Before::find(&mut probe, &host, &hierarchy, &namespaces, attached)?;
