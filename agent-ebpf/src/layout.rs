@@ -8,13 +8,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this file, and of the hooks in `main.rs`: what is pinned by one agent is taken over by
 /// the next where this is the same. User space refuses an object of another version.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Marks a field that the running kernel's BTF does not have.
 pub const ABSENT: u32 = u32::MAX;
 
 /// Bytes of argv that one record carries at most; longer ones go on in [`ArgvChunk`] records.
 pub const ARGV_CHUNK: usize = 16 * 1024;
+
+/// Bytes of argv that are kept, from the beginning and from the end together, of a command that may not have more: see
+/// [`crate::budget`].
+pub const ARGV_SMALL: u64 = 1024;
 
 /// Bytes that the walked path components of one path may take in a record.
 pub const PATH_MAX: usize = 4096;
@@ -184,6 +188,8 @@ pub mod exec_flags {
     pub const TTY: u32 = 1 << 10;
     /// the script's path was longer than the buffer
     pub const SCRIPT_CUT: u32 = 1 << 11;
+    /// less of argv is here than usual: the session has used up its budget, or its share of the ring
+    pub const ARGV_OVER_BUDGET: u32 = 1 << 12;
 }
 
 shared! {
@@ -250,13 +256,13 @@ pub struct ArgvChunk: 56 {
 pub mod exit_flags {
     /// the session has no task left
     pub const LAST: u32 = 1;
-    /// the process ran a command of its session
+    /// the process ran a command of its session that was told
     pub const EXECUTED: u32 = 1 << 1;
 }
 
 shared! {
 /// The end of a process of a session: only of those that ran a command, and of the last one.
-pub struct Exit: 88 {
+pub struct Exit: 96 {
     pub header: Header,
     pub key: TaskKey,
     pub parent: TaskKey,
@@ -268,6 +274,8 @@ pub struct Exit: 88 {
     pub flags: u32,
     /// records of this session that did not fit into the ring, so far
     pub lost: u64,
+    /// its execs that were refused, as they were over its share of the ring, and their exits, so far
+    pub refused: u64,
 }
 }
 
@@ -363,6 +371,20 @@ pub struct TaskStart: 16 {
 
 // ------------------------------------------------------------------------------------------ map values
 
+shared! {
+/// What a session, or all sessions of a container, have in the ring: at most `before + since` bytes.
+#[derive(Default)]
+pub struct Share: 32 {
+    /// where the ring ended when `since` began, in bytes since the ring was made; and when that was, `CLOCK_BOOTTIME`
+    pub mark: u64,
+    pub time: u64,
+    /// bytes that went in before `mark`, as far as the reader may not have come past them
+    pub before: u64,
+    /// bytes that went in since; below zero where one processor took back what another had forgotten meanwhile
+    pub since: i64,
+}
+}
+
 /// What a cgroup is.
 pub mod cgroup_state {
     /// not a container's
@@ -383,7 +405,7 @@ pub mod cgroup_state {
 
 shared! {
 /// Map `CGROUPS`: by cgroup id.
-pub struct Cgroup: 56 {
+pub struct Cgroup: 80 {
     pub parent: u64,
     /// MEMBER: the container's cgroup id
     pub container: u64,
@@ -396,8 +418,35 @@ pub struct Cgroup: 56 {
     /// of [`cgroup_state`]
     pub state: u8,
     pub _pad: [u8; 7],
-    pub _reserved: u64,
+    /// of a container's sessions, all together
+    pub share: Share,
 }
+}
+
+impl Cgroup {
+    /// As it begins, with nobody in it.
+    #[must_use]
+    pub const fn new(parent: u64, container: u64, state: u8) -> Self {
+        Self {
+            parent,
+            container,
+            init: TaskKey::NONE,
+            mnt_ns: 0,
+            pid_ns: 0,
+            state,
+            _pad: [0; 7],
+            share: Share { mark: 0, time: 0, before: 0, since: 0 },
+        }
+    }
+}
+
+/// What a followed task ran of its session's commands.
+pub mod executed {
+    pub const NOTHING: u8 = 0;
+    /// at least one that was told
+    pub const TOLD: u8 = 1;
+    /// only such as were refused
+    pub const REFUSED: u8 = 2;
 }
 
 /// What a followed task is.
@@ -418,7 +467,7 @@ pub struct FollowedTask: 40 {
     pub container: u64,
     /// of [`task_kind`]
     pub kind: u8,
-    /// 1: it ran a command of its session
+    /// of [`executed`]
     pub executed: u8,
     pub _pad: [u8; 6],
     pub _reserved: u64,
@@ -429,20 +478,25 @@ impl FollowedTask {
     /// As it begins: it has run nothing yet.
     #[must_use]
     pub const fn new(entry: TaskKey, container: u64, kind: u8) -> Self {
-        Self { entry, container, kind, executed: 0, _pad: [0; 6], _reserved: 0 }
+        Self { entry, container, kind, executed: executed::NOTHING, _pad: [0; 6], _reserved: 0 }
     }
 }
 
 shared! {
 /// Map `SESSIONS`: by the [`TaskKey`] of the entry.
-pub struct Session: 88 {
+pub struct Session: 120 {
     pub container: u64,
     pub time: u64,
     pub by: TaskKey,
     /// tasks in it
     pub live: i64,
-    /// records lost so far
+    /// records that did not fit into the ring, so far
     pub lost: u64,
+    /// execs refused so far, and their exits
+    pub refused: u64,
+    /// until when, `CLOCK_BOOTTIME`, its budget of argument bytes is spent: see [`crate::budget`]
+    pub argv_spent: u64,
+    pub share: Share,
     /// the mount namespace of who made the entry
     pub origin_mnt_ns: u32,
     /// JOIN: the namespaces joined; 0: none
@@ -455,8 +509,6 @@ pub struct Session: 88 {
     /// 1: it ran its first command
     pub announced: u8,
     pub _pad: [u8; 6],
-    pub _reserved: u64,
-    pub _reserved2: u64,
 }
 }
 
@@ -470,6 +522,9 @@ impl Session {
             by,
             live: 1,
             lost: 0,
+            refused: 0,
+            argv_spent: 0,
+            share: Share { mark: 0, time: 0, before: 0, since: 0 },
             origin_mnt_ns: 0,
             joined_mnt_ns: 0,
             joined_pid_ns: 0,
@@ -477,8 +532,6 @@ impl Session {
             kind,
             announced: 0,
             _pad: [0; 6],
-            _reserved: 0,
-            _reserved2: 0,
         }
     }
 }
@@ -504,24 +557,26 @@ pub mod counter {
     /// records that did not fit, by [`kind`]
     pub const LOST: u32 = kind::COUNT as u32;
     const TABLES: u32 = 2 * kind::COUNT as u32;
+    /// execs refused, as they were over their session's share of the ring, and exits of which no exec was told for that
+    pub const REFUSED: u32 = TABLES;
     /// tasks that could not be followed: `TASKS` was full
-    pub const TASKS_FULL: u32 = TABLES;
+    pub const TASKS_FULL: u32 = TABLES + 1;
     /// sessions that could not be opened: `SESSIONS` was full
-    pub const SESSIONS_FULL: u32 = TABLES + 1;
+    pub const SESSIONS_FULL: u32 = TABLES + 2;
     /// cgroups that could not be kept: `CGROUPS` was full
-    pub const CGROUPS_FULL: u32 = TABLES + 2;
+    pub const CGROUPS_FULL: u32 = TABLES + 3;
     /// namespaces that could not be kept: `NAMESPACES` was full
-    pub const NAMESPACES_FULL: u32 = TABLES + 3;
+    pub const NAMESPACES_FULL: u32 = TABLES + 4;
     /// tasks whose facts could not be read
-    pub const UNREADABLE: u32 = TABLES + 4;
+    pub const UNREADABLE: u32 = TABLES + 5;
     /// calls of a hook that found no program to hand over to, by [`super::hook`]
-    pub const UNHANDLED: u32 = TABLES + 5;
+    pub const UNHANDLED: u32 = TABLES + 6;
     pub const COUNT: u32 = UNHANDLED + super::hook::COUNT;
 }
 
 shared! {
 /// Global `CONFIG`, set by user space before load.
-pub struct Config: 32 {
+pub struct Config: 40 {
     pub version: u32,
     /// the host's own namespaces
     pub host_mnt_ns: u32,
@@ -535,5 +590,8 @@ pub struct Config: 32 {
     pub hierarchy: u32,
     /// 1: diagnose through aya-log
     pub diagnose: u32,
+    /// bytes of argv that a session may have kept whole: see [`crate::budget`]
+    pub argv_budget: u32,
+    pub _pad: u32,
 }
 }

@@ -20,6 +20,8 @@ mod kernel;
 mod maps;
 #[path = "program/ring.rs"]
 mod ring;
+#[path = "program/share.rs"]
+mod share;
 #[path = "program/tasks.rs"]
 mod tasks;
 #[path = "program/walk.rs"]

@@ -42,16 +42,7 @@ fn session(kind: u8) -> Session {
 }
 
 fn cgroup(state: u8) -> Cgroup {
-    Cgroup {
-        parent: 1,
-        container: 0,
-        init: TaskKey::NONE,
-        mnt_ns: 0,
-        pid_ns: 0,
-        state,
-        _pad: [0; 7],
-        _reserved: 0,
-    }
+    Cgroup::new(1, 0, state)
 }
 
 // ----------------------------------------------------------------------------------------------------- names

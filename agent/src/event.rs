@@ -108,6 +108,8 @@ pub struct Executed {
     pub cgroup_id: u64,
     /// the session's first command
     pub root: bool,
+    /// the arguments are cut further than the limit asks for: the session had used up its budget
+    pub argv_over_budget: bool,
 }
 
 /// Arguments, as bytes. Where they are cut, `args` is the head's arguments and then the tail's.
@@ -225,6 +227,7 @@ pub enum GapSource {
     KernelRecursion,
     AgentDecode,
     AgentBuffer,
+    SessionBudget,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

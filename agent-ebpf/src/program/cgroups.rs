@@ -51,16 +51,7 @@ pub fn on_mkdir(cgroup: u64, path: u64) {
     if state == cgroup_state::NAMED {
         container = id;
     }
-    let value = Cgroup {
-        parent: parent_id,
-        container,
-        init: TaskKey::NONE,
-        mnt_ns: 0,
-        pid_ns: 0,
-        state,
-        _pad: [0; 7],
-        _reserved: 0,
-    };
+    let value = Cgroup::new(parent_id, container, state);
     if CGROUPS.insert(id, value, 0).is_err() {
         maps::count(counter::CGROUPS_FULL);
     }

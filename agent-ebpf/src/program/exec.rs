@@ -6,8 +6,9 @@
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user};
 use podtrail_ebpf::{
     layout::{
-        ABSENT, ARGV_CHUNK, ArgvChunk, ContainerStarted, Exec, FollowedTask, PATH_MAX, SCRIPT_MAX, Session,
-        TaskKey, cgroup_state, counter, entry_kind, exec_flags, kind, task_kind,
+        ABSENT, ARGV_CHUNK, ARGV_SMALL, ArgvChunk, ContainerStarted, Exec, FollowedTask, PATH_MAX,
+        SCRIPT_MAX, Session, TaskKey, cgroup_state, counter, entry_kind, exec_flags, executed, kind,
+        task_kind,
     },
     rules::{self, Known, Namespaces},
 };
@@ -15,7 +16,7 @@ use podtrail_ebpf::{
 use crate::{
     kernel::{self, read},
     maps::{self, SCRATCH_SIZE, config, offset},
-    ring, walk,
+    ring, share, walk,
 };
 
 const FIXED: u32 = size_of::<Exec>() as u32;
@@ -62,8 +63,7 @@ pub fn on_exec(old_tid: u32, bprm: u64) {
             exec_flags::STAGING
         }
         rules::Exec::Command => {
-            let (Some(followed), Some(session)) = (followed, session) else { return };
-            followed.executed = 1;
+            let Some(session) = session else { return };
             let first = session.announced == 0;
             session.announced = 1;
             if ns.mnt != host.mnt {
@@ -125,7 +125,7 @@ fn nested_namespace(mnt_ns: u32, container: u64) {
 pub extern "C" fn podtrail_open(container: u64, entry_kind: u32) -> u32 {
     let key = kernel::key(kernel::current());
     let new = new_session(&key, container, entry_kind as u8, config!(host_mnt_ns), 1);
-    u32::from(maps::open_session(&key, &new, 1))
+    u32::from(maps::open_session(&key, &new))
 }
 
 /// The current task is the init of the container, and runs. A global function, as `podtrail_report`.
@@ -198,7 +198,8 @@ fn begins<const N: usize>(name: &[u8; 16], with: &[u8; N]) -> bool {
 pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id: u64, flags: u32) -> u32 {
     let ns = Namespaces { mnt: kernel::mnt_ns(task), pid: kernel::pid_ns(task) };
     let key = kernel::key(task);
-    let entry = maps::task(&key).map_or(key, |followed| followed.entry);
+    let followed = maps::task(&key);
+    let entry = followed.as_deref().map_or(key, |followed| followed.entry);
     let Some(buffer) = ring::scratch() else { return 0 };
     let exec = buffer.cast::<Exec>();
     let time = ring::now();
@@ -277,27 +278,60 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
 
         let start: u64 = read(mm, offset!(mm_arg_start));
         let total = (read::<u64>(mm, offset!(mm_arg_end))).wrapping_sub(start);
-        let limit = u64::from(config!(argv_limit));
-        let (head, tail) = if total <= limit { (total, 0) } else { (limit - limit / 2, limit / 2) };
+        let mut kept = u64::from(config!(argv_limit));
+        if total < kept {
+            kept = total;
+        }
+        // A runtime's stage is no event that anybody would miss: there are few, and they are not refused.
+        let staging = flags & exec_flags::STAGING != 0;
+        let may = if staging {
+            share::WHOLE
+        } else {
+            share::podtrail_admit(entry.start_time, entry.tgid, at, kept, time)
+        };
+        match may {
+            share::WHOLE => {}
+            share::SMALL => {
+                kept = ARGV_SMALL;
+                flags |= exec_flags::ARGV_OVER_BUDGET;
+            }
+            _ => {
+                if let Some(followed) = followed
+                    && followed.executed == executed::NOTHING
+                {
+                    followed.executed = executed::REFUSED;
+                }
+                return 0;
+            }
+        }
+        if let Some(followed) = followed
+            && !staging
+        {
+            followed.executed = executed::TOLD;
+        }
+        let tail = if kept < total { kept / 2 } else { 0 };
+        let head = kept - tail;
         if tail != 0 {
             flags |= exec_flags::ARGV_CUT;
         }
-        let kept = head + tail;
         (*exec).argv_total = total;
         (*exec).argv_head = head as u32;
         (*exec).argv_tail = tail as u32;
 
-        // What one record carries comes from the head alone unless all of it is here: chunks do the rest.
+        // This record carries the beginning, and all of it where that is small; chunks do the rest.
         let first = if head > ARGV_CHUNK as u64 { ARGV_CHUNK as u64 } else { head };
         let mut carried = 0;
         if first > 0 {
-            let to = buffer.add((at & (SCRATCH_SIZE as u32 / 2 - 1)) as usize);
-            // The mask is for the verifier, which must see the bound on what it passes on.
-            let length = opaque(first) & (2 * ARGV_CHUNK as u64 - 1);
-            if length <= ARGV_CHUNK as u64
-                && bpf_probe_read_user(to.cast(), length as u32, start as *const _) == 0
-            {
+            if argv(buffer, at, start, first) {
                 carried = first as u32;
+            } else {
+                flags |= exec_flags::ARGV_FAULT;
+            }
+        }
+        if tail != 0 && kept <= ARGV_SMALL && carried != 0 {
+            let from = start.wrapping_add(total).wrapping_sub(tail);
+            if argv(buffer, at + carried, from, tail) {
+                carried = kept as u32;
             } else {
                 flags |= exec_flags::ARGV_FAULT;
             }
@@ -310,16 +344,31 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
         if !ring::send(kind::EXEC, buffer, u64::from(at), Some(&entry)) {
             return 0;
         }
-        if kept > first && flags & exec_flags::ARGV_FAULT == 0 {
+        if kept > u64::from(carried) && flags & exec_flags::ARGV_FAULT == 0 {
             // What chunks need of the exec is left for them in the scratch buffer.
             let chunk = buffer.cast::<ArgvChunk>();
             let key = (*exec).task.key;
             (*chunk).key = key;
             (*chunk).exec_time = time;
-            chunks(start, total, head as u32, kept as u32, first as u32);
+            chunks(start, total, head as u32, kept as u32, carried);
         }
     }
     1
+}
+
+/// Reads `length` bytes of argv, not more than a chunk, to the scratch buffer at `at`.
+///
+/// # Safety
+/// `buffer` must be the scratch buffer, and `at` in its first half.
+#[inline(always)]
+unsafe fn argv(buffer: *mut u8, at: u32, from: u64, length: u64) -> bool {
+    // The masks are for the verifier, which must see the bounds on what it passes on.
+    let length = opaque(length) & (2 * ARGV_CHUNK as u64 - 1);
+    // SAFETY: half of the buffer is left, which has room for a chunk.
+    unsafe {
+        let to = buffer.add((at & (SCRATCH_SIZE as u32 / 2 - 1)) as usize);
+        length <= ARGV_CHUNK as u64 && bpf_probe_read_user(to.cast(), length as u32, from as *const _) == 0
+    }
 }
 
 /// The kernel's own limit on argv and environment is 6 MiB (3/4 of _STK_LIM, fs/exec.c).

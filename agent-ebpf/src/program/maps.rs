@@ -26,6 +26,8 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     cgroup_subsys: ABSENT,
     hierarchy: 0,
     diagnose: 0,
+    argv_budget: 4 * 1024 * 1024,
+    _pad: 0,
 });
 
 #[unsafe(no_mangle)]
@@ -211,12 +213,12 @@ pub fn first_entry(container: u64, key: &TaskKey, maker_mnt_ns: u32) {
 
 /// Makes a session of `key` and follows its first task. False: a table is full, and that is counted.
 #[inline(always)]
-pub fn open_session(key: &TaskKey, value: &Session, executed: u8) -> bool {
+pub fn open_session(key: &TaskKey, value: &Session) -> bool {
     if SESSIONS.insert(key, value, 0).is_err() {
         count(counter::SESSIONS_FULL);
         return false;
     }
-    follow(key, &FollowedTask { executed, ..FollowedTask::new(*key, value.container, task_kind::SESSION) })
+    follow(key, &FollowedTask::new(*key, value.container, task_kind::SESSION))
 }
 
 #[inline(always)]
@@ -228,18 +230,33 @@ pub fn follow(key: &TaskKey, value: &FollowedTask) -> bool {
     true
 }
 
-/// One task less in a session; true where it was the last, and the session is forgotten. Two tasks that leave at
-/// once may both hear that: user space expects it.
+/// What a session was when one of its tasks left it.
+pub struct Left {
+    /// `None`: it was the last, and the session is forgotten. Two tasks that leave at once may both hear that: user space
+    /// expects it.
+    pub session: Option<&'static mut Session>,
+    pub lost: u64,
+    pub refused: u64,
+}
+
+/// One task less in a session.
 #[inline(always)]
-pub fn leave(entry: &TaskKey) -> bool {
-    let Some(session) = session(entry) else { return true };
+pub fn leave(entry: &TaskKey) -> Left {
+    let Some(session) = session(entry) else { return Left { session: None, lost: 0, refused: 0 } };
     add(&raw mut session.live, -1);
-    // SAFETY: a plain integer in a map value.
-    if unsafe { ptr::read_volatile(&raw const session.live) } > 0 {
-        return false;
+    // SAFETY: plain integers in a map value. The counts are read last: those that left before have counted what they had.
+    let (live, lost, refused) = unsafe {
+        (
+            ptr::read_volatile(&raw const session.live),
+            ptr::read_volatile(&raw const session.lost),
+            ptr::read_volatile(&raw const session.refused),
+        )
+    };
+    if live > 0 {
+        return Left { session: Some(session), lost, refused };
     }
     let _ = SESSIONS.remove(entry);
-    true
+    Left { session: None, lost, refused }
 }
 
 /// Adds atomically. rustc knows no atomics for BPF, and those that fetch are newer than 5.10.

@@ -6,7 +6,7 @@ use aya_ebpf::{helpers::generated::bpf_seq_write, programs::BtfTracePointContext
 use podtrail_ebpf::{
     layout::{
         ContainerEnded, Enter, Exit, FollowedTask, TaskKey, TaskStart, cgroup_state, counter, entry_kind,
-        exit_flags, kind, task_kind,
+        executed, exit_flags, kind, task_kind,
     },
     rules::{self, Place},
 };
@@ -15,7 +15,7 @@ use crate::{
     exec,
     kernel::{self, read},
     maps::{self, NAMESPACES, TASKS, offset},
-    ring,
+    ring, share,
 };
 
 /// `parent` is the forking task, and current; its child may have another `real_parent`.
@@ -51,7 +51,7 @@ pub fn on_fork(_ctx: &BtfTracePointContext, parent: u64, child: u64) {
         rules::Fork::Ignore => {}
         rules::Fork::Inherit => {
             let Some(followed) = followed else { return };
-            let copy = FollowedTask { executed: 0, ..*followed };
+            let copy = FollowedTask { executed: executed::NOTHING, ..*followed };
             if maps::follow(&child_key, &copy) {
                 if let Some(session) = session {
                     maps::add(&raw mut session.live, 1);
@@ -87,7 +87,7 @@ pub fn enter(
     replaces: &TaskKey,
 ) {
     let new = exec::new_session(by_key, container, entry_kind, kernel::mnt_ns(by), 0);
-    if !maps::open_session(key, &new, 0) {
+    if !maps::open_session(key, &new) {
         return;
     }
     let Some(buffer) = ring::scratch() else { return };
@@ -138,15 +138,25 @@ pub fn on_exit(task: u64) {
     };
     match followed.kind {
         task_kind::SESSION => {
-            let lost = maps::session(&followed.entry).map_or(0, |s| s.lost);
+            // Whoever did not hear of the beginning does not hear of the end: it counts as refused, too.
+            if followed.executed == executed::REFUSED
+                && let Some(session) = maps::session(&followed.entry)
+            {
+                share::refuse(session);
+            }
             let mut flags = 0;
-            if maps::leave(&followed.entry) {
+            let left = maps::leave(&followed.entry);
+            if left.session.is_none() {
                 flags |= exit_flags::LAST;
             }
-            if followed.executed != 0 {
+            if followed.executed == executed::TOLD {
                 flags |= exit_flags::EXECUTED;
             }
             if flags != 0 {
+                // Never refused, but what else the session sends has to make room for it.
+                if let Some(session) = left.session {
+                    share::charge(session, size_of::<Exit>() as u64);
+                }
                 let record = Exit {
                     header: ring::header(kind::EXIT, size_of::<Exit>() as u32, ring::now()),
                     key,
@@ -154,7 +164,8 @@ pub fn on_exit(task: u64) {
                     entry: followed.entry,
                     code,
                     flags,
-                    lost,
+                    lost: left.lost,
+                    refused: left.refused,
                 };
                 ring::send_small(kind::EXIT, &record, Some(&followed.entry));
             }

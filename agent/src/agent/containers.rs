@@ -86,7 +86,11 @@ impl Containers {
             }
             Record::Enter(enter) => Some(enter.container),
             Record::Recovered(recovered) => Some(recovered.container),
-            Record::ArgvChunk(_) | Record::Exit(_) | Record::Lost(_) | Record::Agent { .. } => None,
+            Record::ArgvChunk(_)
+            | Record::Exit(_)
+            | Record::Lost(_)
+            | Record::Refused { .. }
+            | Record::Agent { .. } => None,
         };
         if let Some(id) = container {
             self.want(id, Instant::now());

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{About, AgentError, Containers, Source, SourceError, metrics::Metrics};
 use crate::{
     convert::{self, WallOffset, boot_now},
-    event::{AgentPhase, AgentState, Event},
+    event::{AgentPhase, AgentState, Event, GapSource},
     probe::RawRecord,
     session::{
         Machine,
@@ -108,7 +108,7 @@ impl<S: Source> Pipeline<S> {
         while self.source.drain(&mut self.raw) && begun.elapsed() < DRAIN_MAX {
             self.batch(&sinks);
         }
-        self.machine.finish(&mut self.events);
+        self.machine.finish(boot_now(), &mut self.events);
         self.say(AgentPhase::Stopped);
         self.send(&sinks, true);
         self.measure(&sinks);
@@ -158,12 +158,20 @@ impl<S: Source> Pipeline<S> {
 
     /// Asks what was lost, and makes up for what would be wrong for ever without it. Not more than once a [`TICK`].
     fn losses(&mut self) -> Result<(), SourceError> {
+        let mut refused = false;
         for lost in self.source.losses()? {
+            refused |= lost.source == GapSource::SessionBudget;
             if lost.is_of(class::EXIT) {
                 self.looks = LOOKS;
             }
             self.containers.lost(&lost);
             self.machine.handle(Record::Lost(lost), &mut self.events);
+        }
+        if refused {
+            let sessions = self.machine.followed().sessions;
+            for (entry, total) in self.source.refused(&sessions)? {
+                self.machine.handle(Record::Refused { entry, total }, &mut self.events);
+            }
         }
         if self.looks > 0 {
             self.looks -= 1;
@@ -210,7 +218,7 @@ impl<S: Source> Pipeline<S> {
     }
 
     fn measure(&self, sinks: &Sinks) {
-        self.metrics.spool(sinks.spool.fill(), Moment::now());
+        self.metrics.spool(sinks.spool.fill());
         self.metrics.sessions(self.machine.open_sessions());
         if let Some(uplink) = &sinks.uplink {
             self.metrics.uplink(*uplink.borrow());

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use crate::{
-    event::Hook,
+    event::{Hook, TaskKey},
     probe::{ProbeError, RawRecord},
     session::{Followed, record::Lost},
 };
@@ -37,6 +37,9 @@ pub trait Source: Send + 'static {
     /// Everything that was read so far is kept for good: the source may forget it. Until then a new agent would read it
     /// again.
     fn release(&mut self);
+
+    /// How many execs and exits of each of `sessions` the kernel side refused so far, but for those that it follows no more.
+    fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, SourceError>;
 
     /// Those of `followed` that are not followed any more, whether or not a record says so.
     fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError>;

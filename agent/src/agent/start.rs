@@ -18,7 +18,7 @@ use crate::{
     },
     convert::boot_now,
     doctor::{self, Report},
-    event::{BootTime, Hook},
+    event::{BootTime, Hook, TaskKey},
     probe::{self, Probe, RawRecord},
     session::{
         Followed,
@@ -61,9 +61,11 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     let about = About::read()?;
     let health = Health::new();
     let hooks = health.component("kernel hooks");
-    let kept = health.component("spool");
     serve_metrics(config, health, stop.clone()).await?;
 
+    if let Some(spool) = &config.spool {
+        tracing::warn!(spool = %spool.display(), "not used by this version: events wait in memory (--spool-size)");
+    }
     let host = Host::default();
     let hierarchy = Hierarchy::find(&host)?;
     let namespaces = host_namespaces(&host);
@@ -76,8 +78,7 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
             "only a part of the node's cgroups can be seen: mount the node's /sys/fs/cgroup to name containers"
         );
     }
-    let (spool, _saved) = open_spool(config, &about)?;
-    spool.report_to(kept);
+    let (spool, _saved) = open_spool(config, &about);
     let mut probe = Probe::load(&probe_options(config, &hierarchy, &namespaces))?;
     let attached = boot_now();
     let before = Before::find(&mut probe, &host, &hierarchy, &namespaces, attached)?;
@@ -113,6 +114,7 @@ pub(crate) fn probe_options(
     let default = probe::Options::default();
     probe::Options {
         argv_limit: config.argv_limit,
+        argv_budget: config.session_argv_budget,
         ring_size: config.ring_size.unwrap_or(default.ring_size),
         setns: config.setns,
         btf: config.btf.clone(),
@@ -210,6 +212,10 @@ impl Source for Probe {
 
     fn release(&mut self) {
         Self::release(self);
+    }
+
+    fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, SourceError> {
+        Ok(Self::refused(self, sessions)?)
     }
 
     fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError> {

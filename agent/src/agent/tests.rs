@@ -26,6 +26,8 @@ struct Fake {
     records: mpsc::UnboundedReceiver<RawRecord>,
     left: VecDeque<RawRecord>,
     losses: Vec<Lost>,
+    /// execs refused, by session
+    refused: Vec<(TaskKey, u64)>,
     /// sessions that are followed no more
     over: Vec<TaskKey>,
     /// for each time it was asked, the sessions and processes that it was asked for
@@ -34,8 +36,8 @@ struct Fake {
 
 impl Fake {
     fn new(records: mpsc::UnboundedReceiver<RawRecord>) -> Self {
-        let (left, losses, over, asked) = Default::default();
-        Self { records, left, losses, over, asked }
+        let (left, losses, refused, over, asked) = Default::default();
+        Self { records, left, losses, refused, over, asked }
     }
 }
 
@@ -69,6 +71,10 @@ impl Source for Fake {
 
     fn release(&mut self) {}
 
+    fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, SourceError> {
+        Ok(self.refused.iter().filter(|(entry, _)| sessions.contains(entry)).copied().collect())
+    }
+
     fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError> {
         self.asked.lock().unwrap().push(followed.clone());
         let Followed { mut sessions, processes: _ } = followed;
@@ -101,6 +107,7 @@ fn exec(time: u64, key: TaskKey, argv: &[u8]) -> RawRecord {
         script: None,
         executable: Executable::default(),
         argv: RawArgv { total: argv.len() as u64, head: length, tail: 0, bytes: argv.to_vec(), fault: false },
+        argv_over_budget: false,
     })))
 }
 
@@ -114,6 +121,7 @@ fn exit(time: u64, key: TaskKey, last: bool) -> RawRecord {
         last,
         executed: true,
         lost: 0,
+        refused: 0,
     }))
 }
 
@@ -140,7 +148,6 @@ fn config(dir: &tempfile::TempDir, collector: Option<String>) -> AgentConfig {
         collector,
         socket: path("agent.sock"),
         lock: path("agent.lock"),
-        spool: path("spool"),
         metrics_listen: Some("none".to_owned()),
         ..Flags::default()
     };
@@ -189,7 +196,7 @@ async fn from_the_source_to_the_collector_and_the_socket() {
     let socket = config.socket.clone().unwrap();
     let agent = tokio::spawn({
         let stop = stop.clone();
-        async move { run(&config, open_spool(&config, &about()).unwrap().0, pipeline, vec![cgroup()], stop).await }
+        async move { run(&config, open_spool(&config, &about()).0, pipeline, vec![cgroup()], stop).await }
     });
     send.send(exec(20, TaskKey::new(500, 10), b"sh\0-c\0\x1b[2J\xff\0")).unwrap();
     send.send(exec(30, TaskKey::new(501, 25), b"ls\0")).unwrap();
@@ -265,7 +272,7 @@ async fn without_a_collector_the_socket_has_it_all_and_the_stop_is_quick() {
     let socket = config.socket.clone().unwrap();
     let agent = tokio::spawn({
         let stop = stop.clone();
-        async move { run(&config, open_spool(&config, &about()).unwrap().0, pipeline, Vec::new(), stop).await }
+        async move { run(&config, open_spool(&config, &about()).0, pipeline, Vec::new(), stop).await }
     });
     send.send(exec(20, TaskKey::new(500, 10), b"true\0")).unwrap();
     let connected = async {
@@ -314,7 +321,7 @@ async fn after_a_loss_of(detail: &str, over: bool, unread: bool) -> (Vec<v1::Eve
     let behind = unread.then(|| before.remove(0));
     let agent = tokio::spawn({
         let stop = stop.clone();
-        async move { run(&config, open_spool(&config, &about()).unwrap().0, pipeline, before, stop).await }
+        async move { run(&config, open_spool(&config, &about()).0, pipeline, before, stop).await }
     });
     let connected = async {
         while !socket.exists() {

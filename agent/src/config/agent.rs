@@ -4,7 +4,6 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     str::FromStr as _,
-    time::Duration,
 };
 
 use nix::unistd::gethostname;
@@ -13,11 +12,11 @@ use tonic::transport::Uri;
 use super::{
     settings::{
         Settings, SettingsError,
-        value::{address, bytes_within, duration, log_format, log_level, one_of, optional, path, quoted},
+        value::{address, bytes_within, log_format, log_level, one_of, optional, path, quoted},
     },
     tls,
 };
-use crate::{probe::Setns, spool::Fsync, telemetry::LogFormat, tls::Files};
+use crate::{probe::Setns, telemetry::LogFormat, tls::Files};
 
 /// Where everything of an agent on its node is.
 pub const SOCKET: &str = "/run/podtrail/agent.sock";
@@ -28,25 +27,17 @@ const ARGV_LIMIT: u64 = 64 << 10;
 const ARGV_LIMIT_MIN: u64 = 256;
 const ARGV_LIMIT_MAX: u64 = 6 << 20;
 
+/// Bytes of argv that a session may have kept in ten seconds. The least leaves one command whole at the usual limit.
+const ARGV_BUDGET: u64 = 4 << 20;
+const ARGV_BUDGET_MIN: u64 = 64 << 10;
+const ARGV_BUDGET_MAX: u64 = 1 << 30;
+
 const RING_SIZE_MIN: u64 = 64 << 10;
 const RING_SIZE_MAX: u64 = 1 << 30;
 
-/// Where events wait for the collector.
-pub const SPOOL: &str = "/var/lib/podtrail/agent";
-
-const SPOOL_SIZE: u64 = 512 << 20;
-const SPOOL_SIZE_MIN: u64 = 8 << 20;
-const SPOOL_SIZE_MAX: u64 = 1 << 40;
-
-const SPOOL_MEMORY: u64 = 16 << 20;
-const SPOOL_MEMORY_MIN: u64 = 64 << 10;
-const SPOOL_MEMORY_MAX: u64 = 4 << 30;
-
-const SPOOL_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-const SPOOL_AGE_MIN: Duration = Duration::from_secs(60);
-
-const SPOOL_FSYNC: Duration = Duration::from_secs(1);
-const SPOOL_FSYNC_MIN: Duration = Duration::from_millis(10);
+const SPOOL_SIZE: u64 = 16 << 20;
+const SPOOL_SIZE_MIN: u64 = 64 << 10;
+const SPOOL_SIZE_MAX: u64 = 4 << 30;
 
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9444);
 
@@ -74,23 +65,12 @@ pub struct Flags {
     /// The key of that certificate (PEM)
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<String>,
-    /// Directory where events wait for the collector, or "none": in memory alone, and gone when the agent ends
-    /// [default: /var/lib/podtrail/agent]
+    /// Directory for events that are not acknowledged yet (no use is made of it yet: they are kept in memory)
     #[arg(long, value_name = "DIR")]
     pub spool: Option<String>,
-    /// Most that events take there, like 2GiB; when it is full, the oldest are dropped, and counted [default: 512MiB]
+    /// Memory for events, like 16MiB; when it is full, the oldest are dropped, and counted
     #[arg(long, value_name = "BYTES")]
     pub spool_size: Option<String>,
-    /// Events that no collector took for so long are dropped, and counted, like 36h [default: 7d]
-    #[arg(long, value_name = "DURATION")]
-    pub spool_age: Option<String>,
-    /// What a power cut may lose: what came in this time, like 1s; or "always": nothing, but each batch waits for the
-    /// disk; or "never": what the kernel had not written yet [default: 1s]
-    #[arg(long, value_name = "WHEN")]
-    pub spool_fsync: Option<String>,
-    /// Memory for events that cannot be on disk: there is no spool, or its disk is full [default: 16MiB]
-    #[arg(long, value_name = "BYTES")]
-    pub spool_memory: Option<String>,
     /// The socket that `podtrail` on this node reads from, or "none" [default: /run/podtrail/agent.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<String>,
@@ -103,6 +83,9 @@ pub struct Flags {
     /// Bytes of a command's arguments to keep, like 64KiB; of longer ones, head and tail
     #[arg(long, value_name = "BYTES")]
     pub argv_limit: Option<String>,
+    /// Bytes of arguments that one session may have kept in ten seconds, like 4MiB; beyond it, 1KiB of each command
+    #[arg(long, value_name = "BYTES")]
+    pub session_argv_budget: Option<String>,
     /// Size of the ring between kernel and agent, a power of two, like 8MiB
     #[arg(long, value_name = "BYTES")]
     pub ring_size: Option<String>,
@@ -141,18 +124,16 @@ pub struct AgentConfig {
     pub collector: Option<String>,
     /// there where the collector's URL is https
     pub tls: Option<Files>,
-    /// `None`: events are in memory alone
     pub spool: Option<PathBuf>,
-    pub spool_size: u64,
-    pub spool_age: Duration,
-    pub spool_fsync: Fsync,
-    pub spool_memory: usize,
+    pub spool_size: usize,
     pub socket: Option<PathBuf>,
     /// its number; `None`: root's
     pub socket_group: Option<u32>,
     pub lock: PathBuf,
     pub stdout: bool,
     pub argv_limit: u32,
+    /// bytes in ten seconds
+    pub session_argv_budget: u32,
     /// `None`: as the probe sees fit
     pub ring_size: Option<u32>,
     /// the agent runs before everything that has no real-time priority
@@ -167,7 +148,7 @@ pub struct AgentConfig {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 19] = [
     "node-name",
     "cluster",
     "collector",
@@ -176,13 +157,11 @@ const KEYS: [&str; 21] = [
     "tls-key",
     "spool",
     "spool-size",
-    "spool-age",
-    "spool-fsync",
-    "spool-memory",
     "socket",
     "socket-group",
     "stdout",
     "argv-limit",
+    "session-argv-budget",
     "ring-size",
     "priority",
     "metrics-listen",
@@ -204,13 +183,11 @@ impl AgentConfig {
             tls_key,
             spool,
             spool_size,
-            spool_age,
-            spool_fsync,
-            spool_memory,
             socket,
             socket_group,
             stdout,
             argv_limit,
+            session_argv_budget,
             ring_size,
             priority,
             metrics_listen,
@@ -230,13 +207,11 @@ impl AgentConfig {
         settings.flag("--tls-key", tls_key);
         settings.flag("--spool", spool);
         settings.flag("--spool-size", spool_size);
-        settings.flag("--spool-age", spool_age);
-        settings.flag("--spool-fsync", spool_fsync);
-        settings.flag("--spool-memory", spool_memory);
         settings.flag("--socket", socket);
         settings.flag("--socket-group", socket_group);
         settings.flag("--stdout", stdout.then(|| "true".to_owned()));
         settings.flag("--argv-limit", argv_limit);
+        settings.flag("--session-argv-budget", session_argv_budget);
         settings.flag("--ring-size", ring_size);
         settings.flag("--priority", priority);
         settings.flag("--metrics-listen", metrics_listen);
@@ -258,21 +233,18 @@ impl AgentConfig {
             .check("spool-size", SPOOL_SIZE, |text| bytes_within(text, &(SPOOL_SIZE_MIN..=SPOOL_SIZE_MAX)));
         let tls = tls::files(settings);
         let secure = tls.is_some();
-        let spool_memory = settings.check("spool-memory", SPOOL_MEMORY, |text| {
-            bytes_within(text, &(SPOOL_MEMORY_MIN..=SPOOL_MEMORY_MAX))
-        });
         let argv_limit = settings
             .check("argv-limit", ARGV_LIMIT, |text| bytes_within(text, &(ARGV_LIMIT_MIN..=ARGV_LIMIT_MAX)));
+        let argv_budget = settings.check("session-argv-budget", ARGV_BUDGET, |text| {
+            bytes_within(text, &(ARGV_BUDGET_MIN..=ARGV_BUDGET_MAX))
+        });
         Self {
             node_name: settings.check("node-name", String::new(), name),
             cluster: settings.check("cluster", "default".to_owned(), name),
             collector: settings.check("collector", None, |text| collector_url(text, secure).map(Some)),
             tls,
-            spool: settings.check("spool", Some(PathBuf::from(SPOOL)), |text| optional(text, path)),
-            spool_size,
-            spool_age: settings.check("spool-age", SPOOL_AGE, |text| duration(text, SPOOL_AGE_MIN)),
-            spool_fsync: settings.check("spool-fsync", Fsync::Every(SPOOL_FSYNC), fsync),
-            spool_memory: usize::try_from(spool_memory).unwrap_or(usize::MAX),
+            spool: settings.check("spool", None, |text| path(text).map(Some)),
+            spool_size: usize::try_from(spool_size).unwrap_or(usize::MAX),
             socket: settings.check("socket", Some(PathBuf::from(SOCKET)), |text| optional(text, path)),
             socket_group: settings.check("socket-group", None, |text| group(text).map(Some)),
             lock: settings.check("lock", PathBuf::from(LOCK), path),
@@ -280,6 +252,7 @@ impl AgentConfig {
                 text.parse().map_err(|_wrong| format!("{} is neither true nor false", quoted(text)))
             }),
             argv_limit: u32::try_from(argv_limit).unwrap_or(u32::MAX),
+            session_argv_budget: u32::try_from(argv_budget).unwrap_or(u32::MAX),
             ring_size: settings.check("ring-size", None, |text| ring(text).map(Some)),
             realtime: settings
                 .check("priority", true, |text| one_of(text, &[("realtime", true), ("normal", false)])),
@@ -302,16 +275,6 @@ impl AgentConfig {
             log_level: settings.check("log-level", None, |text| log_level(text).map(Some)),
             log_format: settings.check("log-format", LogFormat::Auto, log_format),
         }
-    }
-}
-
-fn fsync(text: &str) -> Result<Fsync, String> {
-    match text {
-        "always" => Ok(Fsync::Always),
-        "never" => Ok(Fsync::Never),
-        _ => duration(text, SPOOL_FSYNC_MIN)
-            .map(Fsync::Every)
-            .map_err(|error| format!("{error}, nor \"always\" or \"never\"")),
     }
 }
 
@@ -402,10 +365,7 @@ mod tests {
         assert_eq!(config.node_name, gethostname().unwrap().to_str().unwrap());
         assert_eq!((config.cluster.as_str(), config.collector, config.stdout), ("default", None, false));
         assert_eq!(config.socket, Some(PathBuf::from("/run/podtrail/agent.sock")));
-        assert_eq!((config.argv_limit, config.ring_size), (65_536, None));
-        assert_eq!((config.spool_size, config.spool_memory), (512 << 20, 16 << 20));
-        assert_eq!(config.spool, Some(PathBuf::from("/var/lib/podtrail/agent")));
-        assert_eq!(config.spool_fsync, Fsync::Every(Duration::from_secs(1)));
+        assert_eq!((config.argv_limit, config.ring_size, config.spool_size), (65_536, None, 16 << 20));
         assert_eq!(config.metrics_listen, Some("127.0.0.1:9444".parse().unwrap()));
     }
 
@@ -495,22 +455,8 @@ mod tests {
     #[test]
     fn none_is_an_answer() {
         let none = || Some("none".to_owned());
-        let config = AgentConfig::load(Flags {
-            socket: none(),
-            metrics_listen: none(),
-            spool: none(),
-            ..Flags::default()
-        })
-        .unwrap();
-        assert_eq!((config.socket, config.metrics_listen, config.spool), (None, None, None));
-    }
-
-    #[test]
-    fn a_sync_is_always_never_or_now_and_then() {
-        assert_eq!(fsync("always"), Ok(Fsync::Always));
-        assert_eq!(fsync("never"), Ok(Fsync::Never));
-        assert_eq!(fsync("2s"), Ok(Fsync::Every(Duration::from_secs(2))));
-        let error = fsync("often").unwrap_err();
-        assert!(error.contains("\"often\"") && error.contains("\"always\""), "{error}");
+        let config =
+            AgentConfig::load(Flags { socket: none(), metrics_listen: none(), ..Flags::default() }).unwrap();
+        assert_eq!((config.socket, config.metrics_listen), (None, None));
     }
 }

@@ -116,6 +116,7 @@ fn executed(executed: Executed) -> v1::Executed {
         namespaces: ns,
         cgroup_id,
         root,
+        argv_over_budget,
     } = executed;
     let Argv { args, total, cut } = argv;
     let Text { text: path, raw: path_raw } = text(path);
@@ -142,7 +143,7 @@ fn executed(executed: Executed) -> v1::Executed {
         root: Some(root),
         path_incomplete,
         cgroup_id,
-        argv_over_budget: false,
+        argv_over_budget,
     }
 }
 
@@ -210,6 +211,7 @@ fn gap_source(source: GapSource) -> v1::GapSource {
         GapSource::KernelRecursion => v1::GapSource::KernelRecursion,
         GapSource::AgentDecode => v1::GapSource::AgentDecode,
         GapSource::AgentBuffer => v1::GapSource::AgentBuffer,
+        GapSource::SessionBudget => v1::GapSource::SessionBudget,
     }
 }
 

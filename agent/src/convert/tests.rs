@@ -25,6 +25,7 @@ fn executed_with(args: Vec<Vec<u8>>, path: &[u8]) -> Event {
             namespaces: Namespaces { mnt: 1, pid: 2, user: 3, net: 4 },
             cgroup_id: 43,
             root: true,
+            argv_over_budget: false,
         })),
     }
 }

@@ -1,7 +1,8 @@
 //! What the kernel side still follows, asked key by key: going through a map that changes meanwhile may leave out some.
 
 use aya::maps::MapError;
-use podtrail_ebpf::layout::TaskKey;
+use podtrail_ebpf::layout::{Session, TaskKey};
+use zerocopy::FromBytes as _;
 
 use super::{
     Probe, ProbeError,
@@ -18,6 +19,22 @@ impl Probe {
             sessions: self.absent::<SESSION>("SESSIONS", sessions)?,
             processes: self.absent::<TASK>("TASKS", processes)?,
         })
+    }
+
+    /// How many execs and exits of each of `sessions` the kernel side refused so far, but for those that it follows no more.
+    pub fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, ProbeError> {
+        let map = self.map::<Bytes<KEY>, Bytes<SESSION>>("SESSIONS")?;
+        let mut found = Vec::new();
+        for key in sessions {
+            match map.get(&bytes(key), 0) {
+                Ok(value) => {
+                    found.extend(Session::read_from_bytes(&value).map(|session| (*key, session.refused)));
+                }
+                Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(map_error("read", "SESSIONS", &e)),
+            }
+        }
+        Ok(found)
     }
 
     fn absent<const N: usize>(

@@ -76,7 +76,7 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
             })
         }
         kind::EXIT => {
-            let layout::Exit { header: _, key, parent, entry, code, flags, lost } =
+            let layout::Exit { header: _, key, parent, entry, code, flags, lost, refused } =
                 exact(bytes).ok_or_else(bad)?;
             Record::Exit(record::Exit {
                 time,
@@ -87,6 +87,7 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
                 last: flags & exit_flags::LAST != 0,
                 executed: flags & exit_flags::EXECUTED != 0,
                 lost,
+                refused,
             })
         }
         kind::ENTER => Record::Enter(Box::new(enter(time, &exact(bytes).ok_or_else(bad)?).ok_or_else(bad)?)),
@@ -217,6 +218,7 @@ fn exec(time: BootTime, exec: &layout::Exec, rest: &[u8]) -> Option<record::Exec
             bytes: argv.to_vec(),
             fault: has(exec_flags::ARGV_FAULT),
         },
+        argv_over_budget: has(exec_flags::ARGV_OVER_BUDGET),
     })
 }
 

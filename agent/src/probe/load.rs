@@ -123,7 +123,7 @@ pub(crate) fn object(options: &Options, types: &Types) -> Result<Ebpf, ProbeErro
     // Before 5.11, BPF memory counts against this limit; where it may not be raised, loading says so.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, u64::MAX, u64::MAX);
 
-    let Options { argv_limit, ring_size, tasks, setns: _, btf: _, diagnose, host } = options;
+    let Options { argv_limit, argv_budget, ring_size, tasks, setns: _, btf: _, diagnose, host } = options;
     let config = Config {
         version: LAYOUT_VERSION,
         host_mnt_ns: host.mnt_ns,
@@ -133,6 +133,8 @@ pub(crate) fn object(options: &Options, types: &Types) -> Result<Ebpf, ProbeErro
         cgroup_subsys: types.subsys,
         hierarchy: host.hierarchy,
         diagnose: u32::from(*diagnose),
+        argv_budget: *argv_budget,
+        _pad: 0,
     };
     let loader = &mut EbpfLoader::new();
     loader

@@ -62,6 +62,8 @@ pub struct Host {
 pub struct Options {
     /// bytes of argv that are kept; what is longer keeps its head and its tail
     pub argv_limit: u32,
+    /// bytes of argv that a session may have kept in a burst, and again in each ten seconds
+    pub argv_budget: u32,
     /// bytes of the ring: a power of two, and whole pages
     pub ring_size: u32,
     /// tasks of sessions that can be followed at once
@@ -78,6 +80,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             argv_limit: 64 * 1024,
+            argv_budget: 4 * 1024 * 1024,
             ring_size: 4 * 1024 * 1024,
             tasks: 65_536,
             setns: Setns::Auto,

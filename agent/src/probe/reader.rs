@@ -309,6 +309,7 @@ fn meaning(index: u32) -> (GapSource, bool, &'static str) {
         "container ended",
     ];
     match index {
+        counter::REFUSED => (GapSource::SessionBudget, true, class::REFUSED),
         counter::TASKS_FULL => (GapSource::KernelTable, false, "tasks"),
         counter::SESSIONS_FULL => (GapSource::KernelTable, false, "sessions"),
         counter::CGROUPS_FULL => (GapSource::KernelTable, false, "cgroups"),

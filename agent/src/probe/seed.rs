@@ -93,7 +93,7 @@ impl Probe {
             };
             session.live -= 1;
             let last = session.live <= 0;
-            let lost = session.lost;
+            let (lost, refused) = (session.lost, session.refused);
             let changed = if last {
                 sessions.remove(&bytes(&task.entry))
             } else {
@@ -110,6 +110,7 @@ impl Probe {
                 last,
                 executed: false,
                 lost,
+                refused,
             })));
         }
         Ok(exits)

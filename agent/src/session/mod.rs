@@ -22,6 +22,7 @@ mod id;
 mod missing;
 mod open;
 pub mod record;
+mod refused;
 mod started;
 
 use std::collections::{HashSet, VecDeque};
@@ -34,7 +35,8 @@ use self::{
     id::Ids,
     missing::Missing,
     open::Open,
-    record::{ArgvChunk, EntryKind, Exec, Exit, Lost, Record, Recovered},
+    record::{ArgvChunk, EntryKind, Exec, Exit, Lost, Record, Recovered, class},
+    refused::{Refusals, Refused},
 };
 use crate::event::{Body, BootTime, Event, Executed, Gap, GapSource, NamespaceJoined, SessionId, TaskKey};
 
@@ -67,6 +69,7 @@ pub struct Machine {
     endings: VecDeque<Ending>,
     /// what the kernel side follows no more, but for exits on their way; oldest first
     missing: VecDeque<Missing>,
+    refusals: Refusals,
 }
 
 /// A session that is over.
@@ -110,6 +113,7 @@ impl Machine {
             waiting_bytes: 0,
             endings: VecDeque::new(),
             missing: VecDeque::new(),
+            refusals: Refusals::new(),
         }
     }
 
@@ -134,6 +138,7 @@ impl Machine {
             Record::ContainerStarted(started) => self.entries.container_started(started),
             Record::ContainerEnded(ended) => self.entries.container_ended(&ended),
             Record::Lost(lost) => self.lost(lost, out),
+            Record::Refused { entry, total } => self.refusals.of(entry, total),
             Record::Recovered(recovered) => self.recovered(*recovered, out),
             Record::Agent { time, state } => {
                 out.push(Event { time, container: None, session: None, body: Body::AgentState(state) });
@@ -165,10 +170,13 @@ impl Machine {
             self.forget(&missing, out);
         }
         self.entries.flush(Some(now), out);
+        for refused in self.refusals.flush(now, false) {
+            self.refused(&refused, now, out);
+        }
     }
 
-    /// Says all that waits, with what is there. Sessions stay open: they are the kernel's, not this machine's.
-    pub fn finish(&mut self, out: &mut Vec<Event>) {
+    /// Says all that waits, with what is there `now`. Sessions stay open: they are the kernel's, not this machine's.
+    pub fn finish(&mut self, now: BootTime, out: &mut Vec<Event>) {
         while self.release_oldest(out) {}
         while let Some(ending) = self.endings.pop_front() {
             self.end(&ending.entry, out);
@@ -177,6 +185,9 @@ impl Machine {
             self.forget(&missing, out);
         }
         self.entries.flush(None, out);
+        for refused in self.refusals.flush(now, true) {
+            self.refused(&refused, now, out);
+        }
     }
 
     /// What this machine takes to be followed by the kernel side, without what is said to be [`Self::missing`] already.
@@ -295,6 +306,7 @@ impl Machine {
             script,
             executable,
             argv,
+            argv_over_budget,
         } = exec;
         let key = process.key;
         self.release_task(entry, key, out);
@@ -313,6 +325,7 @@ impl Machine {
             namespaces,
             cgroup_id,
             root,
+            argv_over_budget,
         };
         if let Some(bytes) = open.executed(time, executed, Assembly::new(argv), out) {
             self.waiting_bytes = self.waiting_bytes.saturating_add(bytes);
@@ -343,6 +356,7 @@ impl Machine {
     }
 
     fn exit(&mut self, exit: &Exit, out: &mut Vec<Event>) {
+        self.refusals.of(exit.entry, exit.refused);
         if exit.executed {
             self.release_task(exit.entry, exit.key, out);
         }
@@ -373,7 +387,12 @@ impl Machine {
     }
 
     fn end(&mut self, entry: &TaskKey, out: &mut Vec<Event>) {
-        let Some(open) = self.open.remove(entry) else { return };
+        let refused = self.refusals.end(entry);
+        let Some(mut open) = self.open.remove(entry) else { return };
+        if let Some(refused) = refused {
+            open.refused(&refused, open.ending.unwrap_or(open.entered), out);
+        }
+        open.lost = open.lost.saturating_add(self.refusals.total(entry));
         let time = open.ending.unwrap_or(open.entered);
         let ended = Ended { id: open.id.clone(), container: open.container, time };
         open.ended(time, out);
@@ -415,7 +434,32 @@ impl Machine {
         }
     }
 
+    fn refused(&mut self, refused: &Refused, now: BootTime, out: &mut Vec<Event>) {
+        let Refused { entry, count, from } = *refused;
+        if let Some(open) = entry.and_then(|entry| self.open.get_mut(&entry)) {
+            open.refused(refused, now, out);
+            return;
+        }
+        let ended = entry.and_then(|entry| self.ended.get(&entry));
+        let (id, container) = ended.map(|ended| (ended.id.clone(), ended.container)).unzip();
+        let gap = Gap {
+            source: GapSource::SessionBudget,
+            count,
+            exact: true,
+            from: from.unwrap_or(now),
+            to: now,
+            sessions: id.clone().into_iter().collect(),
+            detail: class::REFUSED.to_owned(),
+        };
+        out.push(Event { time: now, container: container.flatten(), session: id, body: Body::Gap(gap) });
+    }
+
     fn lost(&mut self, lost: Lost, out: &mut Vec<Event>) {
+        if lost.source == GapSource::SessionBudget {
+            // Told when it is known of whom, and by nobody's name only then.
+            self.refusals.count(lost.count, lost.from);
+            return;
+        }
         let Lost { from, time, source, count, exact, detail } = lost;
         let open = self.open.iter().filter(|(_, open)| open.entered <= time).map(|(_, open)| &open.id);
         let ended = self.ended.iter().filter(|(_, ended)| ended.time >= from).map(|(_, ended)| &ended.id);

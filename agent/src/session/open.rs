@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::{
     argv::Assembly,
-    record::{self, ArgvChunk},
+    record::{self, ArgvChunk, class},
+    refused::Refused,
 };
 use crate::event::{
     Body, BootTime, Event, Executed, ExitStatus, Exited, Gap, GapSource, Process, SessionEnded, SessionId,
@@ -149,7 +150,8 @@ impl Open {
 
     /// A process ended that ran a command.
     pub(super) fn exited(&mut self, exit: &record::Exit, out: &mut Vec<Event>) {
-        let record::Exit { time, key, parent, entry: _, status, last: _, executed: _, lost: _ } = exit;
+        let record::Exit { time, key, parent, entry: _, status, last: _, executed: _, lost: _, refused: _ } =
+            exit;
         if *key == self.root {
             self.root_status = Some(*status);
         }
@@ -167,6 +169,21 @@ impl Open {
             duration_ns: time.since(since),
         };
         let event = self.event(*time, Body::Exited(exited));
+        self.say(event, out);
+    }
+
+    /// Execs and exits of it were refused, by `time` at the latest.
+    pub(super) fn refused(&mut self, refused: &Refused, time: BootTime, out: &mut Vec<Event>) {
+        let gap = Gap {
+            source: GapSource::SessionBudget,
+            count: refused.count,
+            exact: true,
+            from: refused.from.unwrap_or(self.entered).max(self.entered).min(time),
+            to: time,
+            sessions: vec![self.id.clone()],
+            detail: class::REFUSED.to_owned(),
+        };
+        let event = self.event(time, Body::Gap(gap));
         self.say(event, out);
     }
 

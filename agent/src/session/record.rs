@@ -19,6 +19,11 @@ pub enum Record {
     ContainerEnded(ContainerEnded),
     /// records were lost between `from` and `time`
     Lost(Lost),
+    /// so many execs and exits of the session with this entry were refused so far
+    Refused {
+        entry: TaskKey,
+        total: u64,
+    },
     /// a session that was there before the agent: all its tasks, the root first
     Recovered(Box<Recovered>),
     /// the agent itself started or stopped
@@ -67,6 +72,8 @@ pub struct Exec {
     pub script: Option<Vec<u8>>,
     pub executable: Executable,
     pub argv: RawArgv,
+    /// less of it is here than the limit allows
+    pub argv_over_budget: bool,
 }
 
 /// The argument area, as far as it is here. The rest comes in [`ArgvChunk`]s.
@@ -107,6 +114,8 @@ pub struct Exit {
     pub executed: bool,
     /// records of this session lost so far
     pub lost: u64,
+    /// execs and exits of this session refused so far
+    pub refused: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,8 +174,9 @@ pub struct Lost {
     pub detail: String,
 }
 
-/// Classes of records that the ring can lose, as [`Lost::detail`] names them: those that must be made up for.
+/// Classes of records that can be lost, as [`Lost::detail`] names them: those that somebody asks for.
 pub mod class {
+    pub const REFUSED: &str = "exec, exit";
     pub const EXIT: &str = "exit";
     pub const CGROUP_CREATED: &str = "cgroup created";
 }

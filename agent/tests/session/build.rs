@@ -47,6 +47,7 @@ pub(crate) fn exec(entry: u32, pid: u32, time: u64) -> Exec {
         script: None,
         executable: Executable::default(),
         argv: argv(format!("p{pid}\0").as_bytes()),
+        argv_over_budget: false,
     }
 }
 
@@ -64,6 +65,7 @@ pub(crate) fn exit(entry: u32, pid: u32, time: u64) -> Exit {
         last: false,
         executed: true,
         lost: 0,
+        refused: 0,
     }
 }
 

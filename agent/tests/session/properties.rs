@@ -138,7 +138,7 @@ fn play(records: Vec<Record>) -> Vec<Event> {
     machine.flush(BootTime(u64::MAX), &mut events);
     assert_eq!(machine.waiting_bytes(), 0, "nothing waits for ever");
     let before = events.len();
-    machine.finish(&mut events);
+    machine.finish(BootTime(u64::MAX), &mut events);
     assert_eq!(events.len(), before, "flush has told everything");
     events
 }

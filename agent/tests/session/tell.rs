@@ -18,7 +18,7 @@ pub(crate) fn events(records: impl IntoIterator<Item = Record>) -> Vec<Event> {
     }
     machine.flush(BootTime(u64::MAX / 2), &mut events);
     machine.flush(BootTime(u64::MAX), &mut events);
-    machine.finish(&mut events);
+    machine.finish(BootTime(u64::MAX), &mut events);
     events
 }
 

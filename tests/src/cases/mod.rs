@@ -7,6 +7,7 @@ mod collecting;
 mod entries;
 mod files;
 mod fixtures;
+mod floods;
 mod joins;
 mod storms;
 mod tasks;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Case> {
         files::cases(),
         cgroups::cases(),
         storms::cases(),
+        floods::cases(),
         text::cases(),
         agents::cases(),
         collecting::cases(),

@@ -6,6 +6,7 @@
 mod cgroup;
 mod clone;
 mod exec;
+mod flood;
 mod init;
 mod join;
 mod link;
@@ -65,6 +66,7 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
         "spawn" => spawn::one(rest),
         "storm" => spawn::storm(rest),
         "volley" => spawn::volley(rest),
+        "flood" => flood::run(rest),
         "link" => link::run(rest),
         other => bail!("no such payload: {other}"),
     }

@@ -187,10 +187,7 @@ proptest! {
             if state == podtrail_ebpf::layout::cgroup_state::NAMED {
                 outermost = Some(at);
             }
-            parent = Some(podtrail_ebpf::layout::Cgroup {
-                parent: 0, container: 0, init: podtrail_ebpf::layout::TaskKey::NONE, mnt_ns: 0, pid_ns: 0,
-                state, _pad: [0; 7], _reserved: 0,
-            });
+            parent = Some(podtrail_ebpf::layout::Cgroup::new(0, 0, state));
         }
         let name = parse(&path);
         prop_assert_eq!(name.is_some(), outermost.is_some());

@@ -150,7 +150,7 @@ impl Cgroups {
         let mut states = Vec::with_capacity(walk.cgroups.len());
         for Found { id, parent, .. } in &walk.cgroups {
             let state = self.states.get(id).copied().unwrap_or(cgroup_state::HOST);
-            let mut value = super::cgroup(*parent, state);
+            let mut value = layout::Cgroup::new(*parent, 0, state);
             if state == cgroup_state::MEMBER {
                 value.container = self.container_of.get(id).copied().unwrap_or(0);
             }

@@ -250,6 +250,7 @@ fn session(
             script: None,
             executable,
             argv,
+            argv_over_budget: false,
         });
     }
     if live == 0 {
@@ -261,20 +262,12 @@ fn session(
     snapshot.sessions.push((
         entry,
         Session {
-            container: plan.container,
-            time: entry.start_time,
-            by,
             live,
-            lost: 0,
             origin_mnt_ns: scan.namespaces.mnt,
             joined_mnt_ns: joined(root.and_then(|root| root.mnt_ns), scan.namespaces.mnt),
             joined_pid_ns: joined(root.and_then(|root| root.pid_ns), scan.namespaces.pid),
-            staged: 0,
-            kind: entry_kind::RECOVERED,
             announced: 1,
-            _pad: [0; 6],
-            _reserved: 0,
-            _reserved2: 0,
+            ..Session::new(plan.container, entry.start_time, by, entry_kind::RECOVERED)
         },
     ));
     snapshot.recovered.push(Recovered {
@@ -284,20 +277,6 @@ fn session(
         container: plan.container,
         processes: execs,
     });
-}
-
-/// A cgroup's value in the map.
-fn cgroup(parent: u64, state: u8) -> layout::Cgroup {
-    layout::Cgroup {
-        parent,
-        container: 0,
-        init: TaskKey::NONE,
-        mnt_ns: 0,
-        pid_ns: 0,
-        state,
-        _pad: [0; 7],
-        _reserved: 0,
-    }
 }
 
 #[cfg(test)]

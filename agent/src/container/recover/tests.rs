@@ -86,14 +86,10 @@ fn a_container_and_its_workload_are_no_session() {
     assert_eq!(
         state(&snapshot, id),
         layout::Cgroup {
-            parent: fake.cgroup("/docker"),
-            container: 0,
             init: key(50),
             mnt_ns: MNT,
             pid_ns: PID_NS,
-            state: cgroup_state::RUNNING,
-            _pad: [0; 7],
-            _reserved: 0,
+            ..layout::Cgroup::new(fake.cgroup("/docker"), 0, cgroup_state::RUNNING)
         }
     );
     let member = state(&snapshot, below);

@@ -71,7 +71,7 @@ impl Gaps {
 /// Counts of gaps, where two may tell of the same loss apart.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
-    /// by the ring; the kernel counts the same by session
+    /// by the ring, or kept out of it; the kernel counts the same by session
     ring: u64,
     /// numbers that the agent's buffer dropped, as the agent tells
     buffer: u64,
@@ -85,7 +85,7 @@ impl Tally {
         let mut tally = Self::default();
         for gap in gaps {
             let sum = match gap.source {
-                v1::GapSource::KernelRing => &mut tally.ring,
+                v1::GapSource::KernelRing | v1::GapSource::SessionBudget => &mut tally.ring,
                 v1::GapSource::AgentBuffer => &mut tally.buffer,
                 v1::GapSource::CollectorSequence => &mut tally.sequence,
                 _ => &mut tally.others,

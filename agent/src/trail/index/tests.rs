@@ -303,7 +303,7 @@ fn recount(events: &[(Cursor, v1::Event)], oldest: Cursor) -> Vec<Naive> {
             if touches {
                 cursors.push(*cursor);
                 *match g.source() {
-                    GapSource::KernelRing => &mut ring,
+                    GapSource::KernelRing | GapSource::SessionBudget => &mut ring,
                     GapSource::AgentBuffer => &mut buffer,
                     GapSource::CollectorSequence => &mut sequence,
                     _ => &mut others,
@@ -346,6 +346,7 @@ proptest! {
                 0 => (id, started(at, EntryMethod::RuntimeExec)),
                 1..=3 => (id, executed(&["x"], kind == 1)),
                 4 => (id, ended(count)),
+                5 if count % 2 == 0 => (String::new(), gap(GapSource::SessionBudget, count, at, at + length, &[&id])),
                 5 => (String::new(), gap(GapSource::KernelRing, count, at, at + length, &[])),
                 6 => (String::new(), gap(GapSource::AgentBuffer, count, at, at + length, &[])),
                 7 => (String::new(), gap(GapSource::AgentBuffer, count, at, at + length, &[&id])),

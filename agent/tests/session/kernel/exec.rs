@@ -133,6 +133,7 @@ impl Kernel {
             script: None,
             executable: Executable::default(),
             argv: RawArgv { total: u64::from(total), head: total, tail: 0, bytes: argv, fault: false },
+            argv_over_budget: false,
         };
         self.records.push(Record::Exec(Box::new(record)));
     }

@@ -113,19 +113,7 @@ impl Kernel {
             (cgroup_state::MEMBER, _) => parent,
             _ => 0,
         };
-        self.cgroups.insert(
-            id,
-            Cgroup {
-                parent,
-                container,
-                init: TaskKey::NONE,
-                mnt_ns: 0,
-                pid_ns: 0,
-                state,
-                _pad: [0; 7],
-                _reserved: 0,
-            },
-        );
+        self.cgroups.insert(id, Cgroup::new(parent, container, state));
     }
 
     fn place(&mut self, id: u64) -> Place {

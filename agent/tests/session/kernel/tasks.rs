@@ -190,12 +190,15 @@ impl Kernel {
         let (time, status) = (self.time(), ExitStatus::from_wait(code));
         match followed.kind {
             task_kind::SESSION => {
-                let lost = self.sessions.get(&followed.entry).map_or(0, |session| session.lost);
+                let (lost, refused) = self
+                    .sessions
+                    .get(&followed.entry)
+                    .map_or((0, 0), |session| (session.lost, session.refused));
                 let last = self.leave(followed.entry);
                 let executed = followed.executed != 0;
                 if last || executed {
-                    let exit =
-                        Exit { time, key, parent, entry: followed.entry, status, last, executed, lost };
+                    let entry = followed.entry;
+                    let exit = Exit { time, key, parent, entry, status, last, executed, lost, refused };
                     self.records.push(Record::Exit(exit));
                 }
             }

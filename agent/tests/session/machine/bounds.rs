@@ -55,7 +55,7 @@ fn argv_that_never_completes_takes_a_bounded_share_of_memory() {
     let cut =
         told.iter().filter(|event| matches!(&event.body, Body::Executed(e) if e.argv.cut == Some(1))).count();
     assert_eq!(cut, 300 - (16 << 20 >> 18));
-    machine.finish(&mut told);
+    machine.finish(podtrail::event::BootTime(u64::MAX), &mut told);
     assert_eq!(told.iter().filter(|event| matches!(event.body, Body::Executed(_))).count(), 300);
 }
 

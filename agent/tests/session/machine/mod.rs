@@ -44,7 +44,7 @@ impl Run {
     }
 
     fn finish(&mut self) -> Vec<String> {
-        self.step(Machine::finish)
+        self.step(|machine, out| machine.finish(BootTime(u64::MAX), out))
     }
 
     fn step(&mut self, act: impl FnOnce(&mut Machine, &mut Vec<Event>)) -> Vec<String> {

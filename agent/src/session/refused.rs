@@ -1,0 +1,126 @@
+//! Execs that the kernel side refused because their session had filled its share of the ring, and the exits that went with
+//! them: told once a second, by session, while it goes on.
+//!
+//! The kernel side counts them twice: by session, which says whose they were and is told with exits and when asked, and
+//! all together, which is never lost. What only the second knows of is told in nobody's name, after a while: the last
+//! exit of its session did not come.
+
+use super::bounded::Bounded;
+use crate::event::{BootTime, TaskKey};
+
+/// Sessions whose counts are remembered.
+const MAX_SESSIONS: usize = 16 * 1024;
+/// How long a count has to be nobody's.
+const NOBODY_NS: u64 = 3_000_000_000;
+
+#[derive(Debug)]
+pub(super) struct Refusals {
+    sessions: Bounded<TaskKey, Count>,
+    /// of `sessions`, those with something to tell
+    untold: Vec<TaskKey>,
+    /// all that was refused, as far as it is told
+    counted: u64,
+    /// of that, what is known of sessions, or was told in nobody's name
+    known: u64,
+    /// since when there is more to be told than was told
+    from: Option<BootTime>,
+    nobodys: Option<Nobodys>,
+}
+
+/// Of one session.
+#[derive(Debug, Default)]
+struct Count {
+    total: u64,
+    told: u64,
+}
+
+/// What is not known of any session.
+#[derive(Debug)]
+struct Nobodys {
+    since: BootTime,
+    /// the least that it was since then: the rest comes with exits on their way
+    least: u64,
+}
+
+/// Something to tell.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// `None`: nobody knows whose they were
+    pub(super) entry: Option<TaskKey>,
+    pub(super) count: u64,
+    /// none of them was refused before; `None`: not known
+    pub(super) from: Option<BootTime>,
+}
+
+impl Refusals {
+    pub(super) fn new() -> Self {
+        Self {
+            sessions: Bounded::new(MAX_SESSIONS),
+            untold: Vec::new(),
+            counted: 0,
+            known: 0,
+            from: None,
+            nobodys: None,
+        }
+    }
+
+    /// `count` more were refused since `from`.
+    pub(super) fn count(&mut self, count: u64, from: BootTime) {
+        self.counted = self.counted.saturating_add(count);
+        self.from.get_or_insert(from);
+    }
+
+    /// Of this session `total` were refused so far.
+    pub(super) fn of(&mut self, entry: TaskKey, total: u64) {
+        if total == 0 {
+            return;
+        }
+        let (count, _) = self.sessions.of(entry);
+        if total > count.total {
+            if count.told == count.total {
+                self.untold.push(entry);
+            }
+            self.known = self.known.saturating_add(total - count.total);
+            count.total = total;
+        }
+    }
+
+    /// All that was refused of a session.
+    pub(super) fn total(&self, entry: &TaskKey) -> u64 {
+        self.sessions.get(entry).map_or(0, |count| count.total)
+    }
+
+    /// What is to be told of a session that is over.
+    pub(super) fn end(&mut self, entry: &TaskKey) -> Option<Refused> {
+        let at = self.untold.iter().position(|untold| untold == entry)?;
+        self.untold.swap_remove(at);
+        self.tell(*entry)
+    }
+
+    /// What is to be told now. `all`: there will be no other time.
+    pub(super) fn flush(&mut self, now: BootTime, all: bool) -> Vec<Refused> {
+        let untold = std::mem::take(&mut self.untold);
+        let mut told: Vec<Refused> = untold.into_iter().filter_map(|entry| self.tell(entry)).collect();
+        let least = self.counted.saturating_sub(self.known);
+        if least == 0 {
+            (self.nobodys, self.from) = (None, None);
+            return told;
+        }
+        let nobodys = self.nobodys.get_or_insert(Nobodys { since: now, least });
+        nobodys.least = nobodys.least.min(least);
+        if all || now.since(nobodys.since) >= NOBODY_NS {
+            let count = if all { least } else { nobodys.least };
+            told.push(Refused { entry: None, count, from: self.from });
+            self.known = self.known.saturating_add(count);
+            self.nobodys = None;
+        }
+        told
+    }
+
+    fn tell(&mut self, entry: TaskKey) -> Option<Refused> {
+        let count = self.sessions.get_mut(&entry)?;
+        let untold = count.total.saturating_sub(count.told);
+        count.told = count.total;
+        (untold > 0).then_some(Refused { entry: Some(entry), count: untold, from: self.from })
+    }
+}
