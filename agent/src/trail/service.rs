@@ -191,7 +191,8 @@ impl<L: Log> Service<L> {
                     }
                     after = entry.cursor;
                     let Some(event) = sight.show(entry.event) else { continue };
-                    let response = v1::TailResponse { event: Some(event), cursor: log.text(after) };
+                    let event = Some(Arc::unwrap_or_clone(event));
+                    let response = v1::TailResponse { event, cursor: log.text(after) };
                     if tx.send(Ok(response)).await.is_err() {
                         return Ok(());
                     }

@@ -19,8 +19,8 @@ impl Sight {
     ///
     /// The filter is asked about what they may see of it: else its answer would tell them of the rest.
     #[must_use]
-    pub fn show(&self, event: Arc<v1::Event>) -> Option<v1::Event> {
+    pub fn show(&self, event: Arc<v1::Event>) -> Option<Arc<v1::Event>> {
         let event = self.viewer.rights().show(event)?;
-        self.filter.passes(&event).then(|| Arc::unwrap_or_clone(event))
+        self.filter.passes(&event).then_some(event)
     }
 }

@@ -3,7 +3,7 @@
 //! A stream that its client does not read costs the memory of a few responses and of its window's bookkeeping, and
 //! that for a limited time. Why it ended reaches the client behind everything that was sent before.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use podtrail_proto::v1::{
@@ -158,7 +158,10 @@ impl Calls {
             }),
             Delivered::Events(batch) => {
                 EventsDelivered { events: batch.len() }.emit();
-                let (events, cursors) = batch.into_iter().map(|d| (d.event, self.log.text(d.cursor))).unzip();
+                let (events, cursors) = batch
+                    .into_iter()
+                    .map(|d| (Arc::unwrap_or_clone(d.event), self.log.text(d.cursor)))
+                    .unzip();
                 Answer::Events(v1::SubscribeEvents { events, cursors })
             }
         };

@@ -11,7 +11,7 @@
 //! - In flight is never more than the window allows, but for a single event that is larger than it.
 //! - Memory is bounded: [`Feed::wants`] asks for no page while enough is held.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use podtrail_proto::v1;
 use prost::Message as _;
@@ -30,14 +30,14 @@ const ENOUGH_BYTES: usize = 2 * BATCH_BYTES;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delivery {
     pub cursor: Cursor,
-    pub event: v1::Event,
+    pub event: Arc<v1::Event>,
     /// as encoded
     bytes: usize,
 }
 
 impl Delivery {
     #[must_use]
-    pub fn new(cursor: Cursor, event: v1::Event) -> Self {
+    pub fn new(cursor: Cursor, event: Arc<v1::Event>) -> Self {
         let bytes = event.encoded_len();
         Self { cursor, event, bytes }
     }

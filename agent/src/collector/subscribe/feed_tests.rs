@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -19,7 +17,7 @@ const PACE: Pace = Pace { heartbeat: Duration::from_secs(10), slow_after: Durati
 const WIDE: Window = Window { events: 10_000, bytes: 1 << 24 };
 
 fn delivery(cursor: Cursor) -> Delivery {
-    Delivery::new(cursor, event("n", cursor, 1, "", exited()))
+    Delivery::new(cursor, Arc::new(event("n", cursor, 1, "", exited())))
 }
 
 fn page(after: Cursor, to: Cursor, shown: impl IntoIterator<Item = Cursor>) -> Look {

@@ -38,7 +38,7 @@ pub(super) fn look(log: &dyn Log, after: Cursor, sight: &Sight, gaps: bool) -> R
             return Err(LookError::Trimmed { after, oldest: bounds.oldest });
         }
         to = first - 1;
-        shown.push(Delivery::new(to, gap(after, to, &bounds)));
+        shown.push(Delivery::new(to, Arc::new(gap(after, to, &bounds))));
     }
     to = entries.last().map_or(to, |e| e.cursor);
     shown.reserve(entries.len());
