@@ -36,6 +36,12 @@ const PACKAGES: &[Package] = &[
     Package { name: "runc", version: None, purpose: For::Tests },
     Package { name: "crun", version: None, purpose: For::Tests },
     Package { name: "busybox-static", version: None, purpose: For::Tests },
+    // The Python example is generated and run.
+    Package { name: "protobuf-compiler", version: None, purpose: For::Tests },
+    Package { name: "protobuf-compiler-grpc", version: None, purpose: For::Tests },
+    Package { name: "libprotobuf-dev", version: None, purpose: For::Tests },
+    Package { name: "python3-grpcio", version: None, purpose: For::Tests },
+    Package { name: "python3-protobuf", version: None, purpose: For::Tests },
     Package { name: "libbpf-tools", version: None, purpose: For::Bench },
     Package { name: "bpftrace", version: None, purpose: For::Bench },
 ];
