@@ -109,7 +109,7 @@ async fn main() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let indexed = Arc::new(Indexed::open(Arc::new(DiskLog::open(dir.path())?))?);
     let stop = CancellationToken::new();
-    let store = Box::new(DiskStore::open(indexed.log())?);
+    let store = Box::new(DiskStore::new(indexed.log().clone()));
     let log = indexed.log().clone();
     let subscriptions = Subscriptions::load(log, store, Settings::default(), Moment::clock(), stop.clone())?;
     tokio::spawn(subscriptions.clone().run());

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use podtrail_proto::v1;
+use podtrail_proto::v1::{self, agent_state::Phase};
 
 use super::{
     line::{Line, Look, Style, cut},
@@ -135,7 +135,7 @@ pub fn nodes(answer: &v1::ListNodesResponse, look: &Look) -> String {
             (Style::Plain, agent.map_or_else(|| "-".to_owned(), |agent| escape::name(&agent.version))),
             (Style::Plain, agent.map_or_else(|| "-".to_owned(), |agent| agent.hooks.len().to_string())),
             (Style::Plain, when(node.last_seen.as_ref())),
-            if node.connected { (Style::Good, "yes".to_owned()) } else { (Style::Bad, "no".to_owned()) },
+            presence(node, &when),
             (
                 Style::Plain,
                 node.lag.as_ref().map_or_else(|| "-".to_owned(), |lag| time::length(time::nanos(lag))),
@@ -223,6 +223,20 @@ pub fn subscriptions(all: &[v1::Subscription], look: &Look) -> String {
     let mut out = String::new();
     Table { heads, rows: rows.collect() }.push(&mut out, look);
     out
+}
+
+/// Whether it is there, and what is known where not.
+fn presence(
+    node: &v1::Node,
+    when: &impl Fn(Option<&podtrail_proto::Timestamp>) -> String,
+) -> (Style, String) {
+    let stopped = node.agent.as_ref().is_some_and(|agent| agent.phase() == Phase::Stopped);
+    match &node.silent_since {
+        Some(_) => (Style::Bad, format!("silent since {}", when(node.silent_since.as_ref()))),
+        None if node.connected => (Style::Good, "yes".to_owned()),
+        None if stopped => (Style::Plain, "stopped".to_owned()),
+        None => (Style::Bad, "no".to_owned()),
+    }
 }
 
 fn retention(kept: &v1::Retention, look: &Look) -> String {

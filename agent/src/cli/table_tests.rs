@@ -84,8 +84,16 @@ fn nodes_and_what_is_kept() {
         ..Default::default()
     };
     let gone = v1::Node { name: "node two".to_owned(), ..Default::default() };
+    let silent =
+        v1::Node { name: "n3".to_owned(), silent_since: at(2), connected: true, ..Default::default() };
+    let phase = Some(Phase::Stopped.into());
+    let stopped = v1::Node {
+        name: "n4".to_owned(),
+        agent: Some(v1::AgentState { phase, version: "0.1.0".to_owned(), ..Default::default() }),
+        ..Default::default()
+    };
     let answer = v1::ListNodesResponse {
-        nodes: vec![node, gone],
+        nodes: vec![node, gone, silent, stopped],
         retention: Some(v1::Retention {
             max_age: Some(Duration { seconds: 7 * 86_400, nanos: 0 }),
             max_bytes: 10 << 30,
@@ -97,9 +105,11 @@ fn nodes_and_what_is_kept() {
         }),
     };
     let golden = r"
-NODE        AGENT  HOOKS  LAST SEEN  CONNECTED     LAG     EVENTS  LOST  CONDITIONS
-n1          0.1.0      1  20:14:02   yes        0.02 s  1,234,567    12  Ready=True
-'node two'  -          -  -          no              -          0     0  -
+NODE        AGENT  HOOKS  LAST SEEN  CONNECTED                 LAG     EVENTS  LOST  CONDITIONS
+n1          0.1.0      1  20:14:02   yes                    0.02 s  1,234,567    12  Ready=True
+'node two'  -          -  -          no                          -          0     0  -
+n3          -          -  -          silent since 20:14:04       -          0     0  -
+n4          0.1.0      0  -          stopped                     -          0     0  -
   n1: setns by tracepoint: fexit: \x1bEPERM
 kept: at most 7 days or 10 GiB; now 5,000 events, 1.2 GiB, since 2026-11-21 20:14:02, cursors 1 to 5000
 ";

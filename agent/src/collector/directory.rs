@@ -4,6 +4,8 @@
 //! DATA/lock      held (flock) by the collector that uses the directory; its content means nothing
 //! DATA/format    "podtrail-collector 1\n": what this is, and the version of all that is below
 //! DATA/store/    the embedded store, see `log`
+//! DATA/reach     how far the log has come, see `log/reach.rs`
+//! DATA/store.damaged-TIME/    a store that could not be opened; nobody reads it but people
 //! ```
 //!
 //! Invariants: nothing below DATA is touched without the lock, and nothing but the lock before the format is known.
@@ -78,6 +80,11 @@ impl Directory {
         self.path.join("store")
     }
 
+    /// How far the log has come.
+    pub(super) fn reach(&self) -> PathBuf {
+        self.path.join("reach")
+    }
+
     fn check_format(&self) -> Result<(), LogError> {
         let path = self.path.join("format");
         let found = match fs::read(&path) {
@@ -124,7 +131,7 @@ fn text(path: &Path) -> String {
 }
 
 fn io_error(call: &'static str, path: &Path, source: io::Error) -> LogError {
-    LogError::Io { call, path: text(path), source }
+    LogError::io(call, path, source)
 }
 
 #[cfg(test)]

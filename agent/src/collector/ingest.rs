@@ -27,6 +27,7 @@ use self::check::ReportError;
 use super::{
     log::{DiskLog, NodeEpoch},
     sequence::{ANSWER_WAIT, Answer, Report},
+    silence::Silence,
     writer::Writer,
 };
 use crate::{
@@ -40,15 +41,19 @@ use crate::{
 
 /// Agents at once.
 const MAX_STREAMS: usize = 10_000;
+/// When there is no room for one: when to come again. Agents add their back-off, so they do not come together.
+const COME_AGAIN_MS: u64 = 5000;
 /// How long an agent may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
 /// Least time between two answers on a stream that is busy: each one wakes the agent.
 const ANSWER_EVERY: Duration = Duration::from_millis(20);
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Ingest {
     writer: Writer,
     indexed: Arc<Indexed<DiskLog>>,
+    silence: Silence,
     shutdown: CancellationToken,
     streams: Arc<Semaphore>,
     /// names the next stream
@@ -59,11 +64,13 @@ impl Ingest {
     pub(super) fn new(
         writer: Writer,
         indexed: Arc<Indexed<DiskLog>>,
+        silence: Silence,
         shutdown: CancellationToken,
     ) -> ingest_server::IngestServer<Self> {
         let this = Self {
             writer,
             indexed,
+            silence,
             shutdown,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             next: Arc::default(),
@@ -97,10 +104,11 @@ impl Ingest {
         let mut patience: Option<Instant> = None;
         loop {
             check::events(&node, &events).map_err(refuse)?;
+            self.silence.sign(&node).await;
             // With no events too: it tells the agent from where to go on.
             let report = Report { node: node.clone(), stream, events, gone: gone.ranges().to_vec() };
             let Ok(answer) = self.writer.write(report).await else {
-                return Err(Status::unavailable("the log is not written any more"));
+                return Err(Status::unavailable("the log cannot be written now: come again"));
             };
             let Answer { acked, missing: more, asked } = answer;
             gone.forget(acked);
@@ -158,6 +166,13 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
+/// With the time to come again: in gRPC's own words for it (its proposal A6), which agents and most clients know.
+fn full() -> Status {
+    let mut status = Status::resource_exhausted(format!("{MAX_STREAMS} agents are here already"));
+    status.metadata_mut().insert("grpc-retry-pushback-ms", COME_AGAIN_MS.into());
+    status
+}
+
 /// Another stream shows whether the agent has what it was asked for.
 fn unanswered(acked: u64) -> Status {
     Status::unavailable(format!(
@@ -200,11 +215,7 @@ impl ingest_server::Ingest for Ingest {
         &self,
         request: Request<Streaming<v1::ReportRequest>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let permit: OwnedSemaphorePermit = self
-            .streams
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| Status::resource_exhausted(format!("{MAX_STREAMS} agents are here already")))?;
+        let permit: OwnedSemaphorePermit = self.streams.clone().try_acquire_owned().map_err(|_| full())?;
         let peer = Peer::of(&request).cloned();
         let peer = peer.ok_or_else(|| Status::unauthenticated("the connection does not say who it is of"))?;
         let mut requests = request.into_inner();

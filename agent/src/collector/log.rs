@@ -36,22 +36,28 @@
 
 mod codec;
 mod identity;
+mod reach;
+mod recover;
+mod room;
 mod scan;
+mod store;
 mod tail;
 
 use std::{
     collections::BTreeMap,
     fmt,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
-use fjall::{AbstractTree as _, Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{AbstractTree as _, PersistMode};
 use podtrail_proto::v1;
 use tokio::sync::watch;
 
+pub(super) use self::store::{Store, store_error};
 use self::{
     codec::{Header, Stored},
+    reach::Reach,
+    scan::{first, header},
     tail::Tail,
 };
 use super::directory::Directory;
@@ -64,25 +70,21 @@ use crate::trail::{
 pub use codec::{NodeEpoch, Reached};
 
 const TRIMMED: &[u8] = b"trimmed";
-/// The store's caches; all in bytes.
-const CACHE: u64 = 32 * 1024 * 1024;
-const MEMTABLE: u64 = 32 * 1024 * 1024;
-const JOURNAL: u64 = 128 * 1024 * 1024;
 
 /// See the module.
 pub struct DiskLog {
     id: LogId,
-    store: Database,
-    events: Keyspace,
-    sequences: Keyspace,
-    state: Keyspace,
+    /// `None`: it is closed, and could not be opened again
+    store: RwLock<Option<Arc<Store>>>,
+    memtable: u64,
     clock: Clock,
     ends: Mutex<Ends>,
+    reach: Reach,
     /// held for a whole append or trim
     writing: Mutex<()>,
     newest: watch::Sender<Cursor>,
     /// last, so that the lock outlives the store
-    _directory: Directory,
+    directory: Directory,
 }
 
 /// Where the log begins and ends, and its newest events.
@@ -98,32 +100,10 @@ struct Ends {
 }
 
 impl DiskLog {
-    /// Opens the log in a data directory, making both where they are missing.
-    pub fn open(path: &Path) -> Result<Self, LogError> {
-        Self::open_with(path, Moment::clock(), MEMTABLE)
-    }
-
-    fn open_with(path: &Path, clock: Clock, memtable: u64) -> Result<Self, LogError> {
-        let directory = Directory::open(path)?;
-        let store = Database::builder(directory.store())
-            .cache_size(CACHE)
-            .max_journaling_size(JOURNAL)
-            .worker_threads(2)
-            .open()
-            .map_err(store_error)?;
-        let keyspace = |name, memtable| {
-            store
-                .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable))
-                .map_err(store_error)
-        };
-        let events = keyspace("events", memtable)?;
-        let sequences = keyspace("sequences", 4 * 1024 * 1024)?;
-        let state = keyspace("state", 1024 * 1024)?;
-        let ends = Ends::recover(&events, &state)?;
-        let id = identity::identify(&store, &state, directory.birth()?)?;
-        let newest = watch::Sender::new(ends.newest);
-        let (ends, writing) = (Mutex::new(ends), Mutex::default());
-        Ok(Self { id, store, events, sequences, state, clock, ends, writing, newest, _directory: directory })
+    /// The store as it is now; what must be kept with the log has keyspaces of its own in it.
+    pub(super) fn store(&self) -> Result<Arc<Store>, LogError> {
+        let store = self.store.read().unwrap_or_else(PoisonError::into_inner);
+        store.clone().ok_or(LogError::Closed)
     }
 
     // Every change leaves `Ends` whole.
@@ -137,75 +117,30 @@ impl DiskLog {
 
     /// Syncs all that was written; only tidiness, since nothing that was promised waits for it.
     pub fn flush(&self) -> Result<(), LogError> {
-        self.store.persist(PersistMode::SyncAll).map_err(store_error)
-    }
-
-    /// The database, for what must be kept with the log: in keyspaces of its own.
-    pub(super) fn database(&self) -> &Database {
-        &self.store
+        self.store()?.database.persist(PersistMode::SyncAll).map_err(store_error)
     }
 
     /// How far every node has come.
     pub fn sequences(&self) -> Result<BTreeMap<NodeEpoch, Reached>, LogError> {
-        let mut all = BTreeMap::new();
-        for item in self.sequences.iter() {
-            let (key, value) = item.into_inner().map_err(store_error)?;
-            let (Some(node), Some(reached)) = (NodeEpoch::decode(&key), Reached::decode(&value)) else {
-                return Err(LogError::Store("a node's sequence number is damaged".to_owned()));
-            };
-            all.insert(node, reached);
-        }
-        Ok(all)
+        recover::sequences(&*self.store()?)
     }
 
     /// Forgets epochs that ended before everything that the log holds; the latest of each node is kept.
-    fn prune_sequences(&self, oldest: Cursor) -> Result<(), LogError> {
-        let all = self.sequences()?;
+    fn prune_sequences(store: &Store, oldest: Cursor) -> Result<(), LogError> {
+        let all = recover::sequences(store)?;
         let mut latest: BTreeMap<(&str, &str), Cursor> = BTreeMap::new();
         for (node, reached) in &all {
             let cursor = latest.entry((&node.cluster, &node.node)).or_default();
             *cursor = reached.cursor.max(*cursor);
         }
-        let mut batch = self.store.batch();
+        let mut batch = store.database.batch();
         for (node, reached) in &all {
             let last = latest.get(&(&*node.cluster, &*node.node)).copied().unwrap_or(0);
             if reached.cursor < oldest && reached.cursor < last {
-                batch.remove(&self.sequences, node.encode());
+                batch.remove(&store.sequences, node.encode());
             }
         }
         batch.commit().map_err(store_error)
-    }
-}
-
-impl Ends {
-    fn recover(events: &Keyspace, state: &Keyspace) -> Result<Self, LogError> {
-        let trimmed = match state.get(TRIMMED).map_err(store_error)? {
-            None => 0,
-            Some(value) => codec::cursor(&value).ok_or_else(|| {
-                LogError::Store("the place up to which it is trimmed is damaged".to_owned())
-            })?,
-        };
-        let mut ends = Self {
-            oldest: trimmed + 1,
-            oldest_header: None,
-            newest: trimmed,
-            newest_logged: Moment::MIN,
-            total: 0,
-            tail: Tail::default(),
-        };
-        if let Some(last) = events.last_key_value() {
-            let (key, value) = last.into_inner().map_err(store_error)?;
-            let newest = codec::cursor(&key).ok_or_else(|| LogError::Store("a key is damaged".to_owned()))?;
-            let header = Header::decode(&value)
-                .ok_or_else(|| LogError::Corrupt(newest, "it is cut short".to_owned()))?;
-            ends.total = header.before + (value.len() - Header::BYTES) as u64;
-            ends.newest_logged = header.logged;
-            ends.newest = newest.max(trimmed);
-        }
-        if let Ok(Some(value)) = events.get(ends.oldest.to_be_bytes()) {
-            ends.oldest_header = Header::decode(&value);
-        }
-        Ok(ends)
     }
 }
 
@@ -223,9 +158,10 @@ impl Log for DiskLog {
         if events.is_empty() {
             return Ok(cursor);
         }
+        let store = self.store()?;
         let logged = (self.clock)().max(newest_logged);
         let first_header = Header { logged, before };
-        let mut batch = self.store.batch().durability(Some(PersistMode::SyncData));
+        let mut batch = store.database.batch().durability(Some(PersistMode::SyncData));
         let mut reached: BTreeMap<NodeEpoch, Reached> = BTreeMap::new();
         let mut entries = Vec::with_capacity(events.len());
         for event in events {
@@ -233,7 +169,7 @@ impl Log for DiskLog {
             let value = Stored::encode(Header { logged, before }, &event);
             let bytes = value.len() - Header::BYTES;
             before += bytes as u64;
-            batch.insert(&self.events, cursor.to_be_bytes(), value);
+            batch.insert(&store.events, cursor.to_be_bytes(), value);
             if let Some((node, seq)) = NodeEpoch::of(&event) {
                 let time = event.time.as_ref().map_or(logged, Moment::from_timestamp);
                 reached.insert(node, Reached { seq, time, cursor });
@@ -241,7 +177,7 @@ impl Log for DiskLog {
             entries.push((Entry { cursor, logged, event }, bytes));
         }
         for (node, reached) in &reached {
-            batch.insert(&self.sequences, node.encode(), reached.encode());
+            batch.insert(&store.sequences, node.encode(), reached.encode());
         }
         batch.commit().map_err(store_error)?;
         let mut ends = self.ends();
@@ -250,6 +186,7 @@ impl Log for DiskLog {
         ends.total = before;
         ends.oldest_header.get_or_insert(first_header);
         ends.tail.extend(entries);
+        self.reach.write(reach::Reached { oldest: ends.oldest, newest: cursor });
         drop(ends);
         self.newest.send_replace(cursor);
         Ok(cursor)
@@ -266,7 +203,7 @@ impl Log for DiskLog {
         };
         let mut entries = Vec::new();
         let mut total = 0;
-        self.scan(from, to, |entry, bytes| {
+        self.scan(&*self.store()?, from, to, |entry, bytes| {
             let takes = page.takes(entries.len(), total, bytes);
             if takes {
                 total += bytes;
@@ -282,13 +219,14 @@ impl Log for DiskLog {
             let ends = self.ends();
             (ends.oldest, ends.newest)
         };
+        let store = &*self.store()?;
         let mut entries: Vec<Entry> = Vec::new();
         let mut total = 0;
         for &cursor in cursors.iter().filter(|c| (oldest..=newest).contains(c)) {
-            let (entry, bytes) = match self.events.get(cursor.to_be_bytes()) {
-                Ok(Some(value)) => (self.entry(cursor, &value), value.len()),
-                Ok(None) => (self.gap(cursor, cursor, "it is not in the store"), 0),
-                Err(_) => (self.gap(cursor, cursor, "the store cannot read it"), 0),
+            let (entry, bytes) = match store.events.get(cursor.to_be_bytes()) {
+                Ok(Some(value)) => (self.entry(store, cursor, &value), value.len()),
+                Ok(None) => (self.gap(store, cursor, cursor, "it is not in the store"), 0),
+                Err(_) => (self.gap(store, cursor, cursor, "the store cannot read it"), 0),
             };
             if !page.takes(entries.len(), total, bytes) {
                 break;
@@ -304,7 +242,7 @@ impl Log for DiskLog {
             let ends = self.ends();
             (ends.oldest, ends.newest)
         };
-        Ok(self.first(oldest, newest, |h| h.logged >= time) - 1)
+        Ok(first(&*self.store()?, oldest, newest, |h| h.logged >= time) - 1)
     }
 
     fn bounds(&self) -> Result<Bounds, LogError> {
@@ -326,25 +264,27 @@ impl Log for DiskLog {
             let ends = self.ends();
             (ends.oldest, ends.newest, ends.total)
         };
+        let store = &*self.store()?;
         let from = (self.clock)().before(limits.max_age);
-        let new = self.first(oldest, newest, |h| {
+        let new = first(store, oldest, newest, |h| {
             h.logged >= from && total.saturating_sub(h.before) <= limits.max_bytes
         });
         if new == oldest {
             return Ok(0);
         }
-        let mut batch = self.store.batch().durability(Some(PersistMode::SyncData));
-        batch.insert(&self.state, TRIMMED, (new - 1).to_be_bytes());
+        let mut batch = store.database.batch().durability(Some(PersistMode::SyncData));
+        batch.insert(&store.state, TRIMMED, (new - 1).to_be_bytes());
         batch.commit().map_err(store_error)?;
-        let header = if new > newest { None } else { self.header(new, newest) };
+        let header = if new > newest { None } else { header(store, new, newest) };
         {
             let mut ends = self.ends();
             ends.oldest = new;
             ends.oldest_header = header;
             ends.tail.trim(new);
+            self.reach.write(reach::Reached { oldest: new, newest });
         }
-        self.events.tree.drop_range(..new.to_be_bytes()).map_err(|e| store_error(e.into()))?;
-        self.prune_sequences(new)?;
+        store.events.tree.drop_range(..new.to_be_bytes()).map_err(|e| store_error(e.into()))?;
+        Self::prune_sequences(store, new)?;
         Ok(new - oldest)
     }
 
@@ -355,16 +295,11 @@ impl Log for DiskLog {
 
 impl fmt::Debug for DiskLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DiskLog").field("path", &self.events.path()).finish_non_exhaustive()
+        f.debug_struct("DiskLog").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
-pub(super) fn store_error(e: fjall::Error) -> LogError {
-    LogError::Store(match e {
-        fjall::Error::Poisoned => "an earlier write failed: see the log, then start again".to_owned(),
-        e => e.to_string(),
-    })
-}
-
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@
 //! | `ingest` | `podtrail.v1.Ingest` |
 //! | [`subscribe`] | durable subscriptions |
 //! | `reload` | principals, when the configuration's file changes |
+//! | `silence` | nodes of which nothing comes any more |
 //! | `retention` | trims by age and size |
 //!
 //! An event is acknowledged once it is on the disk, and never before. Nothing here changes an event, and nothing
@@ -23,6 +24,7 @@ pub mod output;
 mod reload;
 mod retention;
 mod sequence;
+mod silence;
 pub mod subscribe;
 mod writer;
 
@@ -42,6 +44,7 @@ use self::{
     admission::{Admission, Principals},
     ingest::Ingest,
     log::DiskLog,
+    silence::Silence,
     subscribe::{Subscriptions, calls::Calls, store::DiskStore},
     writer::Writer,
 };
@@ -108,6 +111,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         data,
         retention,
         outputs,
+        silent_after,
         log_level: _,
         log_format: _,
         flags: _,
@@ -153,7 +157,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         // Nothing was promised to anybody yet.
         () = stop.cancelled() => return Ok(()),
     };
-    let (writer, thread) = Writer::start(indexed.clone(), stop.clone())?;
+    let (writer, thread) = Writer::start(indexed.clone(), log_health.clone(), stop.clone())?;
     tokio::spawn(retention::run(indexed.clone(), retention, stop.clone()));
     tokio::spawn(subscriptions.clone().run());
     telemetry::outputs::describe();
@@ -172,7 +176,9 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     let trail = service::Service::new(indexed.clone(), retention, stop.clone(), Viewer::nobody())
         .with_subscriptions(Arc::new(Calls::new(subscriptions.clone())))
         .into_server();
-    let ingest = Ingest::new(writer.clone(), indexed.clone(), stop.clone());
+    let silence = Silence::new(silent_after, writer.clone(), indexed.clone());
+    tokio::spawn(silence.clone().run(stop.clone()));
+    let ingest = Ingest::new(writer.clone(), indexed.clone(), silence, stop.clone());
     let admission = Admission::new(principals, streams_per_peer);
     let incoming = incoming::accept(grpc, tls, incoming::Limits::default(), stop.clone());
     let serving = serve(incoming, admission, trail, ingest, stop.clone(), log_health);
@@ -212,7 +218,7 @@ fn open(
     let (sessions, _) = indexed.index().session_counts();
     let path = data.display().to_string();
     LogOpened { path: &path, bounds: &bounds, sessions, took: began.elapsed() }.emit();
-    let store = Box::new(DiskStore::open(indexed.log())?);
+    let store = Box::new(DiskStore::new(indexed.log().clone()));
     let log = indexed.log().clone();
     let subscriptions = Subscriptions::load(log, store, settings, Moment::clock(), shutdown)?;
     Ok((Arc::new(indexed), subscriptions))

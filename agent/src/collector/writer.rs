@@ -1,16 +1,21 @@
 //! One thread writes the log. What agents report at the same time becomes one batch with one fsync; what is taken of
 //! it `sequence` decides.
 //!
-//! Nothing is acknowledged before the log has it. After a failed write nobody can tell what is on the disk: the
-//! thread ends, and the collector with it; the next start reads what is there.
+//! Nothing is acknowledged before the log has it. Where it cannot be written, nothing is taken: agents are refused,
+//! and keep what they have. A disk that is nearly full is left the room that the store needs to trim and to tidy up.
+//! After a failed write nobody can tell what is on the disk: the log is closed and opened again, until it goes.
 
 use std::{
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use podtrail_proto::v1;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +25,8 @@ use super::{
 };
 use crate::{
     telemetry::{
-        Emit as _,
-        collector::{BatchCommitted, LogFailed},
+        Component, Emit as _,
+        collector::{BatchCommitted, LogFailed, LogWritable},
     },
     trail::{Indexed, log::LogError},
 };
@@ -31,6 +36,10 @@ const MAX_GROUP: usize = 64;
 const MAX_GROUP_BYTES: usize = 16 * 1024 * 1024;
 /// Length of the reports that may wait; more of them wait in their streams, and so in the agents.
 const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+/// Between two attempts to write again: doubled up to the second.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+/// How soon an end is noticed meanwhile.
+const TICK: Duration = Duration::from_millis(50);
 
 /// A report that waits to be written.
 #[derive(Debug)]
@@ -43,6 +52,8 @@ struct Waiting {
 #[derive(Debug)]
 enum Order {
     Write(Waiting),
+    /// an event of the collector's own
+    Note(Box<v1::Event>, oneshot::Sender<()>),
     Finish,
 }
 
@@ -51,44 +62,58 @@ enum Order {
 pub(super) struct Writer {
     orders: mpsc::Sender<Order>,
     room: Arc<Semaphore>,
+    failing: Arc<AtomicBool>,
 }
 
-/// The thread has ended: nothing is written any more.
+/// Nothing is written: not now, or not any more.
 #[derive(Debug)]
-pub(super) struct Ended;
+pub(super) struct Unwritten;
 
 impl Writer {
-    /// Starts the thread; `failed` is cancelled if it has to give up.
+    /// Starts the thread; `failed` is cancelled if it has to give up. `health` hears when the log cannot be written.
     pub(super) fn start(
         indexed: Arc<Indexed<DiskLog>>,
+        health: Component,
         failed: CancellationToken,
     ) -> Result<(Self, JoinHandle<Result<(), LogError>>), LogError> {
         let sequences = Sequences::new(indexed.log().sequences()?);
         let (orders, rx) = mpsc::channel(MAX_GROUP);
+        let failing = Arc::new(AtomicBool::new(false));
+        let state = Arc::clone(&failing);
         let thread = thread::Builder::new()
             .name("log-writer".to_owned())
             .spawn(move || {
                 // Dropped however this ends, by a panic too.
                 let _failed = failed.drop_guard();
-                run(&indexed, sequences, rx).inspect_err(|e| LogFailed { error: &e.to_string() }.emit())
+                Thread { indexed, sequences, orders: rx, health, failing: state }.run()
             })
             .map_err(|source: io::Error| LogError::Io {
                 call: "start",
                 path: "a thread".to_owned(),
                 source,
             })?;
-        Ok((Self { orders, room: Arc::new(Semaphore::new(MAX_WAITING_BYTES)) }, thread))
+        Ok((Self { orders, room: Arc::new(Semaphore::new(MAX_WAITING_BYTES)), failing }, thread))
     }
 
     /// Waits until what can be taken of it is in the log.
-    pub(super) async fn write(&self, report: Report) -> Result<Answer, Ended> {
+    pub(super) async fn write(&self, report: Report) -> Result<Answer, Unwritten> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Err(Unwritten);
+        }
         let bytes = report.events.iter().map(prost::Message::encoded_len).sum::<usize>();
         let bytes = bytes.clamp(1, MAX_WAITING_BYTES);
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let _room = self.room.acquire_many(permits).await.map_err(|_| Ended)?;
+        let _room = self.room.acquire_many(permits).await.map_err(|_| Unwritten)?;
         let (done, answer) = oneshot::channel();
-        self.orders.send(Order::Write(Waiting { report, bytes, done })).await.map_err(|_| Ended)?;
-        answer.await.map_err(|_| Ended)
+        self.orders.send(Order::Write(Waiting { report, bytes, done })).await.map_err(|_| Unwritten)?;
+        answer.await.map_err(|_| Unwritten)
+    }
+
+    /// Waits until an event of the collector's own is in the log.
+    pub(super) async fn note(&self, event: v1::Event) -> Result<(), Unwritten> {
+        let (done, written) = oneshot::channel();
+        self.orders.send(Order::Note(Box::new(event), done)).await.map_err(|_| Unwritten)?;
+        written.await.map_err(|_| Unwritten)
     }
 
     /// Lets the thread write what it was given, and end.
@@ -98,52 +123,140 @@ impl Writer {
     }
 }
 
-fn run(
-    indexed: &Indexed<DiskLog>,
-    mut sequences: Sequences,
-    mut orders: mpsc::Receiver<Order>,
-) -> Result<(), LogError> {
-    let mut finish = false;
-    while !finish && let Some(Order::Write(first)) = orders.blocking_recv() {
-        let mut bytes = first.bytes;
-        let mut group = vec![first];
-        while group.len() < MAX_GROUP
-            && bytes < MAX_GROUP_BYTES
-            && let Ok(order) = orders.try_recv()
-        {
-            let Order::Write(waiting) = order else {
-                finish = true;
-                break;
-            };
-            bytes += waiting.bytes;
-            group.push(waiting);
-        }
-        write(indexed, &mut sequences, group)?;
-    }
-    Ok(())
+struct Thread {
+    indexed: Arc<Indexed<DiskLog>>,
+    sequences: Sequences,
+    orders: mpsc::Receiver<Order>,
+    health: Component,
+    failing: Arc<AtomicBool>,
 }
 
-fn write(
-    indexed: &Indexed<DiskLog>,
-    sequences: &mut Sequences,
-    waiting: Vec<Waiting>,
-) -> Result<(), LogError> {
-    let began = Instant::now();
-    let mut group = sequences.group();
-    let mut answers = Vec::with_capacity(waiting.len());
-    for Waiting { report, bytes: _, done } in waiting {
-        answers.push((done, group.take(report, began)));
+/// What becomes one batch.
+#[derive(Default)]
+struct Batch {
+    reports: Vec<Waiting>,
+    notes: Vec<(v1::Event, oneshot::Sender<()>)>,
+    bytes: usize,
+}
+
+impl Thread {
+    fn run(mut self) -> Result<(), LogError> {
+        let mut finish = false;
+        while !finish && let Some(order) = self.orders.blocking_recv() {
+            let mut batch = Batch::default();
+            finish = !batch.add(order);
+            while !finish && batch.has_room() {
+                let Ok(order) = self.orders.try_recv() else { break };
+                finish = !batch.add(order);
+            }
+            if let Err(error) = self.write(batch) {
+                // A log that cannot be written is no reason to keep anybody from leaving.
+                if finish || !self.recover(&error)? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
-    let batch = std::mem::take(&mut group.batch);
-    let (events, duplicates, held) = (batch.len() as u64, group.duplicates, group.held);
-    if events > 0 {
-        indexed.append(batch)?;
+
+    fn write(&mut self, batch: Batch) -> Result<(), LogError> {
+        let Batch { reports, notes, bytes: _ } = batch;
+        let began = Instant::now();
+        let mut group = self.sequences.group();
+        let mut answers = Vec::with_capacity(reports.len());
+        for Waiting { report, bytes: _, done } in reports {
+            answers.push((done, group.take(report, began)));
+        }
+        let mut batch = std::mem::take(&mut group.batch);
+        let (duplicates, held) = (group.duplicates, group.held);
+        let mut noted = Vec::with_capacity(notes.len());
+        for (event, done) in notes {
+            batch.push(Arc::new(event));
+            noted.push(done);
+        }
+        let events = batch.len() as u64;
+        if events > 0 {
+            self.indexed.log().check_room()?;
+            self.indexed.append(batch)?;
+        }
+        group.keep();
+        BatchCommitted { events, duplicates, held, took: began.elapsed() }.emit();
+        for (done, answer) in answers {
+            // A stream that is gone asks again when it comes back.
+            _ = done.send(answer);
+        }
+        for done in noted {
+            _ = done.send(());
+        }
+        Ok(())
     }
-    group.keep();
-    BatchCommitted { events, duplicates, held, took: began.elapsed() }.emit();
-    for (done, answer) in answers {
-        // A stream that is gone asks again when it comes back.
-        _ = done.send(answer);
+
+    /// Refuses everybody until the log can be written again; `false`: it is to end before.
+    fn recover(&mut self, error: &LogError) -> Result<bool, LogError> {
+        let mut said = error.to_string();
+        self.failing.store(true, Ordering::Relaxed);
+        self.health.not_ready(format!("the log cannot be written: {said}"));
+        LogFailed { error: &said }.emit();
+        let began = Instant::now();
+        let mut wait = RETRY.0;
+        // Where the disk was only nearly full, nothing has failed, and readers need not wait.
+        let mut whole = matches!(error, LogError::Full { .. });
+        loop {
+            let until = Instant::now() + wait;
+            while Instant::now() < until {
+                match self.orders.try_recv() {
+                    // Dropped: whoever waits for it is refused.
+                    Ok(Order::Write(_) | Order::Note(..)) => {}
+                    Ok(Order::Finish) | Err(mpsc::error::TryRecvError::Disconnected) => return Ok(false),
+                    Err(mpsc::error::TryRecvError::Empty) => thread::sleep(TICK),
+                }
+            }
+            wait = (wait * 2).min(RETRY.1);
+            match self.again(whole) {
+                Ok(()) => break,
+                Err(e) => {
+                    whole &= matches!(e, LogError::Full { .. });
+                    let now = e.to_string();
+                    if now != said {
+                        self.health.not_ready(format!("the log cannot be written: {now}"));
+                        said = now;
+                    }
+                }
+            }
+        }
+        self.failing.store(false, Ordering::Relaxed);
+        self.health.ready();
+        LogWritable { took: began.elapsed() }.emit();
+        Ok(true)
     }
-    Ok(())
+
+    fn again(&mut self, whole: bool) -> Result<(), LogError> {
+        self.indexed.log().check_room_to_go_on()?;
+        if !whole {
+            self.indexed.log().reopen()?;
+            // What was not acknowledged may be in it all the same.
+            self.indexed.catch_up()?;
+            self.sequences = Sequences::new(self.indexed.log().sequences()?);
+        }
+        Ok(())
+    }
+}
+
+impl Batch {
+    fn has_room(&self) -> bool {
+        self.reports.len() + self.notes.len() < MAX_GROUP && self.bytes < MAX_GROUP_BYTES
+    }
+
+    /// `false`: this was the last.
+    fn add(&mut self, order: Order) -> bool {
+        match order {
+            Order::Write(waiting) => {
+                self.bytes += waiting.bytes;
+                self.reports.push(waiting);
+            }
+            Order::Note(event, done) => self.notes.push((*event, done)),
+            Order::Finish => return false,
+        }
+        true
+    }
 }

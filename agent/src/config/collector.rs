@@ -35,6 +35,10 @@ const MAX_BYTES: u64 = 10 << 30;
 const MAX_BYTES_MIN: u64 = 1 << 20;
 const MAX_BYTES_MAX: u64 = 1 << 50;
 
+/// Agents give a sign of life every 15 s.
+const SILENT_AFTER: Duration = Duration::from_secs(60);
+const SILENT_AFTER_MIN: Duration = Duration::from_secs(1);
+
 const STREAMS: usize = 64;
 const SUBSCRIPTIONS: usize = 100;
 const SLOW_AFTER: Duration = Duration::from_secs(60);
@@ -87,6 +91,9 @@ pub struct Flags {
     /// A subscription that nobody opens for so long is forgotten [default: 30d]
     #[arg(long, value_name = "DURATION")]
     pub subscription_max_idle: Option<String>,
+    /// A node of which nothing came for so long is silent, which is an event, or "never" [default: 60s]
+    #[arg(long, value_name = "DURATION")]
+    pub silent_after: Option<String>,
     /// Where to serve /metrics, /healthz and /readyz, or "none" [default: 127.0.0.1:9443]
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<String>,
@@ -115,6 +122,8 @@ pub struct CollectorConfig {
     pub retention: Limits,
     /// `[[output]]`
     pub outputs: Vec<Output>,
+    /// `None`: never
+    pub silent_after: Option<Duration>,
     /// a filter as in `RUST_LOG`
     pub log_level: Option<String>,
     pub log_format: LogFormat,
@@ -130,7 +139,7 @@ pub struct Tls {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "listen",
     "data",
     "max-age",
@@ -144,6 +153,7 @@ const KEYS: [&str; 16] = [
     "subscriptions-per-principal",
     "subscription-slow-after",
     "subscription-max-idle",
+    "silent-after",
     "metrics-listen",
     "log-level",
     "log-format",
@@ -167,6 +177,7 @@ impl CollectorConfig {
             subscriptions_per_principal,
             subscription_slow_after,
             subscription_max_idle,
+            silent_after,
             metrics_listen,
             log_level,
             log_format,
@@ -185,6 +196,7 @@ impl CollectorConfig {
         settings.flag("--subscriptions-per-principal", subscriptions_per_principal);
         settings.flag("--subscription-slow-after", subscription_slow_after);
         settings.flag("--subscription-max-idle", subscription_max_idle);
+        settings.flag("--silent-after", silent_after);
         settings.flag("--metrics-listen", metrics_listen);
         settings.flag("--log-level", log_level);
         settings.flag("--log-format", log_format);
@@ -224,6 +236,10 @@ impl CollectorConfig {
                 }),
             },
             outputs: outputs::check(settings),
+            silent_after: settings.check("silent-after", Some(SILENT_AFTER), |text| match text {
+                "never" => Ok(None),
+                text => duration(text, SILENT_AFTER_MIN).map(Some).map_err(|e| format!("{e}, or never")),
+            }),
             metrics_listen: settings.check("metrics-listen", Some(METRICS), |text| {
                 optional(text, |text| address(text, "127.0.0.1:9443, or none"))
             }),
@@ -308,6 +324,7 @@ mod tests {
                 subscriptions_per_principal: 100,
                 subscription_slow_after: Duration::from_secs(60),
                 subscription_max_idle: Duration::from_secs(30 * 86_400),
+                silent_after: Some(Duration::from_secs(60)),
                 log_level: None,
                 log_format: LogFormat::Auto,
                 flags: Flags::default(),
@@ -321,7 +338,7 @@ mod tests {
                     max-bytes = \"512MiB\"\nlog-level = \"debug\"\nlog-format = \"json\"\ntls-ca = \"/file\"\n\
                     tls-cert = \"/cert\"\ntls-key = \"/key\"\nstreams-per-peer = 5\n\
                     subscriptions-per-principal = 6\nsubscription-slow-after = \"5s\"\n\
-                    subscription-max-idle = \"1d\"\n";
+                    subscription-max-idle = \"1d\"\nsilent-after = \"never\"\n";
         let ca = Some("/ca".to_owned());
         assert_eq!(
             load(text, Flags { tls_ca: ca.clone(), ..Flags::default() }).unwrap(),
@@ -337,6 +354,7 @@ mod tests {
                 subscriptions_per_principal: 6,
                 subscription_slow_after: Duration::from_secs(5),
                 subscription_max_idle: Duration::from_secs(86_400),
+                silent_after: None,
                 log_level: Some("debug".to_owned()),
                 log_format: LogFormat::Json,
                 flags: Flags::default(),
@@ -357,6 +375,7 @@ mod tests {
             subscriptions_per_principal: Some("8".to_owned()),
             subscription_slow_after: Some("90s".to_owned()),
             subscription_max_idle: Some("2d".to_owned()),
+            silent_after: Some("90s".to_owned()),
             metrics_listen: Some("127.0.0.1:0".to_owned()),
             log_level: Some("warn".to_owned()),
             log_format: Some("text".to_owned()),
@@ -378,6 +397,7 @@ mod tests {
                 subscriptions_per_principal: 8,
                 subscription_slow_after: Duration::from_secs(90),
                 subscription_max_idle: Duration::from_secs(2 * 86_400),
+                silent_after: Some(Duration::from_secs(90)),
                 log_level: Some("warn".to_owned()),
                 log_format: LogFormat::Text,
                 flags: Flags::default(),

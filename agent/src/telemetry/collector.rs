@@ -41,15 +41,18 @@ pub fn describe() {
     );
     describe_histogram!("podtrail_collector_commit_seconds", Seconds, "Time to write a batch to the log");
     describe_gauge!("podtrail_collector_agents_connected", Count, "Streams of agents");
+    describe_counter!("podtrail_collector_silences_total", Count, "Times that a node fell silent");
+    describe_gauge!("podtrail_collector_log_writable", Count, "1: the log can be written, 0: it cannot");
     describe_gauge!("podtrail_collector_log_events", Count, "Events in the log");
     describe_gauge!("podtrail_collector_log_bytes", Bytes, "Encoded length of the events in the log");
     describe_gauge!("podtrail_collector_log_newest_cursor", Count, "Newest place in the log");
     describe_gauge!("podtrail_collector_sessions", Count, "Sessions known, open and all");
     // So that they are there, at 0, before anything goes wrong.
-    for name in ["events", "duplicates", "held", "missing", "unreadable", "trimmed", "commits"] {
+    for name in ["events", "duplicates", "held", "missing", "unreadable", "trimmed", "commits", "silences"] {
         counter!(format!("podtrail_collector_{name}_total")).increment(0);
     }
     gauge!("podtrail_collector_agents_connected").set(0);
+    gauge!("podtrail_collector_log_writable").set(1);
 }
 
 /// The log is open, and counted.
@@ -162,7 +165,85 @@ impl Emit for EventsUnreadable {
     }
 }
 
-/// The log cannot be written: the collector stops.
+/// The log ends before the place that was acknowledged.
+#[derive(Debug)]
+pub struct LogCutShort {
+    pub from: Cursor,
+    pub to: Cursor,
+}
+
+impl Emit for LogCutShort {
+    fn emit(self) {
+        let Self { from, to } = self;
+        counter!("podtrail_collector_unreadable_total").increment(to - from + 1);
+        error!(
+            from,
+            to, "the log has lost its end: shown as a gap, and agents are asked for it; check the disk"
+        );
+    }
+}
+
+/// The log cannot be opened with its journal: it is tried without.
+#[derive(Debug)]
+pub struct JournalSetAside<'a> {
+    pub aside: &'a str,
+    pub why: &'a str,
+}
+
+impl Emit for JournalSetAside<'_> {
+    fn emit(self) {
+        let Self { aside, why } = self;
+        error!(aside, error = why, "the log is damaged: its journal was moved aside; check the disk");
+    }
+}
+
+/// The log cannot be read at all: another is begun.
+#[derive(Debug)]
+pub struct LogBegunAnew<'a> {
+    pub count: u64,
+    pub aside: &'a str,
+    pub why: &'a str,
+}
+
+impl Emit for LogBegunAnew<'_> {
+    fn emit(self) {
+        let Self { count, aside, why } = self;
+        counter!("podtrail_collector_unreadable_total").increment(count);
+        error!(
+            events = count,
+            aside,
+            error = why,
+            "the log is damaged and cannot be opened: moved aside, and another is begun; check the disk"
+        );
+    }
+}
+
+/// Positions of readers cannot be read.
+#[derive(Debug)]
+pub struct SubscriptionsDamaged {
+    /// that can
+    pub left: usize,
+}
+
+impl Emit for SubscriptionsDamaged {
+    fn emit(self) {
+        error!(left = self.left, "subscriptions are damaged: who resumes one is told that there is none");
+    }
+}
+
+/// What the log says of how far nodes have come was lost, and counted again from its events.
+#[derive(Debug)]
+pub struct SequencesCounted {
+    pub nodes: usize,
+}
+
+impl Emit for SequencesCounted {
+    fn emit(self) {
+        warn!(nodes = self.nodes, "how far nodes have come was counted again from their events");
+    }
+}
+
+/// The log cannot be written: nothing is taken.
 #[derive(Debug)]
 pub struct LogFailed<'a> {
     pub error: &'a str,
@@ -170,10 +251,24 @@ pub struct LogFailed<'a> {
 
 impl Emit for LogFailed<'_> {
     fn emit(self) {
+        gauge!("podtrail_collector_log_writable").set(0);
         error!(
             error = self.error,
-            "the log cannot be written: stopping, agents keep what is not acknowledged"
+            "the log cannot be written: agents are refused and keep what they have, readers are served"
         );
+    }
+}
+
+/// The log can be written again.
+#[derive(Debug)]
+pub struct LogWritable {
+    pub took: Duration,
+}
+
+impl Emit for LogWritable {
+    fn emit(self) {
+        gauge!("podtrail_collector_log_writable").set(1);
+        info!(seconds = self.took.as_secs_f64(), "the log can be written again");
     }
 }
 
@@ -221,6 +316,41 @@ impl Emit for AgentStream<'_> {
             gauge!("podtrail_collector_agents_connected").decrement(1);
             info!(cluster, node, epoch, "agent disconnected");
         }
+    }
+}
+
+/// Nothing came from a node for a while.
+#[derive(Debug)]
+pub struct NodeSilent<'a> {
+    pub cluster: &'a str,
+    pub node: &'a str,
+    pub after: Duration,
+}
+
+impl Emit for NodeSilent<'_> {
+    fn emit(self) {
+        let Self { cluster, node, after } = self;
+        counter!("podtrail_collector_silences_total").increment(1);
+        error!(
+            cluster,
+            node,
+            seconds = after.as_secs_f64(),
+            "node is silent: nothing came from it for a while"
+        );
+    }
+}
+
+/// Something came again from a node that was silent.
+#[derive(Debug)]
+pub struct NodeReturned<'a> {
+    pub cluster: &'a str,
+    pub node: &'a str,
+}
+
+impl Emit for NodeReturned<'_> {
+    fn emit(self) {
+        let Self { cluster, node } = self;
+        info!(cluster, node, "node is back");
     }
 }
 

@@ -102,6 +102,12 @@ pub enum LogError {
     /// the store failed: {0}
     #[error("the store failed: {0}")]
     Store(String),
+    /// the log is being opened again: come again
+    #[error("the log is being opened again after a failed write: come again")]
+    Closed,
+    /// less than {needed} bytes are free on the disk of {path}
+    #[error("less than {} MiB are free on the disk of {path}: make room, or lower --max-bytes", needed.div_ceil(1 << 20))]
+    Full { path: String, needed: u64 },
     /// {path} is in use by another process: stop it, or use another data directory
     #[error("{path} is in use by another process: stop it, or use another data directory")]
     Locked { path: String },
@@ -116,4 +122,10 @@ pub enum LogError {
     /// the event at cursor {0} cannot be read
     #[error("the event at cursor {0} cannot be read: {1}")]
     Corrupt(Cursor, String),
+}
+
+impl LogError {
+    pub(crate) fn io(call: &'static str, path: &std::path::Path, source: io::Error) -> Self {
+        Self::Io { call, path: path.display().to_string(), source }
+    }
 }

@@ -218,8 +218,10 @@ fn trimmed(log: LogId, after: Cursor, oldest: Cursor) -> Status {
 pub(crate) fn log_status(e: LogError) -> Status {
     match e {
         LogError::Corrupt(..) => Status::data_loss(e.to_string()),
+        LogError::Closed => Status::unavailable(e.to_string()),
         LogError::Io { .. }
         | LogError::Store(_)
+        | LogError::Full { .. }
         | LogError::Locked { .. }
         | LogError::Newer { .. }
         | LogError::Foreign { .. } => Status::internal(e.to_string()),

@@ -9,7 +9,10 @@
 
 mod cli;
 mod examples;
+mod full;
+mod herd;
 mod holes;
+mod silence;
 mod subscribe;
 mod tls;
 
@@ -540,7 +543,7 @@ fn what_cannot_be_is_told_in_one_line() {
         &format!(
             "{config}:2:1: max-byts: no such key; there are: \
              listen, data, max-age, max-bytes, tls-ca, tls-cert, tls-key, kubelet-ca, kubelet-cluster, streams-per-peer, \
-             subscriptions-per-principal, subscription-slow-after, subscription-max-idle, metrics-listen, log-level, log-format, [[principal]], [[output]]"
+             subscriptions-per-principal, subscription-slow-after, subscription-max-idle, silent-after, metrics-listen, log-level, log-format, [[principal]], [[output]]"
         ),
     );
     misused(

@@ -16,12 +16,8 @@ const ID: &[u8] = b"id";
 
 /// The id of the log in this store.
 pub(super) fn identify(store: &Database, state: &Keyspace, birth: Birth) -> Result<LogId, LogError> {
-    let known = match state.get(ID).map_err(store_error)? {
-        None => None,
-        Some(value) => {
-            Some(decode(&value).ok_or_else(|| LogError::Store("the id of the log is damaged".to_owned()))?)
-        }
-    };
+    // One that cannot be read is drawn anew: cursors of before are refused then, and never mistaken.
+    let known = state.get(ID).ok().flatten().and_then(|value| decode(&value));
     if let Some((id, of)) = known
         && of == birth
     {

@@ -7,7 +7,7 @@ use std::{
 
 use podtrail_proto::v1::event::Body;
 
-use super::*;
+use super::{store::MEMTABLE, *};
 use crate::trail::{
     Indexed,
     testing::{SECOND, ended, event, exited, started},
@@ -176,7 +176,7 @@ fn trims_by_bytes_and_gives_the_disk_back() {
     for batch in 0..80u64 {
         log.append((1..=10).map(|n| noise(batch * 10 + n, 10_000)).collect()).unwrap();
     }
-    log.events.rotate_memtable_and_wait().unwrap();
+    log.store().unwrap().events.rotate_memtable_and_wait().unwrap();
     let before = f.tables();
     assert!(before > 3_500_000, "8 MB of hex digits in {before} bytes");
     let limits = Limits { max_age: Duration::MAX, max_bytes: 1_000_000 };
@@ -187,7 +187,7 @@ fn trims_by_bytes_and_gives_the_disk_back() {
     assert_eq!(read(&log), same(dropped + 1..=800));
     // Whoever was reading meanwhile sees no damage in it.
     let mut seen = Vec::new();
-    log.scan(1, 800, |entry, _| {
+    log.scan(&log.store().unwrap(), 1, 800, |entry, _| {
         assert!(entry.event.id.is_some(), "{entry:?}");
         seen.push(entry.cursor);
         true
@@ -220,10 +220,10 @@ fn damaged_records_become_gaps() {
     drop(log);
     let log = f.open();
     let value = Stored::encode(Header { logged: Moment(1000 * SECOND), before: 0 }, &some(3));
-    log.events.insert(3u64.to_be_bytes(), [&value[..], &[0xff; 9]].concat()).unwrap();
-    log.events.insert(5u64.to_be_bytes(), b"short").unwrap();
-    log.events.remove(7u64.to_be_bytes()).unwrap();
-    log.events.remove(8u64.to_be_bytes()).unwrap();
+    log.store().unwrap().events.insert(3u64.to_be_bytes(), [&value[..], &[0xff; 9]].concat()).unwrap();
+    log.store().unwrap().events.insert(5u64.to_be_bytes(), b"short").unwrap();
+    log.store().unwrap().events.remove(7u64.to_be_bytes()).unwrap();
+    log.store().unwrap().events.remove(8u64.to_be_bytes()).unwrap();
     let told = [(3, 1, "it is no event"), (5, 1, "it is cut short"), (8, 2, "they are not in the store")];
     assert_eq!(gaps(&log), told.map(|(c, n, why)| (c, n, why.to_owned())));
     let seqs: Vec<u64> = read(&log).into_iter().map(|(_, seq)| seq).filter(|s| *s > 0).collect();
@@ -241,7 +241,7 @@ fn damaged_tables_become_gaps() {
     let f = Fixture::new();
     let log = f.open();
     log.append((1..=400).map(|n| noise(n, 1000)).collect()).unwrap();
-    log.events.rotate_memtable_and_wait().unwrap();
+    log.store().unwrap().events.rotate_memtable_and_wait().unwrap();
     drop(log);
     let largest = f.files("tables").into_iter().max_by_key(|p| fs::metadata(p).unwrap().len()).unwrap();
     let mut bytes = fs::read(&largest).unwrap();
@@ -265,7 +265,7 @@ fn damaged_tables_become_gaps() {
 }
 
 #[test]
-fn a_torn_end_of_the_journal_loses_only_what_was_never_acknowledged() {
+fn a_torn_end_of_the_journal_loses_in_silence_only_what_was_never_acknowledged() {
     let f = Fixture::new();
     let log = f.open();
     for n in 1..=20 {
@@ -279,9 +279,19 @@ fn a_torn_end_of_the_journal_loses_only_what_was_never_acknowledged() {
     for cut in [1, 10, 500] {
         fs::write(&journal, &whole[..used - cut]).unwrap();
         let log = f.open();
-        assert_eq!(read(&log), same(1..=19), "{cut} bytes cut");
+        // It was acknowledged, and that is told outside of the journal.
+        assert_eq!(read(&log), [same(1..=19), vec![(20, 0)]].concat(), "{cut} bytes cut");
+        assert_eq!(gaps(&log), [(20, 1, "they are not in the store".to_owned())]);
         assert_eq!(log.sequences().unwrap().values().next().unwrap().seq, 19);
         drop(log);
+        // As it is where the crash came before the acknowledgement.
+        fs::remove_file(f.dir.path().join("reach")).unwrap();
+        fs::write(&journal, &whole[..used - cut]).unwrap();
+        let log = f.open();
+        assert_eq!(read(&log), same(1..=19), "{cut} bytes cut");
+        drop(log);
+        fs::write(&journal, &whole[..used]).unwrap();
+        assert_eq!(read(&f.open()), same(1..=20));
     }
 }
 

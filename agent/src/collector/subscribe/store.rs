@@ -10,14 +10,17 @@
 //! system: a process that is killed has written them, a power cut may take the last, and then what they acknowledged
 //! comes again. The other way round, a position ahead of what was acknowledged, cannot be.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use super::super::log::{DiskLog, store_error};
-use crate::trail::{
-    Moment,
-    log::{Cursor, LogError},
+use super::super::log::{DiskLog, Store as Opened, store_error};
+use crate::{
+    telemetry::{Emit as _, collector::SubscriptionsDamaged},
+    trail::{
+        Moment,
+        log::{Cursor, LogError},
+    },
 };
 
 /// Whose subscription, and its name.
@@ -51,19 +54,18 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 }
 
 /// In the log's own database.
-pub struct DiskStore {
-    database: Database,
-    subscriptions: Keyspace,
-}
+pub struct DiskStore(Arc<DiskLog>);
 
 impl DiskStore {
-    pub fn open(log: &DiskLog) -> Result<Self, LogError> {
-        let database = log.database().clone();
-        let subscriptions = database
-            .keyspace("subscriptions", || KeyspaceCreateOptions::default().max_memtable_size(1024 * 1024))
-            .map_err(store_error)?;
-        Ok(Self { database, subscriptions })
+    pub fn new(log: Arc<DiskLog>) -> Self {
+        Self(log)
     }
+}
+
+/// The store may be closed and opened again between two calls: handles are for one.
+fn subscriptions(store: &Opened) -> Result<Keyspace, LogError> {
+    let options = || KeyspaceCreateOptions::default().max_memtable_size(1024 * 1024);
+    store.database.keyspace("subscriptions", options).map_err(store_error)
 }
 
 impl fmt::Debug for DiskStore {
@@ -75,21 +77,33 @@ impl fmt::Debug for DiskStore {
 impl Store for DiskStore {
     fn load(&self) -> Result<Vec<(Key, Record)>, LogError> {
         let mut all = Vec::new();
-        for item in self.subscriptions.iter() {
-            let (key, value) = item.into_inner().map_err(store_error)?;
-            let record = Key::decode(&key).zip(Record::decode(&value));
-            all.push(record.ok_or_else(|| LogError::Store("a subscription is damaged".to_owned()))?);
+        let mut whole = true;
+        for item in subscriptions(&*self.0.store()?)?.iter() {
+            // Damage is no reason to serve nobody: who resumes one of these is told that there is none.
+            let Ok((key, value)) = item.into_inner() else {
+                whole = false;
+                break;
+            };
+            match Key::decode(&key).zip(Record::decode(&value)) {
+                Some(record) => all.push(record),
+                None => whole = false,
+            }
+        }
+        if !whole {
+            SubscriptionsDamaged { left: all.len() }.emit();
         }
         Ok(all)
     }
 
     fn write(&self, changes: &[Change], synced: bool) -> Result<(), LogError> {
         let mode = if synced { PersistMode::SyncData } else { PersistMode::Buffer };
-        let mut batch = self.database.batch().durability(Some(mode));
+        let store = &*self.0.store()?;
+        let subscriptions = subscriptions(store)?;
+        let mut batch = store.database.batch().durability(Some(mode));
         for (key, record) in changes {
             match record {
-                Some(record) => batch.insert(&self.subscriptions, key.encode(), record.encode()),
-                None => batch.remove(&self.subscriptions, key.encode()),
+                Some(record) => batch.insert(&subscriptions, key.encode(), record.encode()),
+                None => batch.remove(&subscriptions, key.encode()),
             }
         }
         batch.commit().map_err(store_error)
@@ -174,12 +188,11 @@ mod tests {
             filter: "session_id != ''".to_owned(),
         };
         {
-            let log = DiskLog::open(dir.path()).unwrap();
-            let store = DiskStore::open(&log).unwrap();
+            let store = DiskStore::new(Arc::new(DiskLog::open(dir.path()).unwrap()));
             store.write(&[(key("a"), Some(record(1))), (key("b"), Some(record(2)))], true).unwrap();
             store.write(&[(key("a"), Some(record(7))), (key("b"), None)], false).unwrap();
         }
         let log = DiskLog::open(dir.path()).unwrap();
-        assert_eq!(DiskStore::open(&log).unwrap().load().unwrap(), [(key("a"), record(7))]);
+        assert_eq!(DiskStore::new(Arc::new(log)).load().unwrap(), [(key("a"), record(7))]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use podtrail_proto::v1::{self, event::Body};
+use podtrail_proto::v1::{self, agent_state::Phase, event::Body};
 
 use super::session::bounded;
 use crate::trail::{
@@ -27,6 +27,9 @@ pub(super) struct Node {
     last_seq: u64,
     last_event: Option<Moment>,
     agent: Option<v1::AgentState>,
+    /// its agent's last event said that it stopped
+    pub(super) stopped: bool,
+    silent_since: Option<Moment>,
     conditions: BTreeMap<String, v1::NodeCondition>,
     lag: Option<std::time::Duration>,
 }
@@ -157,29 +160,46 @@ impl Node {
             last_seq: 0,
             last_event: None,
             agent: None,
+            stopped: false,
+            silent_since: None,
             conditions: BTreeMap::new(),
             lag: None,
         }
     }
 
     pub(super) fn apply(&mut self, entry: &Entry, time: Moment) {
-        if let Some(id) = &entry.event.id {
-            if id.epoch != self.epoch {
-                (self.epoch, self.last_seq) = (id.epoch, 0);
-            }
-            self.last_seq = self.last_seq.max(id.seq);
+        let Some(id) = entry.event.id.as_ref().filter(|id| id.seq > 0) else { return self.told(entry, time) };
+        if id.epoch != self.epoch {
+            (self.epoch, self.last_seq) = (id.epoch, 0);
         }
+        self.last_seq = self.last_seq.max(id.seq);
+        self.stopped = false;
         self.last_seen = self.last_seen.max(Some(entry.logged));
         self.last_event = self.last_event.max(Some(time));
         self.lag = Some(entry.logged.since(time));
         match &entry.event.body {
-            Some(Body::AgentState(state)) => self.agent = bounded(state),
+            Some(Body::AgentState(state)) => {
+                self.stopped = state.phase() == Phase::Stopped;
+                self.agent = bounded(state);
+            }
             Some(Body::NodeCondition(c)) if self.conditions.len() < MAX_CONDITIONS => {
                 if let Some(c) = bounded(c) {
                     self.conditions.insert(c.r#type.clone(), c);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// The collector says something of it: no sign of life.
+    fn told(&mut self, entry: &Entry, time: Moment) {
+        let Some(Body::AgentState(state)) = &entry.event.body else { return };
+        match state.phase() {
+            Phase::Silent => {
+                self.silent_since = Some(state.since.as_ref().map_or(time, Moment::from_timestamp));
+            }
+            Phase::Returned => self.silent_since = None,
+            Phase::Unspecified | Phase::Started | Phase::Stopped | Phase::Upgraded | Phase::Integrity => {}
         }
     }
 
@@ -202,7 +222,7 @@ impl Node {
             agent: self.agent.clone(),
             conditions: self.conditions.values().cloned().collect(),
             lag: self.lag.map(Into::into),
-            silent_since: None,
+            silent_since: self.silent_since.map(Moment::timestamp),
         }
     }
 }

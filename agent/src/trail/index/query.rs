@@ -198,6 +198,13 @@ impl Index {
         all.into_iter().take(max).collect()
     }
 
+    /// Whether the last that came from this node's agent was that it stopped.
+    #[must_use]
+    pub fn has_stopped(&self, cluster: &str, name: &str) -> bool {
+        let number = self.node_numbers.get(cluster).and_then(|names| names.get(name));
+        number.and_then(|number| self.nodes.get(number)).is_some_and(|node| node.stopped)
+    }
+
     /// All nodes, by cluster and name.
     #[must_use]
     pub fn nodes(&self) -> Vec<v1::Node> {
