@@ -99,7 +99,7 @@ impl FileSink {
     pub fn write(&mut self, events: &[Delivery]) -> Result<(), OutputError> {
         for delivery in events {
             let start = self.buffer.len();
-            if let Err(error) = json::push(&mut self.buffer, &delivery.event) {
+            if let Err(error) = json::push(&mut self.buffer, &*delivery.event) {
                 let stands = unwritable(&delivery.event, &error);
                 // Its parts are plain text and numbers.
                 if json::push(&mut self.buffer, &stands).is_err() {

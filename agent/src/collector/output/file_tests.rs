@@ -8,7 +8,7 @@ const LOG: LogId = LogId(7);
 fn delivery(cursor: Cursor) -> Delivery {
     let argv = format!("{cursor:0>40}");
     let event = testing::event("n", cursor, 1, "s", executed(&["/bin/true", &argv], false));
-    Delivery::new(cursor, event)
+    Delivery::new(cursor, event.into())
 }
 
 fn deliveries(range: std::ops::RangeInclusive<Cursor>) -> Vec<Delivery> {
@@ -116,7 +116,7 @@ fn a_file_that_is_full_is_set_aside_and_the_oldest_go() {
     let place = Place::new();
     let line = {
         let mut bytes = Vec::new();
-        json::push(&mut bytes, &delivery(1).event).unwrap();
+        json::push(&mut bytes, &*delivery(1).event).unwrap();
         bytes.len() as u64
     };
     let mut sink = place.open(4 * line + line / 2, 2);
