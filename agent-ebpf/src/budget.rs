@@ -36,11 +36,13 @@ impl Ring {
 }
 
 /// What a share has become now that the reader has come past its mark; `None`: it has not. Nothing of `before` is in the
-/// ring any more, nor under way to it. All that was counted since the mark may be: it is the new `before`.
+/// ring any more, nor under way to it. All that was counted since the mark may be: it is the new `before`. A mark beyond
+/// the ring's end is of another ring, which an agent replaced by this one.
 #[inline(always)]
 #[must_use]
 pub fn turned(share: &Share, ring: &Ring, now: u64) -> Option<Share> {
-    if ring.consumed >= share.mark && now.wrapping_sub(share.time) > UNDER_WAY_NS {
+    let past = ring.consumed >= share.mark || share.mark > ring.produced;
+    if past && now.wrapping_sub(share.time) > UNDER_WAY_NS {
         Some(Share { mark: ring.produced, time: now, before: since(share), since: 0 })
     } else {
         None

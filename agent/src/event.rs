@@ -228,6 +228,8 @@ pub enum GapSource {
     AgentDecode,
     AgentBuffer,
     SessionBudget,
+    /// nothing was hooked: what happened is not known, nor how much
+    HooksAbsent,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -237,12 +239,39 @@ pub struct AgentState {
     pub kernel: String,
     pub boot_id: String,
     pub hooks: Vec<Hook>,
+    /// what is wrong now
+    pub findings: Vec<Finding>,
+    /// of a start; see [`Start`]
+    pub start: Option<Start>,
+}
+
+/// What an agent found of the one before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// the kernel side went on recording without an agent, and this one reads on
+    pub adopted: bool,
+    /// whether the agent before said that it stopped; `None`: nobody knows
+    pub stopped_cleanly: Option<bool>,
+    /// when it was last at work, in nanoseconds of the wall clock since 1970
+    pub since: Option<i64>,
+}
+
+/// Something is wrong with what records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub subject: String,
+    pub detail: String,
+    pub time: BootTime,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AgentPhase {
     Started,
     Stopped,
+    /// started, with other programs than those that were recording
+    Upgraded,
+    /// something is wrong with what records, or is right again
+    Integrity,
 }
 
 /// A hook in the kernel, and why it is of its kind.

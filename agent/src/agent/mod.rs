@@ -4,6 +4,7 @@
 //! ring: it is read to its end, then the last event says STOPPED, then whoever reads gets a few seconds.
 
 mod containers;
+mod integrity;
 pub mod lock;
 mod metrics;
 mod pipeline;
@@ -31,9 +32,9 @@ pub(crate) use self::start::probe_options;
 pub use self::{
     containers::Containers,
     lock::LockError,
-    pipeline::Pipeline,
+    pipeline::{First, Pipeline},
     source::{Source, SourceError},
-    start::{examine, start},
+    start::{examine, start, unload},
 };
 use crate::{
     config::agent::AgentConfig,

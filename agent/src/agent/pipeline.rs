@@ -12,10 +12,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{About, AgentError, Containers, Source, SourceError, metrics::Metrics};
+use super::{About, AgentError, Containers, Source, SourceError, integrity::Integrity, metrics::Metrics};
 use crate::{
     convert::{self, WallOffset, boot_now},
-    event::{AgentPhase, AgentState, Event, GapSource},
+    event::{AgentPhase, AgentState, Event, Finding, GapSource, Start},
     probe::RawRecord,
     session::{
         Machine,
@@ -23,12 +23,16 @@ use crate::{
     },
     spool::{Batch, Now, Spool},
     state::Changes,
+    telemetry::Component,
     trail::{Indexed, Moment, log::Entry},
     uplink,
 };
 
 /// How often losses are asked for, clocks compared, and waits given up.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How often to look whether the source is still what was made, unless told otherwise.
+const CHECK: Duration = Duration::from_secs(10);
 
 /// How often to look, a [`TICK`] apart, for what is gone after a loss of exits: the sessions that they were of may
 /// still be in the ring, unread, when the loss is told.
@@ -47,6 +51,16 @@ pub(super) struct Sinks {
     pub(super) uplink: Option<watch::Receiver<uplink::State>>,
 }
 
+/// The agent's first event: how it came to record.
+#[derive(Debug, Default)]
+pub struct First {
+    /// other programs record than those before
+    pub upgraded: bool,
+    pub start: Start,
+    /// what was wrong, and is told with it
+    pub findings: Vec<Finding>,
+}
+
 /// Everything between the source and the spool.
 #[derive(Debug)]
 pub struct Pipeline<S> {
@@ -57,6 +71,8 @@ pub struct Pipeline<S> {
     offset: WallOffset,
     looks: u8,
     metrics: Metrics,
+    integrity: Integrity,
+    first: First,
     // Emptied and filled again, so that a batch allocates nothing of its own.
     raw: Vec<RawRecord>,
     events: Vec<Event>,
@@ -75,11 +91,21 @@ impl<S: Source> Pipeline<S> {
             offset: WallOffset::measure(),
             looks: 0,
             metrics: Metrics::new(),
+            integrity: Integrity::new(CHECK, None, &[]),
+            first: First::default(),
             raw: Vec::new(),
             events: Vec::new(),
             out: Vec::new(),
             kept: Vec::new(),
         }
+    }
+
+    /// How it begins, and how often the source is checked; `component` says whether that finds something.
+    #[must_use]
+    pub fn begins(mut self, first: First, every: Duration, component: Component) -> Self {
+        self.integrity = Integrity::new(every, Some(component), &first.findings);
+        self.first = first;
+        self
     }
 
     pub(super) fn about(&self) -> &About {
@@ -93,7 +119,9 @@ impl<S: Source> Pipeline<S> {
         before: Vec<RawRecord>,
         stop: CancellationToken,
     ) -> Result<(), AgentError> {
-        self.say(AgentPhase::Started);
+        let First { upgraded, start, findings } = std::mem::take(&mut self.first);
+        let phase = if upgraded { AgentPhase::Upgraded } else { AgentPhase::Started };
+        self.say(phase, findings, Some(start));
         self.raw = before;
         self.batch(&sinks);
 
@@ -109,7 +137,7 @@ impl<S: Source> Pipeline<S> {
             self.batch(&sinks);
         }
         self.machine.finish(boot_now(), &mut self.events);
-        self.say(AgentPhase::Stopped);
+        self.say(AgentPhase::Stopped, Vec::new(), None);
         self.send(&sinks, true);
         self.measure(&sinks);
         Ok(ended.and(losses)?)
@@ -146,6 +174,15 @@ impl<S: Source> Pipeline<S> {
     fn tick(&mut self, sinks: &Sinks) {
         self.offset = WallOffset::measure();
         self.machine.flush(boot_now(), &mut self.events);
+        if self.integrity.is_due(Instant::now()) {
+            let findings = self.source.check();
+            if self.integrity.changed(&findings) {
+                for Finding { subject, detail, time: _ } in &findings {
+                    tracing::warn!(subject, detail, "the kernel side was disturbed");
+                }
+                self.say(AgentPhase::Integrity, findings, None);
+            }
+        }
         // Even without events: what was dropped is reported when there is room.
         self.send(sinks, false);
         if let Some(indexed) = &sinks.indexed
@@ -186,10 +223,11 @@ impl<S: Source> Pipeline<S> {
         Ok(())
     }
 
-    /// The agent's own first and last event.
-    fn say(&mut self, phase: AgentPhase) {
+    /// The agent's own events: the first, the last, and what is wrong with what records.
+    fn say(&mut self, phase: AgentPhase, findings: Vec<Finding>, start: Option<Start>) {
         let About { version, kernel, boot_id } = self.about.clone();
-        let state = AgentState { phase, version, kernel, boot_id, hooks: self.source.hooks() };
+        let hooks = self.source.hooks();
+        let state = AgentState { phase, version, kernel, boot_id, hooks, findings, start };
         self.machine.handle(Record::Agent { time: boot_now(), state }, &mut self.events);
     }
 

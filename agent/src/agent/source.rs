@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use crate::{
-    event::{Hook, TaskKey},
+    event::{Finding, Hook, TaskKey},
     probe::{ProbeError, RawRecord},
     session::{Followed, record::Lost},
 };
@@ -40,6 +40,11 @@ pub trait Source: Send + 'static {
 
     /// How many execs and exits of each of `sessions` the kernel side refused so far, but for those that it follows no more.
     fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, SourceError>;
+
+    /// Looks whether what records is still what was made, and puts right what is not: what was found. Empty: nothing.
+    fn check(&mut self) -> Vec<Finding> {
+        Vec::new()
+    }
 
     /// Those of `followed` that are not followed any more, whether or not a record says so.
     fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError>;

@@ -1,6 +1,6 @@
 //! From a checked configuration to a running agent: the lock, the kernel side, what was there before, the signals.
 
-use std::{collections::HashMap, io};
+use std::{collections::HashMap, io, path::PathBuf};
 
 use tokio::{
     net::TcpListener,
@@ -9,7 +9,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{About, AgentError, Containers, Pipeline, Source, SourceError, lock::Lock, open_spool, run};
+use super::{
+    About, AgentError, Containers, First, Pipeline, Source, SourceError, lock::Lock, open_spool, run,
+};
 use crate::{
     config::agent::AgentConfig,
     container::{
@@ -18,13 +20,15 @@ use crate::{
     },
     convert::boot_now,
     doctor::{self, Report},
-    event::{BootTime, Hook, TaskKey},
-    probe::{self, Probe, RawRecord},
+    escape,
+    event::{BootTime, Finding, GapSource, Hook, Start, TaskKey},
+    probe::{self, Inherited, Probe, ProbeError, RawRecord, Resumed},
     session::{
         Followed,
         record::{Lost, Record},
     },
     telemetry::{Health, Metrics, http},
+    trail::Moment,
 };
 
 /// Runs the agent on this node until it is told to stop.
@@ -61,6 +65,7 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     let about = About::read()?;
     let health = Health::new();
     let hooks = health.component("kernel hooks");
+    let integrity = health.component("integrity");
     serve_metrics(config, health, stop.clone()).await?;
 
     if let Some(spool) = &config.spool {
@@ -78,10 +83,19 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
             "only a part of the node's cgroups can be seen: mount the node's /sys/fs/cgroup to name containers"
         );
     }
-    let (spool, _saved) = open_spool(config, &about);
-    let mut probe = Probe::load(&probe_options(config, &hierarchy, &namespaces))?;
+    let (spool, saved) = open_spool(config, &about);
+    let options = probe_options(config, &hierarchy, &namespaces);
+    let (mut probe, resumed, inherited) = Probe::load(&options, saved.source.as_deref())?;
     let attached = boot_now();
-    let before = Before::find(&mut probe, &host, &hierarchy, &namespaces, attached)?;
+    match &resumed {
+        Resumed::Fresh { why } => tracing::info!(why, "the kernel side is new"),
+        Resumed::Adopted => tracing::info!("the kernel side went on recording: reading on"),
+        Resumed::Upgraded { why } => {
+            tracing::info!(why, "the kernel side went on recording: its programs are new");
+        }
+    }
+    let Inherited { continued, records: left, losses, findings } = inherited;
+    let before = Before::find(&mut probe, &host, &hierarchy, &namespaces, attached, resumed.went_on())?;
     probe::give_back_memory();
     if config.realtime
         && let Err(error) = probe::run_first()
@@ -96,12 +110,68 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
         sessions = before.records.len(),
         "recording"
     );
-    let Before { directory, containers: _, records } = before;
+    let Before { directory, containers: _, records: mut recovered } = before;
+    if continued && !saved.state.is_empty() {
+        // The machine knows its sessions.
+        recovered.clear();
+    }
+    let absent = absent(&resumed, &losses, saved.last_at_work, attached);
+    let lost = losses.into_iter().chain(absent).map(|lost| RawRecord::Session(Record::Lost(lost)));
+    let records: Vec<RawRecord> = lost.chain(recovered).chain(left).collect();
+    let mut findings = findings;
+    findings.extend(saved.findings.iter().map(|detail| Finding {
+        subject: "spool".to_owned(),
+        detail: detail.clone(),
+        time: attached,
+    }));
+    let first = First {
+        upgraded: matches!(resumed, Resumed::Upgraded { why: _ }),
+        start: Start {
+            adopted: resumed.went_on(),
+            stopped_cleanly: saved.stopped_cleanly,
+            since: saved.last_at_work.map(|moment| moment.0),
+        },
+        findings,
+    };
     let containers =
         Containers::new(directory, Some(Owners::new(host, hierarchy.clone(), namespaces)), Some(hierarchy));
-    let ended = run(config, spool, Pipeline::new(probe, containers, about), records, stop).await;
+    let pipeline = Pipeline::new(probe, containers, about).begins(first, config.integrity_every, integrity);
+    let ended = run(config, spool, pipeline, records, stop).await;
     hooks.not_ready("stopped");
     ended
+}
+
+/// The time in which nothing was hooked, as far as it is not told by `losses` already: from the last word of the agent
+/// before to this one's hooks.
+fn absent(resumed: &Resumed, losses: &[Lost], last: Option<Moment>, attached: BootTime) -> Option<Lost> {
+    let told = losses.iter().any(|lost| lost.source == GapSource::HooksAbsent);
+    if resumed.went_on() || told {
+        return None;
+    }
+    let ago = u64::try_from(Moment::now().since(last?).as_nanos()).unwrap_or(u64::MAX);
+    Some(Lost {
+        from: BootTime(boot_now().0.saturating_sub(ago)),
+        time: attached,
+        source: GapSource::HooksAbsent,
+        count: 0,
+        exact: false,
+        detail: "no agent, and nothing pinned".to_owned(),
+    })
+}
+
+/// Removes what is pinned: nothing records on this node any more. Answers what was removed, for people.
+pub fn unload(config: &AgentConfig) -> Result<String, AgentError> {
+    // A running agent would pin it all again.
+    let _lock = Lock::take(&config.lock)?;
+    let Some(dir) = &config.pin else { return Ok("nothing is pinned: --pin is none\n".to_owned()) };
+    let removed = probe::unload(dir).map_err(ProbeError::from)?;
+    let shown = dir.display().to_string();
+    let shown = escape::guard(&shown);
+    if removed.is_empty() {
+        return Ok(format!("nothing was pinned in {shown}\n"));
+    }
+    let line = |path: &PathBuf| format!("removed {}\n", escape::guard(&path.display().to_string()));
+    Ok(removed.iter().map(line).collect::<String>() + "nothing records on this node now\n")
 }
 
 /// How the probe is to load. Shared with `doctor`, which says how it would.
@@ -126,6 +196,7 @@ pub(crate) fn probe_options(
             controller: hierarchy.controller.clone(),
             hierarchy: hierarchy.id,
         },
+        pin: config.pin.clone(),
         ..default
     }
 }
@@ -139,12 +210,16 @@ struct Before {
 
 impl Before {
     /// Looks twice: a process that forked before its session was in the kernel's map left a child that nobody follows.
+    ///
+    /// Where the kernel side `went_on`, it knows its tasks better than `/proc` does: sessions are those that it has, by
+    /// its own names, and of the maps only cgroups and namespaces are filled up.
     fn find(
         probe: &mut Probe,
         host: &Host,
         hierarchy: &Hierarchy,
         namespaces: &HostNamespaces,
         attached: BootTime,
+        went_on: bool,
     ) -> Result<Self, AgentError> {
         let mut directory = Directory::default();
         let mut sessions = HashMap::new();
@@ -153,7 +228,10 @@ impl Before {
         for _ in 0..2 {
             let starts = Starts(probe.start_times().map_err(SourceError::Probe)?);
             let scan = Scan { host, hierarchy, namespaces, time: boot_now(), self_pid: std::process::id() };
-            let snapshot: Snapshot = recover(&scan, &starts)?;
+            let mut snapshot: Snapshot = recover(&scan, &starts)?;
+            if went_on {
+                probe.rename(&mut snapshot).map_err(SourceError::Probe)?;
+            }
             directory.seed(scan.time, &snapshot.containers);
             ended.extend(probe.seed(&snapshot).map_err(SourceError::Probe)?);
             if !snapshot.unkeyed.is_empty() {
@@ -216,6 +294,10 @@ impl Source for Probe {
 
     fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, SourceError> {
         Ok(Self::refused(self, sessions)?)
+    }
+
+    fn check(&mut self) -> Vec<Finding> {
+        Self::check(self)
     }
 
     fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError> {

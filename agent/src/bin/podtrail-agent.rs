@@ -4,10 +4,10 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use podtrail::{
-    agent,
-    config::agent::{AgentConfig, Flags},
-    doctor, escape,
-    telemetry::{complain, logs},
+    agent::{self, AgentError},
+    config::agent::{AgentConfig, Flags, Unload},
+    doctor,
+    telemetry::{complain, logs, misused},
 };
 
 /// Records every command of every session in this node's containers.
@@ -31,6 +31,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Take the kernel side off this node: a stopped agent leaves it recording
+    Unload(Box<Unload>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -46,23 +48,36 @@ pub(crate) fn main() -> ExitCode {
     match Args::try_parse().map(|args| args.command) {
         Ok(Command::Run(flags)) => run(*flags),
         Ok(Command::Doctor { output, config }) => doctor(output, config),
-        Err(error) => usage(&error),
+        Ok(Command::Unload(flags)) => unload(*flags),
+        Err(error) => misused("podtrail-agent", &error),
     }
 }
 
 fn doctor(output: Output, config: Option<PathBuf>) -> ExitCode {
-    let config = match AgentConfig::load(Flags { config, ..Flags::default() }) {
-        Ok(config) => config,
-        Err(error) => return end(USAGE, &error),
-    };
-    let report = match agent::examine(&config) {
-        Ok(report) => report,
-        Err(error) => return end(FAILED, &error),
-    };
-    let told = if output == Output::Text { doctor::text(&report) } else { doctor::json(&report) };
-    // A reader that went away has seen enough; the exit code says the rest.
-    let _ = std::io::stdout().write_all(told.as_bytes());
-    if report.can_run { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+    with(Flags { config, ..Flags::default() }, |config| {
+        let report = agent::examine(config)?;
+        tell(&if output == Output::Text { doctor::text(&report) } else { doctor::json(&report) });
+        Ok(report.can_run)
+    })
+}
+
+fn unload(flags: Unload) -> ExitCode {
+    with(flags.into(), |config| agent::unload(config).map(|removed| tell(&removed)).map(|()| true))
+}
+
+/// Does `work` with the configuration; what it answers is whether all is well.
+fn with(flags: Flags, work: impl FnOnce(&AgentConfig) -> Result<bool, AgentError>) -> ExitCode {
+    match AgentConfig::load(flags).map(|config| work(&config)) {
+        Ok(Ok(true)) => ExitCode::SUCCESS,
+        Ok(Ok(false)) => ExitCode::from(FAILED),
+        Ok(Err(error)) => end(FAILED, &error),
+        Err(error) => end(USAGE, &error),
+    }
+}
+
+/// A reader that went away has seen enough; the exit code says the rest.
+fn tell(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn run(flags: Flags) -> ExitCode {
@@ -82,16 +97,4 @@ fn run(flags: Flags) -> ExitCode {
 fn end(code: u8, error: &dyn std::error::Error) -> ExitCode {
     complain("podtrail-agent", error);
     ExitCode::from(code)
-}
-
-/// Help goes out as it is; of a mistake, the one line that says what it was.
-fn usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        let _ = error.print();
-        return ExitCode::SUCCESS;
-    }
-    let text = error.render().to_string();
-    let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-    eprintln!("podtrail-agent: {}; see podtrail-agent --help", escape::guard(line));
-    ExitCode::from(USAGE)
 }

@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     str::FromStr as _,
+    time::Duration,
 };
 
 use nix::unistd::gethostname;
@@ -12,7 +13,7 @@ use tonic::transport::Uri;
 use super::{
     settings::{
         Settings, SettingsError,
-        value::{address, bytes_within, log_format, log_level, one_of, optional, path, quoted},
+        value::{address, bytes_within, duration, log_format, log_level, one_of, optional, path, quoted},
     },
     tls,
 };
@@ -21,6 +22,10 @@ use crate::{probe::Setns, telemetry::LogFormat, tls::Files};
 /// Where everything of an agent on its node is.
 pub const SOCKET: &str = "/run/podtrail/agent.sock";
 pub const LOCK: &str = "/run/podtrail/agent.lock";
+pub const PIN: &str = "/sys/fs/bpf/podtrail";
+
+const INTEGRITY_EVERY: Duration = Duration::from_secs(10);
+const INTEGRITY_EVERY_MIN: Duration = Duration::from_millis(100);
 
 /// Bytes of argv that are kept unless told otherwise, and the most that a kernel lets a program have.
 const ARGV_LIMIT: u64 = 64 << 10;
@@ -80,6 +85,13 @@ pub struct Flags {
     /// Print every event of this node as a line of JSON
     #[arg(long)]
     pub stdout: bool,
+    /// Where the kernel side is pinned, so that it goes on recording while no agent runs (also after a stop: `unload`
+    /// ends it), or "none" [default: /sys/fs/bpf/podtrail]
+    #[arg(long, value_name = "DIR")]
+    pub pin: Option<String>,
+    /// How often to check that the kernel side is still what was made [default: 10s]
+    #[arg(long, value_name = "TIME", hide = true)]
+    pub integrity_every: Option<String>,
     /// Bytes of a command's arguments to keep, like 64KiB; of longer ones, head and tail
     #[arg(long, value_name = "BYTES")]
     pub argv_limit: Option<String>,
@@ -115,6 +127,26 @@ pub struct Flags {
     pub lock: Option<String>,
 }
 
+/// `podtrail-agent unload`, as written: what it needs to find what `run` left.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Unload {
+    /// Where the kernel side is pinned, as in `run` [default: /sys/fs/bpf/podtrail]
+    #[arg(long, value_name = "DIR")]
+    pin: Option<String>,
+    /// The agent's configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[arg(long, value_name = "PATH", hide = true)]
+    lock: Option<String>,
+}
+
+impl From<Unload> for Flags {
+    fn from(flags: Unload) -> Self {
+        let Unload { pin, config, lock } = flags;
+        Self { pin, config, lock, ..Self::default() }
+    }
+}
+
 /// The agent's configuration, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentConfig {
@@ -131,6 +163,9 @@ pub struct AgentConfig {
     pub socket_group: Option<u32>,
     pub lock: PathBuf,
     pub stdout: bool,
+    /// `None`: nothing is pinned
+    pub pin: Option<PathBuf>,
+    pub integrity_every: Duration,
     pub argv_limit: u32,
     /// bytes in ten seconds
     pub session_argv_budget: u32,
@@ -148,7 +183,7 @@ pub struct AgentConfig {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "node-name",
     "cluster",
     "collector",
@@ -160,6 +195,7 @@ const KEYS: [&str; 19] = [
     "socket",
     "socket-group",
     "stdout",
+    "pin",
     "argv-limit",
     "session-argv-budget",
     "ring-size",
@@ -186,6 +222,8 @@ impl AgentConfig {
             socket,
             socket_group,
             stdout,
+            pin,
+            integrity_every,
             argv_limit,
             session_argv_budget,
             ring_size,
@@ -210,6 +248,8 @@ impl AgentConfig {
         settings.flag("--socket", socket);
         settings.flag("--socket-group", socket_group);
         settings.flag("--stdout", stdout.then(|| "true".to_owned()));
+        settings.flag("--pin", pin);
+        settings.flag("--integrity-every", integrity_every);
         settings.flag("--argv-limit", argv_limit);
         settings.flag("--session-argv-budget", session_argv_budget);
         settings.flag("--ring-size", ring_size);
@@ -251,6 +291,9 @@ impl AgentConfig {
             stdout: settings.check("stdout", false, |text| {
                 text.parse().map_err(|_wrong| format!("{} is neither true nor false", quoted(text)))
             }),
+            pin: settings.check("pin", Some(PathBuf::from(PIN)), |text| optional(text, path)),
+            integrity_every: settings
+                .check("integrity-every", INTEGRITY_EVERY, |text| duration(text, INTEGRITY_EVERY_MIN)),
             argv_limit: u32::try_from(argv_limit).unwrap_or(u32::MAX),
             session_argv_budget: u32::try_from(argv_budget).unwrap_or(u32::MAX),
             ring_size: settings.check("ring-size", None, |text| ring(text).map(Some)),

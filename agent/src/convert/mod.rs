@@ -15,10 +15,11 @@ pub use self::clock::{WallOffset, boot_now};
 use self::text::{Text, text, texts};
 use crate::container::ContainerInfo;
 use crate::event::{
-    AgentPhase, AgentState, Argv, Body, Credentials, Event, Executable, Executed, ExitStatus, Exited, Gap,
-    GapSource, Hook, Method, NamespaceJoined, Namespaces, Process, SessionEnded, SessionId, SessionStarted,
-    Tty,
+    AgentPhase, AgentState, Argv, Body, Credentials, Event, Executable, Executed, ExitStatus, Exited,
+    Finding, Gap, GapSource, Hook, Method, NamespaceJoined, Namespaces, Process, SessionEnded, SessionId,
+    SessionStarted, Start, Tty,
 };
+use crate::trail::Moment;
 
 /// One event as the world sees it, still without its id. `info` is what is known of `event.container`.
 #[must_use]
@@ -47,7 +48,7 @@ fn body(body: Body, offset: WallOffset) -> v1::event::Body {
         Body::NamespaceJoined(joined) => Out::NamespaceJoined(namespace_joined(*joined)),
         Body::SessionEnded(ended) => Out::SessionEnded(session_ended(&ended)),
         Body::Gap(gap) => Out::Gap(self::gap(gap, offset)),
-        Body::AgentState(state) => Out::AgentState(agent_state(state)),
+        Body::AgentState(state) => Out::AgentState(agent_state(state, offset)),
     }
 }
 
@@ -212,14 +213,17 @@ fn gap_source(source: GapSource) -> v1::GapSource {
         GapSource::AgentDecode => v1::GapSource::AgentDecode,
         GapSource::AgentBuffer => v1::GapSource::AgentBuffer,
         GapSource::SessionBudget => v1::GapSource::SessionBudget,
+        GapSource::HooksAbsent => v1::GapSource::HooksAbsent,
     }
 }
 
-fn agent_state(state: AgentState) -> v1::AgentState {
-    let AgentState { phase, version, kernel, boot_id, hooks } = state;
+fn agent_state(state: AgentState, offset: WallOffset) -> v1::AgentState {
+    let AgentState { phase, version, kernel, boot_id, hooks, findings, start } = state;
     let phase = match phase {
         AgentPhase::Started => v1::agent_state::Phase::Started,
         AgentPhase::Stopped => v1::agent_state::Phase::Stopped,
+        AgentPhase::Upgraded => v1::agent_state::Phase::Upgraded,
+        AgentPhase::Integrity => v1::agent_state::Phase::Integrity,
     };
     let hooks = hooks
         .into_iter()
@@ -228,7 +232,29 @@ fn agent_state(state: AgentState) -> v1::AgentState {
             v1::Hook { name, kind, reason }
         })
         .collect();
-    v1::AgentState { phase: Some(phase.into()), version, kernel, boot_id, hooks, ..Default::default() }
+    let findings = findings
+        .into_iter()
+        .map(|finding| {
+            let Finding { subject, detail, time } = finding;
+            v1::Finding { subject, detail, time: Some(offset.wall(time)) }
+        })
+        .collect();
+    let (mut adopted, mut stopped, mut last) = (None, None, None);
+    if let Some(Start { adopted: took_over, stopped_cleanly, since }) = start {
+        (adopted, stopped) = (Some(took_over), stopped_cleanly);
+        last = since.map(|since| Moment(since).timestamp());
+    }
+    v1::AgentState {
+        phase: Some(phase.into()),
+        version,
+        kernel,
+        boot_id,
+        hooks,
+        findings,
+        adopted,
+        stopped_cleanly: stopped,
+        since: last,
+    }
 }
 
 fn process(process: Process) -> v1::Process {

@@ -1,18 +1,18 @@
-//! From the embedded object to attached programs.
+//! From the embedded object to maps and programs in the kernel.
 
 use std::{fs, io, path::Path};
 
-use aya::{
-    Btf as KernelBtf, Ebpf, EbpfError, EbpfLoader,
-    maps::MapError,
-    programs::{BtfTracePoint, FExit, Iter, KProbe, Program, ProgramError, TracePoint},
-};
+use aya::{Btf as KernelBtf, Ebpf, EbpfError, EbpfLoader, maps::MapError, programs::ProgramError};
 use nix::sys::resource::{Resource, setrlimit};
 use podtrail_ebpf::layout::{ABSENT, Config, LAYOUT_VERSION};
 use zerocopy::IntoBytes as _;
 
-use super::{OBJECT, Options, Setns, btf::Btf, btf::BtfError, offsets, tracefs};
-use crate::event::Hook;
+use super::{
+    OBJECT, Options,
+    btf::{Btf, BtfError},
+    maps, offsets,
+    pins::{Generation, PinError},
+};
 
 /// Where the kernel tells its types.
 pub(crate) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -58,8 +58,14 @@ pub enum ProbeError {
     #[error("cannot {call} the map {map}: {detail}")]
     Map { call: &'static str, map: &'static str, detail: String },
     /// the ring
-    #[error("cannot wait for the ring: {0}")]
+    #[error("cannot read the ring: {0}")]
     Ring(io::Error),
+    /// {0}
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// a slot
+    #[error("cannot say which program the {hook} hook hands over to: {source}")]
+    Slot { hook: &'static str, source: io::Error },
     /// the iterator
     #[error("cannot read the tasks' start times: {0}")]
     Tasks(String),
@@ -112,8 +118,14 @@ pub(crate) fn types(options: &Options) -> Result<Types, ProbeError> {
     Ok(Types { found, subsys, kernel })
 }
 
-/// Loads the object: maps are there, programs are not yet.
-pub(crate) fn object(options: &Options, types: &Types) -> Result<Ebpf, ProbeError> {
+/// Loads the object: maps are there, programs are not yet. With `reuse`, of the maps that outlive an agent those that
+/// are pinned there, but for a new ring where that is wanted.
+pub(super) fn object(
+    options: &Options,
+    types: &Types,
+    reuse: Option<&Generation>,
+    new_ring: bool,
+) -> Result<Ebpf, ProbeError> {
     if OBJECT.is_empty() {
         return Err(ProbeError::NoObject);
     }
@@ -123,7 +135,8 @@ pub(crate) fn object(options: &Options, types: &Types) -> Result<Ebpf, ProbeErro
     // Before 5.11, BPF memory counts against this limit; where it may not be raised, loading says so.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, u64::MAX, u64::MAX);
 
-    let Options { argv_limit, argv_budget, ring_size, tasks, setns: _, btf: _, diagnose, host } = options;
+    let Options { argv_limit, argv_budget, ring_size, tasks, setns: _, btf: _, diagnose, host, pin: _ } =
+        options;
     let config = Config {
         version: LAYOUT_VERSION,
         host_mnt_ns: host.mnt_ns,
@@ -143,7 +156,17 @@ pub(crate) fn object(options: &Options, types: &Types) -> Result<Ebpf, ProbeErro
         .override_global("OFFSETS", types.found.values.as_slice(), true)
         .map_max_entries("EVENTS", *ring_size)
         .map_max_entries("TASKS", *tasks);
-    loader.load(OBJECT).map_err(|e| object_error(&e))
+    if let Some(pins) = reuse {
+        for name in maps::SHARED.iter().filter(|name| !(new_ring && **name == maps::RING)) {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    let ebpf = loader.load(OBJECT).map_err(|e| object_error(&e))?;
+    // Whoever adds a map must say whether the next agent needs it.
+    if let Some((name, _)) = ebpf.maps().find(|(name, _)| !maps::is_known(name)) {
+        return Err(ProbeError::Object(format!("its map {name} is in no list of probe/maps.rs")));
+    }
+    Ok(ebpf)
 }
 
 fn object_error(error: &EbpfError) -> ProbeError {
@@ -151,53 +174,7 @@ fn object_error(error: &EbpfError) -> ProbeError {
     if detail.contains("os error 1)") { ProbeError::NotPermitted } else { ProbeError::Object(detail) }
 }
 
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, ProbeError>
-where
-    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
-{
-    ebpf.program_mut(name)
-        .ok_or_else(|| ProbeError::Object(format!("it has no program {name}")))?
-        .try_into()
-        .map_err(|e: ProgramError| ProbeError::Object(format!("{name}: {e}")))
-}
-
-/// The hooks that are always there: program, tracepoint.
-const TRACEPOINTS: &[(&str, &str)] = &[
-    // Cgroups first: a task must not come into one that is not known.
-    ("podtrail_mkdir", "cgroup_mkdir"),
-    ("podtrail_rmdir", "cgroup_rmdir"),
-    ("podtrail_attach", "cgroup_attach_task"),
-    ("podtrail_fork", "sched_process_fork"),
-    ("podtrail_exec", "sched_process_exec"),
-    ("podtrail_exit", "sched_process_exit"),
-];
-
-/// Attaches everything; says which hooks are in use, and why.
-pub(crate) fn attach(ebpf: &mut Ebpf, options: &Options, types: &Types) -> Result<Vec<Hook>, ProbeError> {
-    let mut hooks = Vec::new();
-    // All are loaded before the first is attached: an object that does not load changes nothing.
-    for (name, tracepoint) in TRACEPOINTS {
-        program::<BtfTracePoint>(ebpf, name)?
-            .load(tracepoint, &types.kernel)
-            .map_err(|e| failed("load", tracepoint, &e))?;
-    }
-    // Read only at start, but loaded here: the kernel's types are many megabytes, and go when loading is done.
-    program::<Iter>(ebpf, "podtrail_tasks")?
-        .load("task", &types.kernel)
-        .map_err(|e| failed("load", "iter/task", &e))?;
-    for (name, tracepoint) in TRACEPOINTS {
-        program::<BtfTracePoint>(ebpf, name)?.attach().map_err(|e| failed("attach", tracepoint, &e))?;
-        hooks.push(Hook {
-            name: (*tracepoint).to_owned(),
-            kind: "btf tracepoint".to_owned(),
-            reason: String::new(),
-        });
-    }
-    hooks.push(setns(ebpf, options.setns, types)?);
-    Ok(hooks)
-}
-
-fn failed(call: &'static str, program: &'static str, error: &ProgramError) -> ProbeError {
+pub(super) fn failed(call: &'static str, program: &'static str, error: &ProgramError) -> ProbeError {
     let detail = chain(error);
     if call == "load" && detail.contains("os error 1)") {
         return ProbeError::NotPermitted;
@@ -205,88 +182,12 @@ fn failed(call: &'static str, program: &'static str, error: &ProgramError) -> Pr
     ProbeError::Program { call, program, detail }
 }
 
-#[cfg(target_arch = "x86_64")]
-const SETNS_FUNCTION: &str = "__x64_sys_setns";
-#[cfg(target_arch = "aarch64")]
-const SETNS_FUNCTION: &str = "__arm64_sys_setns";
-
-/// fexit where the kernel allows it, else kprobe, else the system call's tracepoint. All of it with tracefs, where one
-/// can be had: aya looks for it once and for all.
-fn setns(ebpf: &mut Ebpf, choice: Setns, types: &Types) -> Result<Hook, ProbeError> {
-    if tracefs::is_mounted() {
-        return choose_setns(ebpf, choice, types);
-    }
-    let (chosen, mounted) = tracefs::with_own(|| choose_setns(ebpf, choice, types))?;
-    match (chosen, mounted) {
-        (Err(ProbeError::Setns(refused)), Err(e)) => Err(ProbeError::Setns(format!(
-            "{refused}; tracefs is not mounted, and cannot be mounted for the agent alone: {e}"
-        ))),
-        (chosen, _) => chosen,
-    }
-}
-
-fn choose_setns(ebpf: &mut Ebpf, choice: Setns, types: &Types) -> Result<Hook, ProbeError> {
-    let mut refused: Vec<String> = Vec::new();
-    let ways: &[(Setns, &str)] =
-        &[(Setns::Fexit, "fexit"), (Setns::Kprobe, "kprobe"), (Setns::Tracepoint, "tracepoint")];
-    for (way, kind) in ways {
-        if choice != Setns::Auto && choice != *way {
-            continue;
-        }
-        let tried = match way {
-            Setns::Fexit => setns_fexit(ebpf, types),
-            Setns::Kprobe => setns_kprobe(ebpf),
-            Setns::Tracepoint | Setns::Auto => setns_tracepoint(ebpf),
-        };
-        match tried {
-            Ok(()) => {
-                let mut reason = refused.join("; ");
-                if choice != Setns::Auto {
-                    "asked for".clone_into(&mut reason);
-                }
-                return Ok(Hook { name: "setns".to_owned(), kind: (*kind).to_owned(), reason });
-            }
-            Err(detail) => refused.push(format!("{kind}: {detail}")),
-        }
-    }
-    Err(ProbeError::Setns(refused.join("; ")))
-}
-
-fn setns_fexit(ebpf: &mut Ebpf, types: &Types) -> Result<(), String> {
-    let program = program::<FExit>(ebpf, "podtrail_setns_fexit").map_err(|e| e.to_string())?;
-    program.load(SETNS_FUNCTION, &types.kernel).map_err(|e| short(&e))?;
-    program.attach().map_err(|e| short(&e))?;
-    Ok(())
-}
-
-fn setns_kprobe(ebpf: &mut Ebpf) -> Result<(), String> {
-    let program = program::<KProbe>(ebpf, "podtrail_setns_kprobe").map_err(|e| e.to_string())?;
-    program.load().map_err(|e| short(&e))?;
-    program.attach(SETNS_FUNCTION, 0).map_err(|e| short(&e))?;
-    Ok(())
-}
-
-fn setns_tracepoint(ebpf: &mut Ebpf) -> Result<(), String> {
-    let program = program::<TracePoint>(ebpf, "podtrail_setns_tracepoint").map_err(|e| e.to_string())?;
-    program.load().map_err(|e| short(&e))?;
-    program.attach("syscalls", "sys_exit_setns").map_err(|e| short(&e))?;
-    Ok(())
-}
-
 /// Why a way was refused, for people: the innermost cause.
-fn short(error: &dyn std::error::Error) -> String {
+pub(super) fn short(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(cause) = innermost.source() {
         innermost = cause;
     }
     let text = chain(innermost);
     text.split(" | ").next().unwrap_or_default().to_owned()
-}
-
-/// Opens the task iterator for reading.
-pub(crate) fn task_iterator(ebpf: &mut Ebpf) -> Result<fs::File, ProbeError> {
-    let error = |e: &dyn std::error::Error| ProbeError::Tasks(chain(e));
-    let program = program::<Iter>(ebpf, "podtrail_tasks")?;
-    let link = program.attach().map_err(|e| error(&e))?;
-    program.take_link(link).map_err(|e| error(&e))?.into_file().map_err(|e| error(&e))
 }

@@ -5,27 +5,40 @@
 
 #![expect(unsafe_code, reason = "the ring's descriptor is registered with the runtime here")]
 
+mod adopt;
 mod alive;
 mod btf;
 mod capabilities;
+mod control;
 mod decode;
+mod hooks;
+mod inherit;
+mod integrity;
+mod kernel;
 mod load;
+mod losses;
+mod maps;
 mod memory;
 mod offsets;
+mod pins;
 mod position;
 mod priority;
 mod reader;
 mod ring;
 mod seed;
 mod survey;
+mod sys;
 mod tracefs;
 
 use std::path::PathBuf;
 
+pub use adopt::Resumed;
 pub use btf::BtfError;
 pub use decode::{CgroupCreated, DecodeError, RawRecord, decode};
+pub use inherit::Inherited;
 pub use load::ProbeError;
 pub use memory::give_back_memory;
+pub use pins::{PinError, unload};
 pub use priority::run_first;
 pub use reader::Probe;
 pub use survey::{Problem, Survey, survey};
@@ -74,6 +87,8 @@ pub struct Options {
     /// let the BPF programs say what they do, through the log
     pub diagnose: bool,
     pub host: Host,
+    /// where everything is pinned, so that it goes on without the agent; `None`: nowhere
+    pub pin: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -87,6 +102,7 @@ impl Default for Options {
             btf: None,
             diagnose: false,
             host: Host::default(),
+            pin: None,
         }
     }
 }

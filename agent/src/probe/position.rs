@@ -24,6 +24,11 @@ impl Instance {
         File::open("/dev/urandom")?.read_exact(&mut bytes)?;
         Ok(Self(bytes))
     }
+
+    /// Enough of it for the name of a directory.
+    pub(super) fn name(&self) -> String {
+        self.0.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// What [`Position::ring`] counts in, and what was told.

@@ -5,9 +5,8 @@
 //! kernel side looks there after each record. So no record waits for the next one, and a storm costs no wake-ups.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fmt, fs,
-    io::Read as _,
+    collections::{HashMap, HashSet},
+    fmt,
     time::Duration,
 };
 
@@ -16,20 +15,23 @@ use aya::{
     maps::{Array, Map, MapData, PerCpuArray},
 };
 use nix::time::{ClockId, clock_gettime};
-use podtrail_ebpf::layout::{TaskStart, counter, kind};
+use podtrail_ebpf::layout::counter;
 use tokio::{io::unix::AsyncFd, time::sleep};
-use zerocopy::FromBytes as _;
 
 use super::{
     Options, ProbeError, RawRecord,
+    adopt::{self, Resumed, Started},
     decode::decode,
-    load::{self, map_error},
-    position::{Instance, Position},
+    inherit::Inherited,
+    kernel::Kernel,
+    load::map_error,
+    losses::Told,
+    position::Position,
     ring::Ring,
 };
 use crate::{
-    event::{BootTime, GapSource, Hook},
-    session::record::{Lost, Record, class},
+    event::{BootTime, Finding, Hook, TaskKey},
+    session::record::{Lost, Record},
 };
 
 /// How long the reader lets records gather while there is work.
@@ -41,20 +43,13 @@ const BATCH_BYTES: usize = 1024 * 1024;
 
 /// The kernel side, loaded, attached and being read.
 pub struct Probe {
-    pub(super) ebpf: Ebpf,
+    pub(super) kernel: Kernel,
     ring: AsyncFd<Ring>,
-    instance: Instance,
     asleep: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
-    hooks: Vec<Hook>,
+    told: Told,
     /// the last look found something
     busy: bool,
-    seen: Vec<u64>,
-    missed: BTreeMap<String, u64>,
-    /// records that could not be decoded, since the last [`Self::losses`]
-    undecoded: u64,
-    undecoded_why: String,
-    looked: BootTime,
     read: u64,
     /// containers that ended since the last look
     ended: HashSet<u64>,
@@ -62,7 +57,7 @@ pub struct Probe {
 
 impl fmt::Debug for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Probe").field("hooks", &self.hooks).field("read", &self.read).finish_non_exhaustive()
+        f.debug_struct("Probe").field("told", &self.told).field("read", &self.read).finish_non_exhaustive()
     }
 }
 
@@ -74,48 +69,26 @@ pub(super) fn boot_now() -> BootTime {
 }
 
 impl Probe {
-    /// Loads and attaches. From here on the kernel side records.
-    pub fn load(options: &Options) -> Result<Self, ProbeError> {
-        let types = load::types(options)?;
-        let mut ebpf = load::object(options, &types)?;
-        let Map::RingBuf(events) = take(&mut ebpf, "EVENTS")? else {
-            return Err(ProbeError::Object("its map EVENTS is no ring buffer".to_owned()));
-        };
-        let ring = Ring::new(events).map_err(ProbeError::Ring)?;
-        let instance = Instance::random().map_err(ProbeError::Ring)?;
+    /// Takes over what is pinned, or loads and attaches: from here on, if not before, the kernel side records. `saved`:
+    /// where the agent before was, by [`Self::position`].
+    pub fn load(options: &Options, saved: Option<&[u8]>) -> Result<(Self, Resumed, Inherited), ProbeError> {
+        let saved = saved.and_then(Position::decode);
+        let Started { mut kernel, ring, told, resumed, inherited } = adopt::start(options, saved.as_ref())?;
         let asleep =
-            Array::try_from(take(&mut ebpf, "READER")?).map_err(|e| map_error("open", "READER", &e))?;
-        let counters = PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?)
+            Array::try_from(take(&mut kernel, "READER")?).map_err(|e| map_error("open", "READER", &e))?;
+        let counters = PerCpuArray::try_from(take(&mut kernel, "COUNTERS")?)
             .map_err(|e| map_error("open", "COUNTERS", &e))?;
-        if options.diagnose {
-            diagnose(&mut ebpf)?;
-        }
-        let hooks = load::attach(&mut ebpf, options, &types)?;
-        drop(types);
         // SAFETY: the ring's descriptor is the map's own, which lives in the same value and is closed with it.
         let ring = unsafe { AsyncFd::register(ring) }.map_err(|e| ProbeError::Ring(e.into()))?;
-        Ok(Self {
-            ebpf,
-            ring,
-            instance,
-            asleep,
-            counters,
-            hooks,
-            busy: false,
-            seen: vec![0; counter::COUNT as usize],
-            missed: BTreeMap::new(),
-            undecoded: 0,
-            undecoded_why: String::new(),
-            looked: boot_now(),
-            read: 0,
-            ended: HashSet::new(),
-        })
+        let busy = false;
+        let probe = Self { kernel, ring, asleep, counters, told, busy, read: 0, ended: HashSet::new() };
+        Ok((probe, resumed, inherited))
     }
 
     /// The hooks in use, and why.
     #[must_use]
     pub fn hooks(&self) -> Vec<Hook> {
-        self.hooks.clone()
+        self.kernel.told()
     }
 
     /// Records read so far.
@@ -155,12 +128,14 @@ impl Probe {
         let mut bytes = 0;
         while bytes < BATCH_BYTES {
             let Some(item) = self.ring.get_mut().next() else { break };
-            let Ok(item) = item else {
-                bytes += 1;
-                self.undecoded += 1;
-                "the ring held what is no record: all that was in it was passed over"
-                    .clone_into(&mut self.undecoded_why);
-                continue;
+            let item = match item {
+                Ok(item) => item,
+                Err(torn) => {
+                    bytes += 1;
+                    self.told.undecoded += 1;
+                    self.told.undecoded_why = torn.to_string();
+                    continue;
+                }
             };
             bytes += item.len().max(1);
             self.read += 1;
@@ -178,8 +153,8 @@ impl Probe {
                     out.push(record);
                 }
                 Err(e) => {
-                    self.undecoded += 1;
-                    self.undecoded_why = e.to_string();
+                    self.told.undecoded += 1;
+                    self.told.undecoded_why = e.to_string();
                 }
             }
         }
@@ -189,14 +164,15 @@ impl Probe {
     /// See [`crate::agent::Source::position`].
     #[must_use]
     pub fn position(&self) -> Vec<u8> {
+        let Told { seen, missed, undecoded, undecoded_why, looked, .. } = &self.told;
         let position = Position {
-            instance: self.instance,
+            instance: self.kernel.control.instance(),
             ring: self.ring.get_ref().position(),
-            looked: self.looked,
-            seen: self.seen.clone(),
-            missed: self.missed.clone(),
-            undecoded: self.undecoded,
-            undecoded_why: self.undecoded_why.clone(),
+            looked: *looked,
+            seen: seen.clone(),
+            missed: missed.clone(),
+            undecoded: *undecoded,
+            undecoded_why: undecoded_why.clone(),
         };
         position.encode()
     }
@@ -204,36 +180,29 @@ impl Probe {
     /// See [`crate::agent::Source::release`].
     pub fn release(&mut self) {
         self.ring.get_mut().release();
+        // What was in the rings of before came first.
+        self.kernel.forget_retired();
+    }
+
+    /// Sessions that begin with a record that nobody has read yet.
+    pub(super) fn begun(&mut self) -> HashSet<TaskKey> {
+        let mut begun = HashSet::new();
+        self.ring.get_mut().peek(|bytes| {
+            if let Ok(RawRecord::Session(record)) = decode(bytes) {
+                match record {
+                    Record::Enter(enter) => _ = begun.insert(enter.process.key),
+                    Record::Join(join) => _ = begun.insert(join.entry),
+                    Record::Exec(exec) if exec.root => _ = begun.insert(exec.entry),
+                    _ => {}
+                }
+            }
+        });
+        begun
     }
 
     /// What was lost since the last call.
     pub fn losses(&mut self) -> Result<Vec<Lost>, ProbeError> {
-        let now = boot_now();
-        let from = std::mem::replace(&mut self.looked, now);
-        let mut losses = Vec::new();
-        for index in counter::LOST..counter::COUNT {
-            let per_cpu = self.counters.get(&index, 0).map_err(|e| map_error("read", "COUNTERS", &e))?;
-            let total: u64 = per_cpu.iter().sum();
-            let Some(seen) = self.seen.get_mut(index as usize) else { continue };
-            let count = total.saturating_sub(std::mem::replace(seen, total));
-            if count > 0 {
-                let (source, exact, detail) = meaning(index);
-                losses.push(Lost { from, time: now, source, count, exact, detail: detail.to_owned() });
-            }
-        }
-        let undecoded = std::mem::take(&mut self.undecoded);
-        if undecoded > 0 {
-            let detail = std::mem::take(&mut self.undecoded_why);
-            losses.push(Lost {
-                from,
-                time: now,
-                source: GapSource::AgentDecode,
-                count: undecoded,
-                exact: true,
-                detail,
-            });
-        }
-        self.skipped(from, now, &mut losses);
+        let losses = self.told.losses(&self.counters, &self.kernel.hooks)?;
         let ended = std::mem::take(&mut self.ended);
         if !ended.is_empty() {
             self.forget_namespaces(&ended)?;
@@ -241,44 +210,14 @@ impl Probe {
         Ok(losses)
     }
 
-    /// Hooks that the kernel skipped because one was running on the same CPU already (5.12 and newer tell).
-    fn skipped(&mut self, from: BootTime, now: BootTime, losses: &mut Vec<Lost>) {
-        use std::os::fd::{AsFd as _, AsRawFd as _};
-        for (name, program) in self.ebpf.programs() {
-            let Ok(fd) = program.fd() else { continue };
-            let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
-            let Ok(text) = fs::read_to_string(path) else { continue };
-            let total = text
-                .lines()
-                .find_map(|l| l.strip_prefix("recursion_misses:"))
-                .and_then(|n| n.trim().parse::<u64>().ok())
-                .unwrap_or(0);
-            let seen = self.missed.entry(name.to_owned()).or_insert(0);
-            let count = total.saturating_sub(std::mem::replace(seen, total));
-            if count > 0 {
-                let detail = name.trim_start_matches("podtrail_").to_owned();
-                losses.push(Lost {
-                    from,
-                    time: now,
-                    source: GapSource::KernelRecursion,
-                    count,
-                    exact: false,
-                    detail,
-                });
-            }
-        }
+    /// What is wrong with what records, after it was put right where it can be. Empty: nothing.
+    pub fn check(&mut self) -> Vec<Finding> {
+        self.kernel.check()
     }
 
     /// Exact start times of all processes, by pid, in nanoseconds of `CLOCK_BOOTTIME`: `/proc` rounds them.
     pub fn start_times(&mut self) -> Result<HashMap<u32, u64>, ProbeError> {
-        let mut file = load::task_iterator(&mut self.ebpf)?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|e| ProbeError::Tasks(e.to_string()))?;
-        Ok(bytes
-            .chunks_exact(size_of::<TaskStart>())
-            .filter_map(|row| TaskStart::read_from_bytes(row).ok())
-            .map(|row| (row.pid, row.start_time))
-            .collect())
+        self.kernel.start_times()
     }
 
     /// Bytes in the ring that nobody has read yet are not told by 5.10; sent and lost are.
@@ -290,40 +229,12 @@ impl Probe {
     }
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, ProbeError> {
-    ebpf.take_map(name).ok_or_else(|| ProbeError::Object(format!("it has no map {name}")))
-}
-
-/// What a counter of lost things means: source, whether it counts events exactly, and which class.
-fn meaning(index: u32) -> (GapSource, bool, &'static str) {
-    const RECORDS: [&str; kind::COUNT as usize] = [
-        "none",
-        "exec",
-        "argv",
-        class::EXIT,
-        "enter",
-        "join",
-        class::CGROUP_CREATED,
-        "cgroup removed",
-        "container started",
-        "container ended",
-    ];
-    match index {
-        counter::REFUSED => (GapSource::SessionBudget, true, class::REFUSED),
-        counter::TASKS_FULL => (GapSource::KernelTable, false, "tasks"),
-        counter::SESSIONS_FULL => (GapSource::KernelTable, false, "sessions"),
-        counter::CGROUPS_FULL => (GapSource::KernelTable, false, "cgroups"),
-        counter::NAMESPACES_FULL => (GapSource::KernelTable, false, "namespaces"),
-        counter::UNREADABLE => (GapSource::KernelTable, false, "unreadable tasks"),
-        other => {
-            let class = RECORDS.get((other - counter::LOST) as usize).copied().unwrap_or("unknown");
-            (GapSource::KernelRing, true, class)
-        }
-    }
+fn take(kernel: &mut Kernel, name: &'static str) -> Result<Map, ProbeError> {
+    kernel.maps.remove(name).ok_or_else(|| ProbeError::Object(format!("it has no map {name}")))
 }
 
 /// Sends what the BPF programs say to the log.
-fn diagnose(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
+pub(super) fn diagnose(ebpf: &mut Ebpf) -> Result<(), ProbeError> {
     let logger = aya_log::EbpfLogger::init(ebpf).map_err(|e| ProbeError::Object(format!("aya-log: {e}")))?;
     // SAFETY: the logger owns its ring's descriptor and keeps it open.
     let mut logger = unsafe { AsyncFd::register(logger) }.map_err(|e| ProbeError::Ring(e.into()))?;

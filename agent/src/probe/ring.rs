@@ -29,7 +29,8 @@ const BUSY: u32 = 1 << 31;
 const DISCARD: u32 = 1 << 30;
 
 /// The ring has no sense from here on: all that was in it was passed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("the ring held what is no record: all that was in it was passed over")]
 pub(super) struct Torn;
 
 /// The ring, mapped. Reads by its own position; the kernel's view of it changes by [`Self::release`] alone.
@@ -76,7 +77,7 @@ impl Ring {
         page: usize,
         size: usize,
     ) -> io::Result<Self> {
-        let whole = size.is_power_of_two() && size % page == 0;
+        let whole = size.is_power_of_two() && size.is_multiple_of(page);
         if !whole || consumer.length < page || producer.length < page + 2 * size {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{size} bytes are no ring")));
         }
@@ -94,18 +95,13 @@ impl Ring {
         self.at as u64
     }
 
-    /// Bytes of data.
-    pub(super) fn size(&self) -> usize {
-        self.size
-    }
-
     /// Passes over what lies before `position`. False, and nothing done, where that is no place between what was
     /// released and what is there.
     pub(super) fn skip_to(&mut self, position: u64) -> bool {
         let Ok(position) = usize::try_from(position) else { return false };
         let there = self.produced().wrapping_sub(self.released);
         let wanted = position.wrapping_sub(self.released);
-        if wanted > there || there > self.size || position % HEADER != 0 {
+        if wanted > there || there > self.size || !position.is_multiple_of(HEADER) {
             return false;
         }
         self.at = position;
@@ -141,6 +137,18 @@ impl Ring {
                 return self.producer.bytes(offset + HEADER, bytes).map(Ok);
             }
         }
+    }
+
+    /// Looks at all that is there, without reading it.
+    pub(super) fn peek(&mut self, mut look: impl FnMut(&[u8])) {
+        let Self { at, unreleased, .. } = *self;
+        self.unreleased = true;
+        while let Some(record) = self.next() {
+            if let Ok(bytes) = record {
+                look(bytes);
+            }
+        }
+        (self.at, self.unreleased) = (at, unreleased);
     }
 
     /// What was only passed over need not wait for anybody to keep it.
@@ -209,7 +217,7 @@ impl Mapping {
 
     /// The length of the record whose header is at `offset`, which positions keep aligned to 8.
     fn length_at(&self, offset: usize) -> Option<&AtomicU32> {
-        let fits = offset % HEADER == 0 && offset.checked_add(HEADER)? <= self.length;
+        let fits = offset.is_multiple_of(HEADER) && offset.checked_add(HEADER)? <= self.length;
         // SAFETY: within the mapping, and aligned: see `fits`; the kernel writes it atomically, too.
         fits.then(|| unsafe { self.at.byte_add(offset).cast::<AtomicU32>().as_ref() })
     }

@@ -10,8 +10,8 @@ use zerocopy::FromBytes as _;
 use super::{Probe, ProbeError, RawRecord, load::map_error, reader::boot_now};
 use crate::{
     container::Snapshot,
-    event::ExitStatus,
-    session::record::{Exit, Record},
+    event::{BootTime, ExitStatus},
+    session::record::{Exit, Record, Recovered},
 };
 
 /// Insert only what is not there (include/uapi/linux/bpf.h): what a hook decided meanwhile is newer.
@@ -55,6 +55,36 @@ impl Probe {
             }
         }
         self.bury(snapshot)
+    }
+
+    /// Gives what was found in `/proc` the names that the kernel side has for it, which followed its tasks while nobody
+    /// read: sessions that it does not know are none, and those whose beginning is still in the ring tell it themselves.
+    pub fn rename(&mut self, snapshot: &mut Snapshot) -> Result<(), ProbeError> {
+        let begun = self.begun();
+        let tasks = self.map::<Bytes<KEY>, Bytes<TASK>>("TASKS")?;
+        let entry = |key: &TaskKey| {
+            let task = tasks.get(&bytes(key), 0).ok()?;
+            let task = FollowedTask::read_from_bytes(&task).ok()?;
+            (task.kind == task_kind::SESSION).then_some(task.entry)
+        };
+        let mut known: Vec<Recovered> = Vec::new();
+        for mut recovered in snapshot.recovered.drain(..) {
+            let root = recovered.processes.iter().find_map(|exec| entry(&exec.process.key));
+            let Some(root) = root.filter(|root| !begun.contains(root)) else { continue };
+            recovered.entry = root;
+            for exec in &mut recovered.processes {
+                exec.entry = root;
+                exec.entry_time = BootTime(root.start_time);
+            }
+            match known.iter_mut().find(|other| other.entry == root) {
+                Some(other) => other.processes.append(&mut recovered.processes),
+                None => known.push(recovered),
+            }
+        }
+        snapshot.recovered = known;
+        snapshot.sessions.clear();
+        snapshot.tasks.retain(|(_, task)| task.kind == task_kind::INIT);
+        Ok(())
     }
 
     fn count_live(&mut self, entry: &TaskKey) -> Result<(), ProbeError> {
@@ -136,8 +166,11 @@ impl Probe {
         &mut self,
         name: &'static str,
     ) -> Result<BpfMap<&mut MapData, K, V>, ProbeError> {
-        let map =
-            self.ebpf.map_mut(name).ok_or_else(|| ProbeError::Object(format!("it has no map {name}")))?;
+        let map = self
+            .kernel
+            .maps
+            .get_mut(name)
+            .ok_or_else(|| ProbeError::Object(format!("it has no map {name}")))?;
         BpfMap::try_from(map).map_err(|e| map_error("open", name, &e))
     }
 }

@@ -109,8 +109,9 @@ pub fn survey(options: &Options) -> Survey {
 
     // The trial comes last: all that can be said without it has been said.
     if may_load && !survey.problems.iter().any(|p| p.fatal) {
-        match Probe::load(options) {
-            Ok(probe) => survey.hooks = probe.hooks(),
+        // What is pinned stays as it is.
+        match Probe::load(&Options { pin: None, ..options.clone() }, None) {
+            Ok((probe, _new, _nothing)) => survey.hooks = probe.hooks(),
             Err(e) => {
                 survey.problems.push(Problem { what: e.to_string(), fix: fix(&e).to_owned(), fatal: true });
             }

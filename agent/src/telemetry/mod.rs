@@ -34,6 +34,19 @@ pub fn complain(program: &str, error: &dyn std::error::Error) {
     }
 }
 
+/// Help goes out as it is; of a mistake, the one line that says what it was. The exit code is the one for wrong usage.
+#[must_use]
+pub fn misused(program: &str, error: &clap::Error) -> std::process::ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return std::process::ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    eprintln!("{program}: {}; see {program} --help", escape::guard(line));
+    std::process::ExitCode::from(2)
+}
+
 /// Why telemetry cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {

@@ -19,10 +19,13 @@ use nix::{
 };
 use podtrail_proto::v1::{Event, agent_state::Phase, event::Body};
 
-use super::{Session, daemon, host, process, wait::deadline};
+use super::{Session, daemon, host, leftovers, process, wait::deadline};
 
 /// Node name of every agent under test.
 pub(crate) const NODE: &str = "itest";
+
+/// Where an agent's pins are, in its directory.
+const PINS: &str = "pins";
 
 /// An agent that runs.
 #[derive(Debug)]
@@ -60,7 +63,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The command that runs an agent called `name`; the paths are its socket and its log.
+/// The command that runs an agent called `name`; the paths are its socket and its log. What it pins is in its own
+/// directory, unless `args` say where, and then it is theirs to remove.
 pub(crate) fn command(name: &str, args: &[&str]) -> Result<(Command, PathBuf, PathBuf)> {
     let dir = host().dir(name)?;
     let (socket, log) = (dir.join("agent.sock"), dir.join("agent.log"));
@@ -71,6 +75,9 @@ pub(crate) fn command(name: &str, args: &[&str]) -> Result<(Command, PathBuf, Pa
     command.arg("--lock").arg(host().dir.join("agent.lock"));
     let more = env::var("PODTRAIL_ITEST_AGENT").unwrap_or_default();
     command.args(more.split_whitespace());
+    if !args.contains(&"--pin") {
+        command.arg("--pin").arg(dir.join(PINS));
+    }
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&log)?);
     Ok((command, socket, log))
 }
@@ -96,7 +103,10 @@ impl Agent {
             _lifeline: lifeline,
         };
         agent.wait("the agent says that it started", |events| {
-            events.iter().any(|event| phase(event) == Some(Phase::Started)).then_some(())
+            events
+                .iter()
+                .any(|event| matches!(phase(event), Some(Phase::Started | Phase::Upgraded)))
+                .then_some(())
         })?;
         Ok(agent)
     }
@@ -175,6 +185,7 @@ impl Agent {
         let mut child = lock(&self.child).take().context("the agent was stopped already")?;
         kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
         let status = process::reap(&mut child, "the agent ends")?;
+        self.unpin()?;
         if let Some(reader) = lock(&self.reader).take() {
             reader.join().ok().context("the reader of the agent's output failed")?;
         }
@@ -182,6 +193,11 @@ impl Agent {
             bail!("the agent printed what is no event: {bad}");
         }
         Ok(status)
+    }
+
+    /// It would go on recording.
+    fn unpin(&self) -> Result<()> {
+        self.log.parent().map_or(Ok(()), |dir| leftovers::unpin(&dir.join(PINS)))
     }
 
     /// Asks it to stop, and checks that it kept its promises: no number missing, no loss, a last word.
@@ -204,6 +220,9 @@ impl Drop for Agent {
             let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
             if process::reap(&mut child, "the agent ends").is_err() {
                 eprintln!("an agent had to be killed");
+            }
+            if let Err(e) = self.unpin() {
+                eprintln!("an agent's kernel side is still there: {e:#}");
             }
         }
         if env::var_os("PODTRAIL_ITEST_KEEP").is_some() {
@@ -229,7 +248,7 @@ pub(crate) fn whole(events: &[Arc<Event>]) -> Result<()> {
     Ok(())
 }
 
-fn phase(event: &Event) -> Option<Phase> {
+pub(crate) fn phase(event: &Event) -> Option<Phase> {
     match &event.body {
         Some(Body::AgentState(state)) => state.phase.and_then(|phase| Phase::try_from(phase).ok()),
         _ => None,

@@ -104,12 +104,25 @@ fn users(dir: &Path) -> Vec<Pid> {
 
 /// Unmounts what is mounted below `dir`, and removes it.
 pub(crate) fn remove_dir(dir: &Path) -> Result<()> {
+    unmount(dir)?;
+    Ok(fs::remove_dir_all(dir)?)
+}
+
+/// Removes what an agent pinned in `dir`, which is a mount of its own or no directory.
+pub(crate) fn unpin(dir: &Path) -> Result<()> {
+    unmount(dir)?;
+    Ok(())
+}
+
+/// Unmounts `dir` and what is below. Pins go first: a mount namespace that was made meanwhile may still have them.
+fn unmount(dir: &Path) -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let below = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
     for mount in below.filter(|mount| mount.starts_with(dir)).collect::<Vec<_>>().into_iter().rev() {
+        podtrail::probe::unload(mount)?;
         umount2(mount, MntFlags::MNT_DETACH)?;
     }
-    Ok(fs::remove_dir_all(dir)?)
+    Ok(())
 }
 
 /// Whether `name` is a run's, and that run is over.

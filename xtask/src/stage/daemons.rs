@@ -77,7 +77,7 @@ impl Drop for Daemon {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
-        // Asked first: an agent that is killed leaves its programs pinned.
+        // Asked first: it says that it stops. What it leaves pinned goes with the stage's mounts.
         if let Ok(pid) = self.pid()
             && let Err(error) = kill(pid, Signal::SIGTERM)
         {
@@ -165,6 +165,7 @@ impl Collector {
 #[derive(Debug)]
 pub(crate) struct Agent {
     daemon: Daemon,
+    unload: Command,
 }
 
 impl Agent {
@@ -180,7 +181,17 @@ impl Agent {
             .arg("--lock")
             .arg(stage.dir().join("agent.lock"))
             .arg("--spool")
-            .arg(stage.dir().join("spool"));
+            .arg(stage.dir().join("spool"))
+            .arg("--pin")
+            .arg(stage.dir().join("pins"));
+        let mut unload = Command::new(collector.programs.join("podtrail-agent"));
+        unload
+            .arg("unload")
+            .arg("--lock")
+            .arg(stage.dir().join("agent.lock"))
+            .arg("--pin")
+            .arg(stage.dir().join("pins"))
+            .stdout(Stdio::null());
         let mut daemon = Daemon::start(stage, "agent", command)?;
         stage
             .until("the agent's hooks to be attached", START, || {
@@ -189,7 +200,7 @@ impl Agent {
                 Ok(nodes.iter().any(|value| has_hooks(value, node)).then_some(()))
             })
             .map_err(|error| daemon.explained(error))?;
-        Ok(Self { daemon })
+        Ok(Self { daemon, unload })
     }
 
     /// Its process id.
@@ -197,9 +208,14 @@ impl Agent {
         self.daemon.child.id()
     }
 
-    /// Ends it.
+    /// Ends it, and what it left in the kernel: nothing records from here on.
     pub(crate) fn stop(mut self, stage: &Stage) -> Result<()> {
-        self.daemon.stop(stage)
+        self.daemon.stop(stage)?;
+        let unloaded = self.unload.status().context("cannot start podtrail-agent unload")?;
+        if !unloaded.success() {
+            bail!("podtrail-agent unload failed ({unloaded})");
+        }
+        Ok(())
     }
 }
 

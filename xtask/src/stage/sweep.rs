@@ -29,11 +29,14 @@ pub(super) fn sweep(name: &str, dir: &Path) {
     for hierarchy in hierarchies() {
         remove_cgroup(&hierarchy.join(name));
     }
+    // Before the mount that they are in: a mount namespace that was made meanwhile may still have it.
+    let pins = dir.join("pins");
+    for pinned in names(&pins).into_iter().map(|name| pins.join(name)).filter(|pinned| pinned.is_dir()) {
+        gone("remove the pins in", &pinned, fs::remove_dir_all(&pinned));
+    }
     for mount in mounts_below(dir) {
         tell("unmount", &mount, umount2(&mount, MntFlags::MNT_DETACH));
     }
-    let pins = Path::new("/sys/fs/bpf").join(name);
-    gone("remove the pins in", &pins, fs::remove_dir_all(&pins));
     gone("remove", dir, fs::remove_dir_all(dir));
 }
 

@@ -69,6 +69,8 @@ fn the_agent_s_own_state_passes_through() {
         kernel: "6.18".to_owned(),
         boot_id: BOOT_ID.to_owned(),
         hooks: Vec::new(),
+        findings: Vec::new(),
+        start: None,
     };
     let mut run = Run::new();
     assert_eq!(run.raw(Record::Agent { time: BootTime(5), state }), ["- agent Started"]);

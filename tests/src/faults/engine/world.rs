@@ -123,6 +123,11 @@ impl World {
                     .context("cannot mount a tmpfs")?;
             }
         }
+        // Mounted here: what an agent mounts in a network of its own (`ip netns exec`) ends with it.
+        let pins = dir.join("pins");
+        fs::create_dir(&pins)?;
+        mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .context("cannot mount a bpffs")?;
         let clock = dir.join("clock");
         let link = if plan.network { Some(Link::open(run.random.u64(..))?) } else { None };
         let address = match &link {
@@ -146,8 +151,7 @@ impl World {
                 command.args(["run", "--node-name", NODE, "--metrics-listen", "none", "--collector", &url]);
                 command.arg("--socket").arg(dir.join("agent.sock")).arg("--spool").arg(dir.join("spool"));
                 command.arg("--lock").arg(dir.join("agent.lock"));
-                command /*.arg("--pin").arg(dir.join("pins"))*/
-                    .args(&*more.borrow());
+                command.arg("--pin").arg(dir.join("pins")).args(&*more.borrow());
                 around.put(&mut command);
                 command
             }

@@ -1,0 +1,183 @@
+//! What is attached: hooks that hand over, each to the program in its slot. So a program changes at once, between two
+//! calls, while its hook stays (`agent-ebpf/src/main.rs`).
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use aya::{
+    Btf as KernelBtf, Ebpf,
+    programs::{
+        BtfTracePoint, FExit, KProbe, Program, ProgramError, TracePoint,
+        links::{FdLink, LinkError},
+    },
+};
+use podtrail_ebpf::layout::hook;
+
+use super::Setns;
+use crate::event;
+
+/// One hook.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Hook {
+    /// index into slots and counters
+    pub(super) index: u32,
+    /// of its pins
+    pub(super) name: &'static str,
+    /// what it is attached to
+    pub(super) place: &'static str,
+    pub(super) kind: Kind,
+    /// the program that is attached
+    pub(super) hook: &'static str,
+    /// the map that it hands over by
+    pub(super) slot: &'static str,
+    /// the program that it hands over to
+    pub(super) program: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    BtfTracepoint,
+    Fexit,
+    Kprobe,
+    Tracepoint,
+}
+
+impl Kind {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::BtfTracepoint => "btf tracepoint",
+            Self::Fexit => "fexit",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+}
+
+macro_rules! hook {
+    ($index:ident $name:literal $place:expr, $kind:ident $hook:literal $slot:literal $program:literal) => {
+        Hook {
+            index: hook::$index,
+            name: $name,
+            place: $place,
+            kind: Kind::$kind,
+            hook: $hook,
+            slot: $slot,
+            program: $program,
+        }
+    };
+}
+
+/// Those that are always there, in the order in which they are attached: cgroups first, since a task must not come into
+/// one that is not known.
+pub(super) static ALWAYS: [Hook; 6] = [
+    hook!(MKDIR "mkdir" "cgroup_mkdir", BtfTracepoint "hook_mkdir" "TO_MKDIR" "podtrail_mkdir"),
+    hook!(RMDIR "rmdir" "cgroup_rmdir", BtfTracepoint "hook_rmdir" "TO_RMDIR" "podtrail_rmdir"),
+    hook!(ATTACH "attach" "cgroup_attach_task", BtfTracepoint "hook_attach" "TO_ATTACH" "podtrail_attach"),
+    hook!(FORK "fork" "sched_process_fork", BtfTracepoint "hook_fork" "TO_FORK" "podtrail_fork"),
+    hook!(EXEC "exec" "sched_process_exec", BtfTracepoint "hook_exec" "TO_EXEC" "podtrail_exec"),
+    hook!(EXIT "exit" "sched_process_exit", BtfTracepoint "hook_exit" "TO_EXIT" "podtrail_exit"),
+];
+
+#[cfg(target_arch = "x86_64")]
+const SETNS_FUNCTION: &str = "__x64_sys_setns";
+#[cfg(target_arch = "aarch64")]
+const SETNS_FUNCTION: &str = "__arm64_sys_setns";
+
+/// The ways to see setns, the best first.
+pub(super) static SETNS: [Hook; 3] = [
+    hook!(SETNS "setns_fexit" SETNS_FUNCTION, Fexit "hook_setns_fexit" "TO_SETNS_FEXIT" "podtrail_setns_fexit"),
+    hook!(SETNS "setns_kprobe" SETNS_FUNCTION, Kprobe "hook_setns_kprobe" "TO_SETNS_KPROBE" "podtrail_setns_kprobe"),
+    hook!(SETNS "setns_tracepoint" "sys_exit_setns", Tracepoint "hook_setns_tracepoint" "TO_SETNS_TRACEPOINT" "podtrail_setns_tracepoint"),
+];
+
+impl Setns {
+    /// Whether it may be seen in this way.
+    pub(super) fn allows(self, way: &Hook) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Fexit => way.kind == Kind::Fexit,
+            Self::Kprobe => way.kind == Kind::Kprobe,
+            Self::Tracepoint => way.kind == Kind::Tracepoint,
+        }
+    }
+}
+
+impl Hook {
+    /// The order in which programs change: what comes later in a task's life first, so that what an old program tells
+    /// never comes after what a new one tells of the same task.
+    pub(super) fn turn(&self) -> u32 {
+        match self.index {
+            hook::EXIT => 0,
+            hook::RMDIR => 1,
+            hook::EXEC => 2,
+            hook::SETNS => 3,
+            hook::FORK => 4,
+            hook::ATTACH => 5,
+            _ => 6,
+        }
+    }
+
+    /// As events tell it.
+    pub(super) fn told(&self, reason: &str) -> event::Hook {
+        let name = if self.index == hook::SETNS { "setns" } else { self.place };
+        event::Hook { name: name.to_owned(), kind: self.kind.as_str().to_owned(), reason: reason.to_owned() }
+    }
+
+    /// Loads the program that does the work; answers its descriptor.
+    pub(super) fn load_program(&self, ebpf: &mut Ebpf, btf: &KernelBtf) -> Result<OwnedFd, ProgramError> {
+        self.load(ebpf, self.program, btf)
+    }
+
+    fn load(&self, ebpf: &mut Ebpf, name: &'static str, btf: &KernelBtf) -> Result<OwnedFd, ProgramError> {
+        match self.kind {
+            Kind::BtfTracepoint => typed::<BtfTracePoint>(ebpf, name)?.load(self.place, btf)?,
+            Kind::Fexit => typed::<FExit>(ebpf, name)?.load(self.place, btf)?,
+            Kind::Kprobe => typed::<KProbe>(ebpf, name)?.load()?,
+            Kind::Tracepoint => typed::<TracePoint>(ebpf, name)?.load()?,
+        }
+        let program = ebpf.program(name).ok_or(ProgramError::NotLoaded)?;
+        Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+    }
+
+    /// Loads the hook itself; answers its descriptor. Nothing is called yet.
+    pub(super) fn load_hook(&self, ebpf: &mut Ebpf, btf: &KernelBtf) -> Result<OwnedFd, ProgramError> {
+        self.load(ebpf, self.hook, btf)
+    }
+
+    /// Attaches the hook. The link, where one can be pinned; else it stays with `ebpf`.
+    pub(super) fn attach(&self, ebpf: &mut Ebpf) -> Result<Option<FdLink>, ProgramError> {
+        let link = |e: LinkError| ProgramError::IOError(io::Error::other(e));
+        let perf_link = aya::features().bpf_perf_link(); // since 5.15
+        Ok(match self.kind {
+            Kind::BtfTracepoint => {
+                let hook = typed::<BtfTracePoint>(ebpf, self.hook)?;
+                let id = hook.attach()?;
+                Some(hook.take_link(id)?.into())
+            }
+            Kind::Fexit => {
+                let hook = typed::<FExit>(ebpf, self.hook)?;
+                let id = hook.attach()?;
+                Some(hook.take_link(id)?.into())
+            }
+            Kind::Kprobe => {
+                let hook = typed::<KProbe>(ebpf, self.hook)?;
+                let id = hook.attach(self.place, 0)?;
+                if perf_link { Some(hook.take_link(id)?.try_into().map_err(link)?) } else { None }
+            }
+            Kind::Tracepoint => {
+                let hook = typed::<TracePoint>(ebpf, self.hook)?;
+                let id = hook.attach("syscalls", self.place)?;
+                if perf_link { Some(hook.take_link(id)?.try_into().map_err(link)?) } else { None }
+            }
+        })
+    }
+}
+
+pub(super) fn typed<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, ProgramError>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?.try_into()
+}
