@@ -279,9 +279,11 @@ impl Account {
                     verdict.inexact += 1;
                 }
                 // Other records than these two are no event of their own.
-                GapSource::KernelRing | GapSource::SessionBudget => {
+                GapSource::KernelRing => {
                     verdict.kernel += if matches!(&*gap.detail, "exec" | "exit") { count } else { 0 };
                 }
+                // This source knows whose the records were.
+                GapSource::SessionBudget if self.of_strangers(gap) => {}
                 GapSource::CollectorSequence => verdict.numbers += count,
                 // Why numbers are missing that the collector counts.
                 GapSource::AgentBuffer | GapSource::AgentSpool => {}
@@ -344,6 +346,12 @@ impl Account {
         verdict.executions += commands - told;
         verdict.exits += commands.saturating_sub(exited);
         verdict.lost += missing;
+    }
+
+    /// Whether a gap is about sessions that were not the storm's.
+    fn of_strangers(&self, gap: &Gap) -> bool {
+        let stranger = |id: &String| self.sessions.get(id).is_some_and(|seen| seen.volley.is_none());
+        !gap.session_ids.is_empty() && gap.session_ids.iter().all(stranger)
     }
 
     /// What gaps said, a line for each kind.
