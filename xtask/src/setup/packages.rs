@@ -42,6 +42,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "libprotobuf-dev", version: None, purpose: For::Tests },
     Package { name: "python3-grpcio", version: None, purpose: For::Tests },
     Package { name: "python3-protobuf", version: None, purpose: For::Tests },
+    Package { name: "openssl", version: None, purpose: For::Tests },
     Package { name: "libbpf-tools", version: None, purpose: For::Bench },
     Package { name: "bpftrace", version: None, purpose: For::Bench },
 ];

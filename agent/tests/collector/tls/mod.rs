@@ -2,6 +2,7 @@
 
 #[path = "../../../src/tls/testing.rs"]
 mod authority;
+mod document;
 mod door;
 mod reload;
 mod rights;

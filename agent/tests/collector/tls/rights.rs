@@ -94,6 +94,11 @@ async fn a_principal_sees_its_namespaces_and_fields_and_nothing_else() {
     assert_eq!((gap.count, gap.session_ids.len()), (Some(3), 0));
     assert_eq!(seqs(&all_of(&collector, nothing.clone(), "").await.unwrap()), [7]);
 
+    // A filter sees what its reader sees: a hidden field cannot be guessed at.
+    let guess = "executed.argv.exists(arg, arg.contains('secret=session-prod'))";
+    assert_eq!(seqs(&all_of(&collector, all.clone(), guess).await.unwrap()), [2, 7]);
+    assert_eq!(seqs(&all_of(&collector, prod.clone(), guess).await.unwrap()), [7]);
+
     // A subscription shows the same.
     let (tx, rx) = mpsc::channel(1);
     let open = SubscribeOpen {
