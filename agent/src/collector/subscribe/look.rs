@@ -1,6 +1,9 @@
 //! Reading the log for one reader: what they are shown, and what retention took before they got there.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use podtrail_proto::v1::{self, event::Body};
 
@@ -12,6 +15,9 @@ use crate::trail::{
 
 /// How much is read at once.
 const PAGE: Page = Page { max_events: 4096, max_bytes: 1024 * 1024 };
+
+/// How long a page may be looked at; what is left is for the next.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +46,16 @@ pub(super) fn look(log: &dyn Log, after: Cursor, sight: &Sight, gaps: bool) -> R
         to = first - 1;
         shown.push(Delivery::new(to, Arc::new(gap(after, to, &bounds))));
     }
-    to = entries.last().map_or(to, |e| e.cursor);
     shown.reserve(entries.len());
-    shown.extend(
-        entries
-            .into_iter()
-            .filter_map(|Entry { cursor, logged: _, event }| Some(Delivery::new(cursor, sight.show(event)?))),
-    );
+    let began = Instant::now();
+    for Entry { cursor, logged: _, event } in entries {
+        to = cursor;
+        shown.extend(sight.show(event).map(|event| Delivery::new(cursor, event)));
+        // Filters are bounded for each event; a whole page of the worst of them is not to hold up a shutdown.
+        if began.elapsed() > PATIENCE {
+            break;
+        }
+    }
     Ok(Look { after, to, shown })
 }
 

@@ -339,3 +339,33 @@ async fn they_are_listed_and_shown() {
     let request = v1::GetSubscriptionRequest { name: "c".to_owned() };
     assert_eq!(trail.get_subscription(request).await.unwrap_err().code(), Code::NotFound);
 }
+
+#[tokio::test]
+async fn a_filter_is_kept_and_replaced_by_the_next_open_and_gaps_pass_it() {
+    let s = serve(Settings::default()).await;
+    let in_session = |n, session: &str| Arc::new(event("n", n, 1, session, exited()));
+    let all = (1..=100).map(|n| in_session(n, if n % 10 == 0 { "tens" } else { "rest" }));
+    s.f.log.append(all.collect()).unwrap();
+    let with = |filter: &str, open| v1::SubscribeOpen { filter: filter.to_owned(), ..open };
+    let (code, message) = s.refused(with("sessionid == 'x'", oldest("s"))).await;
+    assert_eq!(code, Code::InvalidArgument);
+    assert!(message.starts_with("filter, line 1, column 1: "), "{message}");
+
+    let (mut client, _) = s.open(with("session_id == 'tens'", oldest("s"))).await;
+    assert_eq!(client.take(10).await, [10, 20, 30, 40, 50, 60, 70, 80, 90, 100]);
+    assert_eq!(s.f.subscriptions.get("siem", "s").unwrap().filter, "session_id == 'tens'");
+    client.ack(40).await;
+    until_at(&s.f, "s", 40).await;
+    let (mut client, _) = s.open(named("s")).await;
+    assert_eq!(client.take(60).await, (41..=100).collect::<Vec<_>>());
+    assert_eq!(s.f.subscriptions.get("siem", "s").unwrap().filter, "");
+
+    s.f.keep(5);
+    let open = v1::SubscribeOpen { gap_if_trimmed: true, ..with("session_id == 'tens'", named("s")) };
+    let (mut client, _) = s.open(open).await;
+    let Response::Events(v1::SubscribeEvents { events, cursors }) = client.next().await.unwrap() else {
+        panic!("no events")
+    };
+    assert!(matches!(&events[0].body, Some(v1::event::Body::Gap(gap)) if gap.count() == 55), "{events:?}");
+    assert_eq!(cursors, [s.f.log.id().text(95), s.f.log.id().text(100)]);
+}
