@@ -124,3 +124,77 @@ impl Refusals {
         (untold > 0).then_some(Refused { entry: Some(entry), count: untold, from: self.from })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Refusals, Refused};
+    use crate::event::{BootTime, TaskKey};
+
+    const ONE: TaskKey = TaskKey::new(1, 1);
+    const TWO: TaskKey = TaskKey::new(2, 2);
+    const SECOND: u64 = 1_000_000_000;
+
+    fn told(refused: Vec<Refused>) -> Vec<(Option<u32>, u64)> {
+        refused.into_iter().map(|r| (r.entry.map(|entry| entry.tgid), r.count)).collect()
+    }
+
+    fn flush(refusals: &mut Refusals, seconds: u64) -> Vec<(Option<u32>, u64)> {
+        told(refusals.flush(BootTime(seconds * SECOND), false))
+    }
+
+    #[test]
+    fn each_is_told_once_and_by_its_session() {
+        let mut refusals = Refusals::new();
+        refusals.count(10, BootTime(0));
+        refusals.of(ONE, 4);
+        refusals.of(TWO, 5);
+        refusals.of(ONE, 5);
+        refusals.of(ONE, 3); // an exit from before
+        assert_eq!(flush(&mut refusals, 1), [(Some(1), 5), (Some(2), 5)]);
+        assert_eq!(flush(&mut refusals, 2), []);
+        refusals.count(1, BootTime(2));
+        refusals.of(TWO, 6);
+        assert_eq!(told(refusals.end(&TWO).into_iter().collect()), [(Some(2), 1)]);
+        assert_eq!((refusals.total(&TWO), refusals.total(&ONE)), (6, 5));
+        assert_eq!(flush(&mut refusals, 20), []);
+    }
+
+    #[test]
+    fn what_no_session_is_known_of_is_told_in_nobodys_name_and_only_that() {
+        let mut refusals = Refusals::new();
+        refusals.count(10, BootTime(7));
+        refusals.of(ONE, 6);
+        assert_eq!(flush(&mut refusals, 1), [(Some(1), 6)]);
+        // More is refused all the time, and of two it is always known a little later of whom.
+        refusals.count(2, BootTime(0));
+        assert_eq!(flush(&mut refusals, 2), []);
+        refusals.of(TWO, 2);
+        refusals.count(2, BootTime(0));
+        assert_eq!(flush(&mut refusals, 3), [(Some(2), 2)]);
+        refusals.of(TWO, 4);
+        let all = refusals.flush(BootTime(4 * SECOND), false);
+        assert_eq!(all.last().map(|last| last.from), Some(Some(BootTime(7))));
+        assert_eq!(told(all), [(Some(2), 2), (None, 4)]);
+        assert_eq!(flush(&mut refusals, 100), []);
+    }
+
+    #[test]
+    fn an_exit_may_come_before_the_count() {
+        let mut refusals = Refusals::new();
+        refusals.of(ONE, 3);
+        assert_eq!(flush(&mut refusals, 1), [(Some(1), 3)]);
+        refusals.count(3, BootTime(0));
+        for second in 2..20 {
+            assert_eq!(flush(&mut refusals, second), []);
+        }
+    }
+
+    #[test]
+    fn at_the_end_all_is_told() {
+        let mut refusals = Refusals::new();
+        refusals.count(3, BootTime(0));
+        refusals.of(ONE, 2);
+        assert_eq!(told(refusals.flush(BootTime(1), true)), [(Some(1), 2), (None, 1)]);
+        assert_eq!(told(refusals.flush(BootTime(1), true)), []);
+    }
+}

@@ -48,7 +48,8 @@ pub(super) fn notes(executed: &v1::Executed, before: Before<'_>) -> Vec<(Style, 
             executed.argv.iter().map(|arg| arg.len() as u64 + 1).sum()
         };
         let of = words::bytes(executed.argv_bytes());
-        notes.push((Style::Warn, format!("argv cut: {} of {of} kept", words::bytes(kept))));
+        let why = if executed.argv_over_budget { ", over the session's budget" } else { "" };
+        notes.push((Style::Warn, format!("argv cut: {} of {of} kept{why}", words::bytes(kept))));
     }
     notes
 }
