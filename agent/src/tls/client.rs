@@ -152,7 +152,7 @@ async fn open(config: Arc<ClientConfig>, uri: &Uri) -> io::Result<TlsStream<TcpS
 pub fn to_others(ca: &Path, own: Option<(&Path, &Path)>) -> Result<ClientConfig, TlsError> {
     let paths = [Some(ca), own.map(|(cert, _)| cert), own.map(|(_, key)| key)];
     let contents = Contents::read(paths.into_iter().flatten())?;
-    let unusable = |e: rustls::Error| TlsError::Unusable { cert: ca.to_owned(), why: e.to_string() };
+    let unusable = |e: Error| TlsError::Unusable { cert: ca.to_owned(), why: e.to_string() };
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(unusable)?

@@ -45,9 +45,8 @@ impl Verifier {
         let named = |identity: Result<_, IdentityError>| {
             identity.map_err(|e| CertificateError::Other(OtherError(Arc::new(e))).into())
         };
-        let error = match self.ours.verify_client_cert(own, between, now) {
-            Ok(_) => return named(Identity::of_certificate(own)),
-            Err(error) => error,
+        let Err(error) = self.ours.verify_client_cert(own, between, now) else {
+            return named(Identity::of_certificate(own));
         };
         match &self.kubelets {
             Some(OfKubelets { verifier, cluster }) => {
