@@ -3,7 +3,7 @@
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use podtrail_proto::v1::{self, event::Body};
 
-use crate::{spool::Fill, uplink};
+use crate::{spool::Fill, trail::Moment, uplink};
 
 #[derive(Debug)]
 pub(super) struct Metrics {
@@ -17,6 +17,10 @@ pub(super) struct Metrics {
     other: Counter,
     sessions: Gauge,
     spool_bytes: Gauge,
+    spool_disk_bytes: Gauge,
+    spool_oldest: Gauge,
+    spool_trouble: Gauge,
+    spool_sync_errors: Counter,
     spool_events: Gauge,
     spool_unacked: Gauge,
     spool_dropped: Counter,
@@ -32,13 +36,26 @@ impl Metrics {
             "Events that are known to be missing, by where they were lost"
         );
         describe_gauge!("podtrail_agent_sessions_open", "Sessions that are open on this node");
-        describe_gauge!("podtrail_agent_spool_bytes", "Memory that buffered events take");
-        describe_gauge!("podtrail_agent_spool_events", "Events in the buffer");
+        describe_gauge!("podtrail_agent_spool_bytes", "Memory that events in the spool take");
+        describe_gauge!("podtrail_agent_spool_disk_bytes", "What events in the spool take on disk");
+        describe_gauge!("podtrail_agent_spool_events", "Events in the spool");
+        describe_gauge!(
+            "podtrail_agent_spool_oldest_unacknowledged_seconds",
+            "Age of the oldest event that the collector has not acknowledged; 0: there is none"
+        );
+        describe_gauge!(
+            "podtrail_agent_spool_trouble",
+            "1 while events are in memory because the disk fails"
+        );
+        describe_counter!("podtrail_agent_spool_sync_errors_total", "Syncs of the spool that failed");
         describe_gauge!(
             "podtrail_agent_spool_unacknowledged",
             "Events that the collector has not acknowledged"
         );
-        describe_counter!("podtrail_agent_spool_dropped_total", "Events dropped because the buffer was full");
+        describe_counter!(
+            "podtrail_agent_spool_dropped_total",
+            "Events dropped because the spool was full or they were too old"
+        );
         describe_gauge!("podtrail_agent_uplink_connected", "1 while the collector answers");
         describe_counter!("podtrail_agent_uplink_attempts_total", "Streams to the collector that were begun");
         let events = |kind: &'static str| counter!("podtrail_agent_events_total", "kind" => kind);
@@ -53,6 +70,10 @@ impl Metrics {
             other: events("other"),
             sessions: gauge!("podtrail_agent_sessions_open"),
             spool_bytes: gauge!("podtrail_agent_spool_bytes"),
+            spool_disk_bytes: gauge!("podtrail_agent_spool_disk_bytes"),
+            spool_oldest: gauge!("podtrail_agent_spool_oldest_unacknowledged_seconds"),
+            spool_trouble: gauge!("podtrail_agent_spool_trouble"),
+            spool_sync_errors: counter!("podtrail_agent_spool_sync_errors_total"),
             spool_events: gauge!("podtrail_agent_spool_events"),
             spool_unacked: gauge!("podtrail_agent_spool_unacknowledged"),
             spool_dropped: counter!("podtrail_agent_spool_dropped_total"),
@@ -77,9 +98,23 @@ impl Metrics {
         }
     }
 
-    pub(super) fn spool(&self, fill: Fill) {
-        let Fill { bytes, events, last_seq, acked_seq, dropped } = fill;
+    pub(super) fn spool(&self, fill: Fill, now: Moment) {
+        let Fill {
+            bytes,
+            disk_bytes,
+            events,
+            last_seq,
+            acked_seq,
+            dropped,
+            oldest_unacked,
+            sync_errors,
+            trouble,
+        } = fill;
         self.spool_bytes.set(float(bytes as u64));
+        self.spool_disk_bytes.set(float(disk_bytes));
+        self.spool_oldest.set(oldest_unacked.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()));
+        self.spool_trouble.set(if trouble.is_some() { 1.0 } else { 0.0 });
+        self.spool_sync_errors.absolute(sync_errors);
         self.spool_events.set(float(events as u64));
         self.spool_unacked.set(float(last_seq.saturating_sub(acked_seq)));
         self.spool_dropped.absolute(dropped);

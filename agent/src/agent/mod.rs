@@ -15,12 +15,7 @@ mod stdout;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    fs, io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::{fs, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use nix::sys::utsname::uname;
 use podtrail_proto::v1;
@@ -41,10 +36,10 @@ use crate::{
     container::{CgroupError, RecoverError},
     local::{Local, LocalError},
     probe::{ProbeError, RawRecord},
-    spool::{self, Identity, Saved, Spool},
+    spool::{self, Identity, Saved, Spool, SpoolError},
     telemetry,
     tls::ClientTls,
-    trail::{Indexed, log::LogError},
+    trail::{Indexed, Moment, log::LogError},
     uplink,
 };
 
@@ -57,6 +52,9 @@ pub enum AgentError {
     /// {0}
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// {0}
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     /// {0}
     #[error(transparent)]
     Local(#[from] LocalError),
@@ -127,7 +125,7 @@ pub async fn run<S: Source>(
     let mut local = None;
     if let Some(path) = &config.socket {
         let both = Arc::new(Indexed::open(Arc::clone(&spool))?);
-        local = Some(Local::open(path, config.socket_group, Arc::clone(&both), config.spool_size)?);
+        local = Some(Local::open(path, config.socket_group, Arc::clone(&both), config.spool_memory)?);
         indexed = Some(both);
     }
     let tls = config.tls.clone().map(|files| Arc::new(ClientTls::new(files)));
@@ -180,21 +178,26 @@ pub async fn run<S: Source>(
     ended.and(printed.map_err(AgentError::Stdout))
 }
 
-/// The spool as it was left, and what it kept for the agent itself.
-pub(crate) fn open_spool(config: &AgentConfig, _about: &About) -> (Arc<Spool>, Saved) {
-    let nanos = crate::clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    let identity = Identity {
-        cluster: config.cluster.clone(),
-        node: config.node_name.clone(),
-        epoch: u64::try_from(nanos).unwrap_or(u64::MAX),
-    };
+/// The spool as the agent before left it, and what it kept for the agent itself.
+pub(crate) fn open_spool(config: &AgentConfig, about: &About) -> Result<(Arc<Spool>, Saved), AgentError> {
     let acknowledged = config.collector.is_some() || config.stdout;
-    let spool = Spool::new(identity, spool::Options { max_bytes: config.spool_size, acknowledged });
-    (Arc::new(spool), Saved::default())
+    let options = spool::Options { max_bytes: config.spool_memory, acknowledged };
+    let (cluster, name) = (config.cluster.clone(), config.node_name.clone());
+    let now = Moment::now();
+    let Some(dir) = config.spool.clone() else {
+        let epoch = u64::try_from(now.0).unwrap_or(u64::MAX);
+        let spool = Spool::new(Identity { cluster, node: name, epoch }, options);
+        return Ok((Arc::new(spool), Saved::default()));
+    };
+    let node = spool::Node { cluster, name, boot_id: about.boot_id.clone() };
+    let (max_bytes, max_age) = (config.spool_size, config.spool_age);
+    let disk = spool::Disk { dir, max_bytes, max_age, fsync: config.spool_fsync };
+    let (spool, saved) = Spool::open(&node, options, &disk, now)?;
+    Ok((Arc::new(spool), saved))
 }
 
 fn hello(spool: &Spool, about: &About) -> v1::Hello {
-    let Identity { cluster, node, epoch } = spool.identity().clone();
+    let Identity { cluster, node, epoch } = spool.sending();
     let About { version, kernel: _, boot_id } = about.clone();
     v1::Hello { cluster, node, epoch, agent_version: version, boot_id }
 }

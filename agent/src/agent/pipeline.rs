@@ -256,7 +256,7 @@ impl<S: Source> Pipeline<S> {
     }
 
     fn measure(&self, sinks: &Sinks) {
-        self.metrics.spool(sinks.spool.fill());
+        self.metrics.spool(sinks.spool.fill(), Moment::now());
         self.metrics.sessions(self.machine.open_sessions());
         if let Some(uplink) = &sinks.uplink {
             self.metrics.uplink(*uplink.borrow());

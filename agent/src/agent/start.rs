@@ -66,11 +66,9 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     let health = Health::new();
     let hooks = health.component("kernel hooks");
     let integrity = health.component("integrity");
+    let kept = health.component("spool");
     serve_metrics(config, health, stop.clone()).await?;
 
-    if let Some(spool) = &config.spool {
-        tracing::warn!(spool = %spool.display(), "not used by this version: events wait in memory (--spool-size)");
-    }
     let host = Host::default();
     let hierarchy = Hierarchy::find(&host)?;
     let namespaces = host_namespaces(&host);
@@ -83,7 +81,8 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
             "only a part of the node's cgroups can be seen: mount the node's /sys/fs/cgroup to name containers"
         );
     }
-    let (spool, saved) = open_spool(config, &about);
+    let (spool, saved) = open_spool(config, &about)?;
+    spool.report_to(kept);
     let options = probe_options(config, &hierarchy, &namespaces);
     let (mut probe, resumed, inherited) = Probe::load(&options, saved.source.as_deref())?;
     let attached = boot_now();

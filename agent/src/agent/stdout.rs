@@ -57,6 +57,9 @@ impl Printer {
         let (until, watched) = watch::channel(None);
         let (tell, done) = oneshot::channel();
         let handle = Handle::current();
+        // What nobody has printed yet; beside a collector, what comes from now on.
+        let fill = spool.fill();
+        let from = if acknowledge { fill.acked_seq } else { fill.last_seq };
         std::thread::Builder::new()
             .name("stdout".to_owned())
             .stack_size(256 << 10)
@@ -65,6 +68,7 @@ impl Printer {
                     BufWriter::with_capacity(32 << 10, out),
                     &spool,
                     acknowledge,
+                    from,
                     watched,
                 ));
                 stop.cancel();
@@ -90,28 +94,26 @@ async fn print<W: Write + AsFd>(
     mut out: BufWriter<W>,
     spool: &Spool,
     acknowledge: bool,
+    from: u64,
     mut until: watch::Receiver<Option<u64>>,
 ) -> io::Result<()> {
     let mut newest = spool.newest_seq();
-    let mut printed = 0;
+    let mut printed = from;
     loop {
         newest.mark_unchanged();
-        let events = if acknowledge {
-            spool.take(printed, PAGE.max_events, PAGE.max_bytes)
-        } else {
-            spool.read_after(printed, PAGE)
-        };
+        let events =
+            if acknowledge { spool.take_after(printed, PAGE) } else { spool.read_after(printed, PAGE) };
         if let Some(last) = events.last() {
-            if !acknowledge && events.first().is_some_and(|first| first.seq > printed + 1) {
+            if !acknowledge && events.first().is_some_and(|first| first.cursor > printed + 1) {
                 tracing::warn!("standard output is read too slowly: some events go to the collector only");
             }
-            printed = last.seq;
+            printed = last.cursor;
             match write(&mut out, &events) {
                 Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 written => written?,
             }
             if acknowledge {
-                spool.ack(printed);
+                spool.ack_up_to(printed);
             }
             continue;
         }

@@ -148,6 +148,7 @@ fn config(dir: &tempfile::TempDir, collector: Option<String>) -> AgentConfig {
         collector,
         socket: path("agent.sock"),
         lock: path("agent.lock"),
+        spool: path("spool"),
         metrics_listen: Some("none".to_owned()),
         ..Flags::default()
     };
@@ -196,7 +197,7 @@ async fn from_the_source_to_the_collector_and_the_socket() {
     let socket = config.socket.clone().unwrap();
     let agent = tokio::spawn({
         let stop = stop.clone();
-        async move { run(&config, open_spool(&config, &about()).0, pipeline, vec![cgroup()], stop).await }
+        async move { run(&config, open_spool(&config, &about()).unwrap().0, pipeline, vec![cgroup()], stop).await }
     });
     send.send(exec(20, TaskKey::new(500, 10), b"sh\0-c\0\x1b[2J\xff\0")).unwrap();
     send.send(exec(30, TaskKey::new(501, 25), b"ls\0")).unwrap();
@@ -272,7 +273,7 @@ async fn without_a_collector_the_socket_has_it_all_and_the_stop_is_quick() {
     let socket = config.socket.clone().unwrap();
     let agent = tokio::spawn({
         let stop = stop.clone();
-        async move { run(&config, open_spool(&config, &about()).0, pipeline, Vec::new(), stop).await }
+        async move { run(&config, open_spool(&config, &about()).unwrap().0, pipeline, Vec::new(), stop).await }
     });
     send.send(exec(20, TaskKey::new(500, 10), b"true\0")).unwrap();
     let connected = async {
@@ -321,7 +322,7 @@ async fn after_a_loss_of(detail: &str, over: bool, unread: bool) -> (Vec<v1::Eve
     let behind = unread.then(|| before.remove(0));
     let agent = tokio::spawn({
         let stop = stop.clone();
-        async move { run(&config, open_spool(&config, &about()).0, pipeline, before, stop).await }
+        async move { run(&config, open_spool(&config, &about()).unwrap().0, pipeline, before, stop).await }
     });
     let connected = async {
         while !socket.exists() {

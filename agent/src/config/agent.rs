@@ -17,7 +17,7 @@ use super::{
     },
     tls,
 };
-use crate::{probe::Setns, telemetry::LogFormat, tls::Files};
+use crate::{probe::Setns, spool::Fsync, telemetry::LogFormat, tls::Files};
 
 /// Where everything of an agent on its node is.
 pub const SOCKET: &str = "/run/podtrail/agent.sock";
@@ -40,9 +40,22 @@ const ARGV_BUDGET_MAX: u64 = 1 << 30;
 const RING_SIZE_MIN: u64 = 64 << 10;
 const RING_SIZE_MAX: u64 = 1 << 30;
 
-const SPOOL_SIZE: u64 = 16 << 20;
-const SPOOL_SIZE_MIN: u64 = 64 << 10;
-const SPOOL_SIZE_MAX: u64 = 4 << 30;
+/// Where events wait for the collector.
+pub const SPOOL: &str = "/var/lib/podtrail/agent";
+
+const SPOOL_SIZE: u64 = 512 << 20;
+const SPOOL_SIZE_MIN: u64 = 8 << 20;
+const SPOOL_SIZE_MAX: u64 = 1 << 40;
+
+const SPOOL_MEMORY: u64 = 16 << 20;
+const SPOOL_MEMORY_MIN: u64 = 64 << 10;
+const SPOOL_MEMORY_MAX: u64 = 4 << 30;
+
+const SPOOL_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+const SPOOL_AGE_MIN: Duration = Duration::from_secs(60);
+
+const SPOOL_FSYNC: Duration = Duration::from_secs(1);
+const SPOOL_FSYNC_MIN: Duration = Duration::from_millis(10);
 
 const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9444);
 
@@ -70,12 +83,23 @@ pub struct Flags {
     /// The key of that certificate (PEM)
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<String>,
-    /// Directory for events that are not acknowledged yet (no use is made of it yet: they are kept in memory)
+    /// Directory where events wait for the collector, or "none": in memory alone, and gone when the agent ends
+    /// [default: /var/lib/podtrail/agent]
     #[arg(long, value_name = "DIR")]
     pub spool: Option<String>,
-    /// Memory for events, like 16MiB; when it is full, the oldest are dropped, and counted
+    /// Most that events take there, like 2GiB; when it is full, the oldest are dropped, and counted [default: 512MiB]
     #[arg(long, value_name = "BYTES")]
     pub spool_size: Option<String>,
+    /// Events that no collector took for so long are dropped, and counted, like 36h [default: 7d]
+    #[arg(long, value_name = "DURATION")]
+    pub spool_age: Option<String>,
+    /// What a power cut may lose: what came in this time, like 1s; or "always": nothing, but each batch waits for the
+    /// disk; or "never": what the kernel had not written yet [default: 1s]
+    #[arg(long, value_name = "WHEN")]
+    pub spool_fsync: Option<String>,
+    /// Memory for events that cannot be on disk: there is no spool, or its disk is full [default: 16MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub spool_memory: Option<String>,
     /// The socket that `podtrail` on this node reads from, or "none" [default: /run/podtrail/agent.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<String>,
@@ -156,8 +180,12 @@ pub struct AgentConfig {
     pub collector: Option<String>,
     /// there where the collector's URL is https
     pub tls: Option<Files>,
+    /// `None`: events are in memory alone
     pub spool: Option<PathBuf>,
-    pub spool_size: usize,
+    pub spool_size: u64,
+    pub spool_age: Duration,
+    pub spool_fsync: Fsync,
+    pub spool_memory: usize,
     pub socket: Option<PathBuf>,
     /// its number; `None`: root's
     pub socket_group: Option<u32>,
@@ -183,7 +211,7 @@ pub struct AgentConfig {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 23] = [
     "node-name",
     "cluster",
     "collector",
@@ -192,6 +220,9 @@ const KEYS: [&str; 20] = [
     "tls-key",
     "spool",
     "spool-size",
+    "spool-age",
+    "spool-fsync",
+    "spool-memory",
     "socket",
     "socket-group",
     "stdout",
@@ -219,6 +250,9 @@ impl AgentConfig {
             tls_key,
             spool,
             spool_size,
+            spool_age,
+            spool_fsync,
+            spool_memory,
             socket,
             socket_group,
             stdout,
@@ -245,6 +279,9 @@ impl AgentConfig {
         settings.flag("--tls-key", tls_key);
         settings.flag("--spool", spool);
         settings.flag("--spool-size", spool_size);
+        settings.flag("--spool-age", spool_age);
+        settings.flag("--spool-fsync", spool_fsync);
+        settings.flag("--spool-memory", spool_memory);
         settings.flag("--socket", socket);
         settings.flag("--socket-group", socket_group);
         settings.flag("--stdout", stdout.then(|| "true".to_owned()));
@@ -273,6 +310,9 @@ impl AgentConfig {
             .check("spool-size", SPOOL_SIZE, |text| bytes_within(text, &(SPOOL_SIZE_MIN..=SPOOL_SIZE_MAX)));
         let tls = tls::files(settings);
         let secure = tls.is_some();
+        let spool_memory = settings.check("spool-memory", SPOOL_MEMORY, |text| {
+            bytes_within(text, &(SPOOL_MEMORY_MIN..=SPOOL_MEMORY_MAX))
+        });
         let argv_limit = settings
             .check("argv-limit", ARGV_LIMIT, |text| bytes_within(text, &(ARGV_LIMIT_MIN..=ARGV_LIMIT_MAX)));
         let argv_budget = settings.check("session-argv-budget", ARGV_BUDGET, |text| {
@@ -283,8 +323,11 @@ impl AgentConfig {
             cluster: settings.check("cluster", "default".to_owned(), name),
             collector: settings.check("collector", None, |text| collector_url(text, secure).map(Some)),
             tls,
-            spool: settings.check("spool", None, |text| path(text).map(Some)),
-            spool_size: usize::try_from(spool_size).unwrap_or(usize::MAX),
+            spool: settings.check("spool", Some(PathBuf::from(SPOOL)), |text| optional(text, path)),
+            spool_size,
+            spool_age: settings.check("spool-age", SPOOL_AGE, |text| duration(text, SPOOL_AGE_MIN)),
+            spool_fsync: settings.check("spool-fsync", Fsync::Every(SPOOL_FSYNC), fsync),
+            spool_memory: usize::try_from(spool_memory).unwrap_or(usize::MAX),
             socket: settings.check("socket", Some(PathBuf::from(SOCKET)), |text| optional(text, path)),
             socket_group: settings.check("socket-group", None, |text| group(text).map(Some)),
             lock: settings.check("lock", PathBuf::from(LOCK), path),
@@ -318,6 +361,16 @@ impl AgentConfig {
             log_level: settings.check("log-level", None, |text| log_level(text).map(Some)),
             log_format: settings.check("log-format", LogFormat::Auto, log_format),
         }
+    }
+}
+
+fn fsync(text: &str) -> Result<Fsync, String> {
+    match text {
+        "always" => Ok(Fsync::Always),
+        "never" => Ok(Fsync::Never),
+        _ => duration(text, SPOOL_FSYNC_MIN)
+            .map(Fsync::Every)
+            .map_err(|error| format!("{error}, nor \"always\" or \"never\"")),
     }
 }
 
@@ -408,7 +461,10 @@ mod tests {
         assert_eq!(config.node_name, gethostname().unwrap().to_str().unwrap());
         assert_eq!((config.cluster.as_str(), config.collector, config.stdout), ("default", None, false));
         assert_eq!(config.socket, Some(PathBuf::from("/run/podtrail/agent.sock")));
-        assert_eq!((config.argv_limit, config.ring_size, config.spool_size), (65_536, None, 16 << 20));
+        assert_eq!((config.argv_limit, config.ring_size), (65_536, None));
+        assert_eq!((config.spool_size, config.spool_memory), (512 << 20, 16 << 20));
+        assert_eq!(config.spool, Some(PathBuf::from("/var/lib/podtrail/agent")));
+        assert_eq!(config.spool_fsync, Fsync::Every(Duration::from_secs(1)));
         assert_eq!(config.metrics_listen, Some("127.0.0.1:9444".parse().unwrap()));
     }
 
@@ -498,8 +554,22 @@ mod tests {
     #[test]
     fn none_is_an_answer() {
         let none = || Some("none".to_owned());
-        let config =
-            AgentConfig::load(Flags { socket: none(), metrics_listen: none(), ..Flags::default() }).unwrap();
-        assert_eq!((config.socket, config.metrics_listen), (None, None));
+        let config = AgentConfig::load(Flags {
+            socket: none(),
+            metrics_listen: none(),
+            spool: none(),
+            ..Flags::default()
+        })
+        .unwrap();
+        assert_eq!((config.socket, config.metrics_listen, config.spool), (None, None, None));
+    }
+
+    #[test]
+    fn a_sync_is_always_never_or_now_and_then() {
+        assert_eq!(fsync("always"), Ok(Fsync::Always));
+        assert_eq!(fsync("never"), Ok(Fsync::Never));
+        assert_eq!(fsync("2s"), Ok(Fsync::Every(Duration::from_secs(2))));
+        let error = fsync("often").unwrap_err();
+        assert!(error.contains("\"often\"") && error.contains("\"always\""), "{error}");
     }
 }

@@ -5,20 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use podtrail_proto::{Timestamp, v1};
 use prost::Message as _;
 
-use super::{Encoded, Now};
+use super::Now;
+use crate::trail::Moment;
 
 /// Sessions named in one gap; where more are touched, none is named, which means any.
 const SESSIONS_MAX: usize = 256;
 
 /// Gaps to be.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pending {
     /// by source and detail
     gaps: BTreeMap<(i32, String), Missing>,
 }
 
 /// One gap to be.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Missing {
     count: u64,
     exact: bool,
@@ -45,8 +46,8 @@ impl Pending {
     }
 
     /// An event is dropped. If it is a gap itself, what it counted is carried on.
-    pub(super) fn count(&mut self, entry: &Encoded) {
-        let peek = Peek::decode(&*entry.bytes).unwrap_or_default();
+    pub(super) fn count(&mut self, bytes: &[u8]) {
+        let peek = Peek::decode(bytes).unwrap_or_default();
         let missing = self.of(v1::GapSource::AgentBuffer.into(), "events");
         missing.count += 1;
         missing.between(peek.time, peek.time);
@@ -54,14 +55,40 @@ impl Pending {
             missing.touches([peek.session_id]);
         }
         if let Some(gap) = peek.gap {
-            let v1::Gap { source, count, exact, from, to, session_ids, detail } = gap;
-            let missing = self.of(source.unwrap_or_default(), &detail);
-            missing.count = missing.count.saturating_add(count.unwrap_or(1));
-            missing.exact &= exact.unwrap_or(false);
-            missing.between(from, to);
-            missing.any_session |= session_ids.is_empty();
-            missing.touches(session_ids);
+            self.add(gap);
         }
+    }
+
+    /// What is missing by another's word.
+    pub(super) fn add(&mut self, gap: v1::Gap) {
+        let v1::Gap { source, count, exact, from, to, session_ids, detail } = gap;
+        let missing = self.of(source.unwrap_or_default(), &detail);
+        missing.count = missing.count.saturating_add(count.unwrap_or(1));
+        missing.exact &= exact.unwrap_or(false);
+        missing.between(from, to);
+        missing.any_session |= session_ids.is_empty();
+        missing.touches(session_ids);
+    }
+
+    /// Events that cannot be read any more; any session's. `exact`: as many as that.
+    pub(super) fn unreadable(&mut self, count: u64, exact: bool, from: Moment, to: Moment, detail: &str) {
+        self.add(v1::Gap {
+            source: Some(v1::GapSource::AgentSpool.into()),
+            count: Some(count),
+            exact: Some(exact),
+            from: Some(from.timestamp()),
+            to: Some(to.timestamp()),
+            session_ids: Vec::new(),
+            detail: detail.to_owned(),
+        });
+    }
+
+    /// The gaps as they would be told now, to be kept until they are.
+    pub(super) fn gaps(&self) -> Vec<v1::Gap> {
+        let gap = |((source, detail), missing): (&(i32, String), &Missing)| {
+            missing.clone().into_gap(*source, detail.clone())
+        };
+        self.gaps.iter().map(gap).collect()
     }
 
     /// The gaps as events, and nothing pending from here on.

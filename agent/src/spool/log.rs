@@ -7,7 +7,7 @@ use podtrail_proto::v1;
 use prost::Message as _;
 use tokio::sync::watch;
 
-use super::{Encoded, Now, Spool, paged};
+use super::{Encoded, Now, Spool};
 use crate::{
     event::BootTime,
     trail::{
@@ -18,7 +18,7 @@ use crate::{
 
 impl Log for Spool {
     fn id(&self) -> LogId {
-        LogId::of_epoch(self.identity.epoch)
+        LogId::of_epoch(self.identity().epoch)
     }
 
     fn append(&self, events: Vec<Arc<v1::Event>>) -> Result<Cursor, LogError> {
@@ -30,42 +30,49 @@ impl Log for Spool {
 
     // Decoded outside the lock: a reader costs the pipeline nothing but the copy of references.
     fn read(&self, after: Cursor, page: Page) -> Result<Vec<Entry>, LogError> {
-        self.read_after(after, page).iter().map(decode).collect()
+        self.entries(after, page).iter().map(decode).collect()
     }
 
     fn get(&self, cursors: &[Cursor], page: Page) -> Result<Vec<Entry>, LogError> {
-        let found = {
-            let inner = self.lock();
-            let find = |cursor: &Cursor| {
-                [&inner.kept, &inner.queue].into_iter().find_map(|entries| {
-                    entries
-                        .binary_search_by_key(cursor, |entry| entry.seq)
-                        .ok()
-                        .and_then(|at| entries.get(at))
-                })
+        let mut found: Vec<Encoded> = Vec::new();
+        let mut total = 0;
+        for cursor in cursors {
+            let Some(before) = cursor.checked_sub(1) else { continue };
+            let one = Page { max_events: 1, max_bytes: usize::MAX };
+            let Some(entry) = self.entries(before, one).pop().filter(|entry| entry.cursor == *cursor) else {
+                continue;
             };
-            paged(cursors.iter().filter_map(find), page)
-        };
+            if !page.takes(found.len(), total, entry.bytes.len()) {
+                break;
+            }
+            total += entry.bytes.len();
+            found.push(entry);
+        }
         found.iter().map(decode).collect()
     }
 
     fn seek(&self, time: Moment) -> Result<Cursor, LogError> {
         let inner = self.lock();
-        let kept = inner.kept.partition_point(|entry| entry.logged < time);
-        let queue = inner.queue.partition_point(|entry| entry.logged < time);
-        let first = inner.kept.range(kept..).chain(inner.queue.range(queue..)).next();
-        Ok(first.map_or(inner.last, |entry| entry.seq - 1))
+        let row = inner.recent.get(inner.recent.partition_point(|place| place.logged < time));
+        let memory = inner.memory.partition_point(|entry| entry.logged < time);
+        let memory = inner.memory.get(memory).map(|entry| entry.cursor);
+        let first = row.map(|place| place.first).into_iter().chain(memory).min();
+        Ok(first.map_or(inner.last, |first| first - 1))
     }
 
+    /// What readers on the node see: the newest alone, however much waits for the collector.
     fn bounds(&self) -> Result<Bounds, LogError> {
         let inner = self.lock();
-        let oldest = inner.kept.front().or_else(|| inner.queue.front());
+        let row = inner.recent.front().map(|place| (place.first, place.logged));
+        let memory = inner.memory.front().map(|entry| (entry.cursor, entry.logged));
+        let oldest = row.into_iter().chain(memory).min();
+        let fill = inner.fill();
         Ok(Bounds {
-            oldest: oldest.map_or(inner.last + 1, |entry| entry.seq),
+            oldest: oldest.map_or(inner.last + 1, |(cursor, _)| cursor),
             newest: inner.last,
-            oldest_time: oldest.map(|entry| entry.logged),
-            events: u64::try_from(inner.kept.len() + inner.queue.len()).unwrap_or(u64::MAX),
-            bytes: u64::try_from(inner.bytes).unwrap_or(u64::MAX),
+            oldest_time: oldest.map(|(_, logged)| logged),
+            events: u64::try_from(fill.events).unwrap_or(u64::MAX),
+            bytes: fill.disk_bytes.saturating_add(u64::try_from(fill.bytes).unwrap_or(u64::MAX)),
         })
     }
 
@@ -80,9 +87,9 @@ impl Log for Spool {
 }
 
 fn decode(entry: &Encoded) -> Result<Entry, LogError> {
-    let Encoded { seq, logged, bytes } = entry;
+    let Encoded { cursor, seq: _, logged, bytes } = entry;
     match v1::Event::decode(bytes.clone()) {
-        Ok(event) => Ok(Entry { cursor: *seq, logged: *logged, event: Arc::new(event) }),
-        Err(e) => Err(LogError::Corrupt(*seq, e.to_string())),
+        Ok(event) => Ok(Entry { cursor: *cursor, logged: *logged, event: Arc::new(event) }),
+        Err(e) => Err(LogError::Corrupt(*cursor, e.to_string())),
     }
 }

@@ -1,37 +1,70 @@
-//! Numbers events and keeps them, encoded, until the collector has them: in memory, bounded by bytes.
+//! Numbers events and keeps them, encoded, until the collector has them: on disk, and the newest in memory too.
 //!
 //! ```text
 //!            acknowledged      │    sent, not acknowledged      │      not sent yet
-//!   ◄── trimmed, oldest first  │   never dropped (a window)     │  ◄── dropped here, counted       push ◄──
+//!   ◄── trimmed, oldest first  │   never dropped (a window)     │  ◄── dropped here, counted      commit ◄──
+//! ────────────────────────── on disk ──────────────────────────────────────────┤ newest: in memory too
 //! ```
-//! Invariants:
-//! - `seq` is dense from 1; whatever is numbered is kept, acknowledged, or counted in a gap: never silently gone.
-//! - Only events that were never sent are dropped, so that the gap's count is exact.
-//! - A dropped gap is not lost: what it counted goes into the next one of its kind.
-//! - No call waits: not for the collector, not for a reader. The lock is held for copies of references only.
+//! # Invariants
+//! - `seq` is dense from 1 in each epoch; whatever is numbered is kept, acknowledged, or counted in a gap: never
+//!   silently gone.
+//! - A [`Batch`] is kept as a whole or not at all. It is seen by nobody, and sent to nobody, before it is kept.
+//! - Only events that were never sent are dropped, so that the gap's count is exact: also when an agent before this
+//!   one sent them, since nothing is sent before the store knows how far (`Ends::sent`).
+//! - A dropped gap is not lost: what it counted goes into the next one of its kind. Nor are counts of what was
+//!   dropped: they are in the store until they are told.
+//! - A number is never given twice: where the store may have lost its newest events (a power cut, damage), a new
+//!   epoch begins. Those of the epoch before are still sent, as its own.
+//! - Nothing that a disk does ends the agent or keeps it from reading the ring: without the disk, events are kept in
+//!   memory, bounded, and what that cannot hold is counted.
+//!
+//! # On disk
+//! ```text
+//! DIR/lock                    held by the agent that uses the directory
+//! DIR/spool/store.db          see `store`; beside it its log, `-wal`, and `-shm`
+//! DIR/spool/mark              what the store must know at least, see `mark`
+//! DIR/spool.damaged-TIME      one that could not be read; only the latest is kept
+//! ```
+//! Cursors count events over all epochs of one spool: those of the epoch that began after cursor `base` have the
+//! seqs `cursor - base`.
 
+mod commit;
 mod gap;
+mod inner;
+mod keeper;
 mod log;
+mod mark;
+mod meta;
+mod open;
+mod row;
 mod saved;
+mod store;
 
+#[cfg(test)]
+mod disk_tests;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::VecDeque,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use podtrail_proto::v1;
-use prost::Message as _;
 use tokio::sync::{Notify, watch};
 
-use self::gap::Pending;
-pub use self::saved::Saved;
+use self::{
+    commit::Writer,
+    inner::Inner,
+    store::{Found, Store},
+};
+pub use self::{open::Node, saved::Saved};
 use crate::{
     event::BootTime,
     state::Changes,
+    telemetry::Component,
     trail::{
         Moment,
         log::{Entry, Page},
@@ -46,13 +79,41 @@ pub struct Identity {
     pub epoch: u64,
 }
 
-/// How much may be kept, and for whom.
+/// How much may be kept in memory, and for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// of encoded events, all together
+    /// of encoded events, all together, that are not on disk
     pub max_bytes: usize,
     /// whether somebody acknowledges. If not, the oldest are trimmed and nobody misses them.
     pub acknowledged: bool,
+}
+
+/// Where events are kept, and how much of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    pub dir: PathBuf,
+    pub max_bytes: u64,
+    pub max_age: Duration,
+    pub fsync: Fsync,
+}
+
+/// What a power cut may lose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// at most what came in this time
+    Every(Duration),
+    /// nothing: each batch waits for the disk
+    Always,
+    /// what the kernel had not written yet, by its own settings
+    Never,
+}
+
+/// Why there is no spool.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// {path} is in use by another agent
+    #[error("the spool {path} is in use by another podtrail-agent: stop it, or use another --spool")]
+    Locked { path: String },
 }
 
 /// What time it is, on both clocks.
@@ -69,7 +130,7 @@ pub struct Batch<'a> {
     pub events: &'a mut Vec<v1::Event>,
     /// [`crate::agent::Source::position`]; empty: not told
     pub position: Vec<u8>,
-    /// what changed since the last batch
+    /// what changed since the last batch; all there is, where the spool [wants it](Spool::wants_state)
     pub state: Changes,
     /// the agent's last words: it stops cleanly, and what was dropped is reported even where there is no room
     pub last: bool,
@@ -78,6 +139,8 @@ pub struct Batch<'a> {
 /// An event as it goes over the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
+    /// its place in the spool
+    pub cursor: u64,
     pub seq: u64,
     /// when it was numbered
     pub logged: Moment,
@@ -85,76 +148,73 @@ pub struct Encoded {
 }
 
 /// How full it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fill {
+    /// in memory
     pub bytes: usize,
+    /// on disk
+    pub disk_bytes: u64,
+    /// in memory or on disk
     pub events: usize,
+    /// the newest, and the last that is acknowledged, by their cursors
     pub last_seq: u64,
     pub acked_seq: u64,
-    /// dropped since the start, never sent
+    /// dropped since the spool was new, never sent
     pub dropped: u64,
+    /// when the oldest that is not acknowledged was logged
+    pub oldest_unacked: Option<Moment>,
+    /// syncs that failed since the start
+    pub sync_errors: u64,
+    /// why events are not written to disk, though they should be
+    pub trouble: Option<String>,
 }
 
 /// The agent's buffer. Shared between the pipeline, the uplink and local readers.
 #[derive(Debug)]
 pub struct Spool {
-    identity: Identity,
     options: Options,
     inner: Mutex<Inner>,
+    /// held for a whole commit
+    writer: Mutex<Writer>,
     newest: watch::Sender<u64>,
     acked: watch::Sender<u64>,
     /// wakes the uplink: something to send, or room in its window
     uplink: Notify,
 }
 
-#[derive(Debug, Default)]
-struct Inner {
-    /// sent, or not to be sent: oldest first; of these, all up to `acked` are history
-    kept: VecDeque<Encoded>,
-    /// not sent yet: oldest first, all newer than `kept`
-    queue: VecDeque<Encoded>,
-    last: u64,
-    logged: Moment,
-    acked: u64,
-    /// of `kept` and `queue`
-    bytes: usize,
-    acked_bytes: usize,
-    queue_bytes: usize,
-    pending: Pending,
-    dropped: u64,
-    /// events are cut from this: one allocation for many
-    chunk: BytesMut,
-}
-
-/// What an entry costs beside its bytes.
-const OVERHEAD: usize = size_of::<Encoded>();
-
-/// Encoded events share allocations of this size.
-const CHUNK: usize = 16 * 1024;
+/// Events that are declared as sent before they are, so that the store need not be told each time.
+const AHEAD: u64 = 1024;
 
 impl Spool {
+    /// In memory alone.
     #[must_use]
     pub fn new(identity: Identity, options: Options) -> Self {
-        Self {
-            identity,
-            options,
-            inner: Mutex::default(),
-            newest: watch::Sender::new(0),
-            acked: watch::Sender::new(0),
-            uplink: Notify::new(),
-        }
+        Self::with(options, Inner::new(identity), Writer::default())
     }
 
+    fn with(options: Options, inner: Inner, writer: Writer) -> Self {
+        let (newest, acked) = (watch::Sender::new(inner.last), watch::Sender::new(inner.acked));
+        let (inner, writer) = (Mutex::new(inner), Mutex::new(writer));
+        Self { options, inner, writer, newest, acked, uplink: Notify::new() }
+    }
+
+    /// What new events are called.
     #[must_use]
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+    pub fn identity(&self) -> Identity {
+        self.lock().epochs.newest().identity.clone()
     }
 
     /// What the events are called that [`Self::take`] gives. Changes when the last event of an earlier epoch is
     /// acknowledged: a stream is of one epoch, so a new one must begin then.
     #[must_use]
     pub fn sending(&self) -> Identity {
-        self.identity.clone()
+        let inner = self.lock();
+        inner.epochs.sending(inner.acked).identity.clone()
+    }
+
+    /// Says from now on whether events are on disk, where they should be.
+    pub fn report_to(&self, health: Component) {
+        self.lock().report_to(health);
     }
 
     /// Numbers and keeps `events`, oldest first, and leaves the vector empty: with no more to be kept beside them.
@@ -163,114 +223,95 @@ impl Spool {
         self.commit(batch, now, kept);
     }
 
-    /// Numbers and keeps the events, oldest first, with the position and the state: when this returns, a crash of
-    /// the agent loses all of the batch or nothing, and what it returned for is nothing. Then reports what had to be
-    /// dropped, if there is room for it by now. To be called now and then without events for that alone. What was
-    /// kept is appended to `kept`.
-    pub fn commit(&self, batch: Batch<'_>, now: Now, kept: &mut Vec<Entry>) {
-        let Batch { events, position: _, state: _, last } = batch;
-        self.push_all(events, now, last, kept);
-    }
-
-    /// Of these numbers of the epoch being sent, those that are not here any more: the collector asked for them, and
-    /// will not get them. Oldest first.
-    #[must_use]
-    pub fn gone(&self, range: v1::SeqRange) -> Vec<v1::SeqRange> {
-        let inner = self.lock();
-        let mut gone = Vec::new();
-        let mut next = range.first.max(1);
-        let end = range.last.min(inner.last);
-        for entries in [&inner.kept, &inner.queue] {
-            let from = entries.partition_point(|entry| entry.seq < next);
-            for entry in entries.range(from..) {
-                if entry.seq > end {
-                    break;
-                }
-                if entry.seq > next {
-                    gone.push(v1::SeqRange { first: next, last: entry.seq - 1 });
-                }
-                next = entry.seq + 1;
-            }
-        }
-        if next <= end {
-            gone.push(v1::SeqRange { first: next, last: end });
-        }
-        gone
-    }
-
-    fn push_all(&self, events: &mut Vec<v1::Event>, now: Now, force: bool, kept: &mut Vec<Entry>) {
-        let mut inner = self.lock();
-        for event in events.drain(..) {
-            kept.push(self.keep(&mut inner, event, now));
-        }
-        // Not at the brim: a gap for each dropped event would push out the next.
-        let room = inner.unacked_bytes() <= self.options.max_bytes / 8 * 7;
-        if !inner.pending.is_empty() && (room || force) {
-            for event in inner.pending.take(now) {
-                kept.push(self.keep(&mut inner, event, now));
-            }
-        }
-        let last = inner.last;
-        drop(inner);
-        if self.newest.send_if_modified(|newest| std::mem::replace(newest, last) != last) {
-            self.uplink.notify_one();
-        }
-    }
-
     /// Events after `after`, for the acknowledging consumer; they count as sent from here on. Nothing while the
-    /// window of sent and unacknowledged events is full.
+    /// window of sent and unacknowledged events is full. Numbers are of the epoch [being sent](Self::sending), and so
+    /// are the events. May read from disk.
     #[must_use]
     pub fn take(&self, after: u64, max_events: usize, max_bytes: usize) -> Vec<Encoded> {
-        let mut inner = self.lock();
-        let after = after.max(inner.acked);
-        let mut out = Vec::new();
-        let mut bytes = 0;
-        let from = inner.kept.partition_point(|entry| entry.seq <= after);
-        for entry in inner.kept.range(from..) {
-            if out.len() >= max_events || (bytes + entry.bytes.len() > max_bytes && !out.is_empty()) {
-                return out;
-            }
-            bytes += entry.bytes.len();
-            out.push(entry.clone());
-        }
-        while out.len() < max_events {
-            let unacked = inner.unacked_bytes() - inner.queue_bytes;
-            let Some(next) = inner.queue.front() else { break };
-            let fits = bytes + next.bytes.len() <= max_bytes || out.is_empty();
-            if !fits || (unacked > self.window() && unacked > 0) {
-                break;
-            }
-            let Some(entry) = inner.queue.pop_front() else { break };
-            bytes += entry.bytes.len();
-            inner.queue_bytes -= cost(&entry);
-            out.push(entry.clone());
-            inner.kept.push_back(entry);
-        }
-        out
+        let base = self.sending_base();
+        self.take_after(base.saturating_add(after), Page { max_events, max_bytes })
     }
 
-    /// The consumer has everything up to `seq`. Returns whether that can be: nobody has what was not sent.
-    pub fn ack(&self, seq: u64) -> bool {
-        let mut inner = self.lock();
-        let sent = inner.kept.back().map_or(inner.acked, |entry| entry.seq.max(inner.acked));
-        if seq > sent {
-            return false;
-        }
-        if seq > inner.acked {
-            let from = inner.acked;
-            inner.acked = seq;
-            let newly: usize = {
-                let first = inner.kept.partition_point(|entry| entry.seq <= from);
-                let end = inner.kept.partition_point(|entry| entry.seq <= seq);
-                inner.kept.range(first..end).map(cost).sum()
+    /// The same, after a cursor.
+    pub(crate) fn take_after(&self, after: u64, page: Page) -> Vec<Encoded> {
+        loop {
+            let mut inner = self.lock();
+            let end = inner.epochs.end(inner.epochs.sending(inner.acked).base);
+            let mut entries = if inner.store.is_none() {
+                inner.page(after, page)
+            } else {
+                drop(inner);
+                let entries = self.entries(after, page);
+                inner = self.lock();
+                entries
             };
-            inner.acked_bytes += newly;
-            self.trim_history(&mut inner);
+            entries.retain(|entry| entry.cursor <= end);
+            inner.fit(&mut entries, self.window());
+            let last = entries.last().map_or(0, |entry| entry.cursor);
+            if last <= inner.declared {
+                inner.sent(&entries, last);
+                return entries;
+            }
+            // Until it is declared, it may be dropped: so it is looked for again then.
             drop(inner);
-            self.acked.send_replace(seq);
+            self.declare(last.saturating_add(AHEAD));
+        }
+    }
+
+    /// The consumer has everything up to `seq` of the epoch being sent. Returns whether that can be: nobody has what
+    /// was not sent.
+    pub fn ack(&self, seq: u64) -> bool {
+        self.sending_base().checked_add(seq).is_some_and(|cursor| self.ack_up_to(cursor))
+    }
+
+    /// The same, up to a cursor.
+    pub(crate) fn ack_up_to(&self, cursor: u64) -> bool {
+        let mut inner = self.lock();
+        let end = inner.epochs.end(inner.epochs.sending(inner.acked).base);
+        if cursor > inner.sent.min(inner.last).min(end) {
+            return cursor <= inner.acked;
+        }
+        if cursor > inner.acked {
+            inner.ack(cursor, self.options.max_bytes);
+            drop(inner);
+            self.acked.send_replace(cursor);
             self.uplink.notify_one();
         }
         true
+    }
+
+    /// Of these numbers of the epoch being sent, those that are not here any more: the collector asked for them, and
+    /// will not get them. Oldest first. May read from disk.
+    #[must_use]
+    pub fn gone(&self, range: v1::SeqRange) -> Vec<v1::SeqRange> {
+        let inner = self.lock();
+        let base = inner.epochs.sending(inner.acked).base;
+        let mut next = base.saturating_add(range.first.max(1));
+        let end = base.saturating_add(range.last).min(inner.last).min(inner.epochs.end(base));
+        let (stored, store) = (inner.stored, inner.store.clone());
+        let unsaved: Vec<u64> = inner.unsaved().map(|entry| entry.cursor).take_while(|c| *c <= end).collect();
+        drop(inner);
+        let mut gone = Vec::new();
+        let mut there = |first: u64, last: u64| {
+            if first > next {
+                gone.push(v1::SeqRange { first: next - base, last: first.min(end + 1) - 1 - base });
+            }
+            next = next.max(last.saturating_add(1));
+            next <= end
+        };
+        if let Some(store) = store {
+            let mut cursor = base.saturating_add(range.first.max(1));
+            // What cannot be read is not there.
+            while let Ok(Some(place)) = store.place(cursor) {
+                if place.first > end.min(stored) || !there(place.first, place.last()) {
+                    break;
+                }
+                cursor = place.last().saturating_add(1);
+            }
+        }
+        let _ = unsaved.into_iter().all(|cursor| there(cursor, cursor));
+        there(end.saturating_add(1), end);
+        gone
     }
 
     /// Waits for something new to send, or for room in the window.
@@ -278,13 +319,13 @@ impl Spool {
         self.uplink.notified().await;
     }
 
-    /// The newest number, as it grows.
+    /// The newest cursor, as it grows.
     #[must_use]
     pub fn newest_seq(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()
     }
 
-    /// What is acknowledged, as it grows.
+    /// The cursor up to which all is acknowledged, as it grows.
     #[must_use]
     pub fn acked_seq(&self) -> watch::Receiver<u64> {
         self.acked.subscribe()
@@ -293,22 +334,99 @@ impl Spool {
     #[must_use]
     pub fn fill(&self) -> Fill {
         let inner = self.lock();
-        Fill {
-            bytes: inner.bytes,
-            events: inner.kept.len() + inner.queue.len(),
-            last_seq: inner.last,
-            acked_seq: inner.acked,
-            dropped: inner.dropped,
+        let mut fill = inner.fill();
+        let (acked, store) = (inner.acked, inner.store.clone());
+        drop(inner);
+        if fill.oldest_unacked.is_none()
+            && fill.acked_seq < fill.last_seq
+            && let Some(store) = store
+        {
+            let place = store.place(acked.saturating_add(1)).ok().flatten();
+            fill.oldest_unacked = place.map(|place| place.logged);
+        }
+        fill
+    }
+
+    /// Events after `after`, up to `page`, for a reader that acknowledges nothing. May read from disk.
+    #[must_use]
+    pub fn read_after(&self, after: u64, page: Page) -> Vec<Encoded> {
+        self.entries(after, page)
+    }
+
+    /// From memory, or where that begins later, from disk.
+    fn entries(&self, after: u64, page: Page) -> Vec<Encoded> {
+        let mut after = after;
+        loop {
+            let (store, below) = {
+                let inner = self.lock();
+                let below = inner.memory.front().map_or(inner.last + 1, |entry| entry.cursor);
+                match &inner.store {
+                    Some(store) if after + 1 < below && after < inner.stored => (Arc::clone(store), below),
+                    _ => return inner.page(after, page),
+                }
+            };
+            let mut found = self.rows(&store, after, below, page);
+            let Some(last) = found.last().map(|entry| entry.cursor) else {
+                after = below - 1;
+                continue;
+            };
+            let inner = self.lock();
+            // Else what followed is on disk alone by now, and comes with the next page.
+            if last + 1 == below && inner.memory.front().is_some_and(|entry| entry.cursor <= below) {
+                let total: usize = found.iter().map(|entry| entry.bytes.len()).sum();
+                let max_events = page.max_events.saturating_sub(found.len());
+                let rest = Page { max_events, max_bytes: page.max_bytes.saturating_sub(total) };
+                let room = |entry: &Encoded| rest.max_events > 0 && entry.bytes.len() <= rest.max_bytes;
+                let more = inner.page(last, rest);
+                if more.first().is_some_and(room) {
+                    found.extend(more);
+                }
+            }
+            return found;
         }
     }
 
-    /// Events after `after`, up to `page`, for a reader that acknowledges nothing.
-    #[must_use]
-    pub fn read_after(&self, after: u64, page: Page) -> Vec<Encoded> {
+    /// From disk alone: what is before `below`.
+    fn rows(&self, store: &Store, after: u64, below: u64, page: Page) -> Vec<Encoded> {
+        let (mut out, mut total, mut next) = (Vec::new(), 0, after + 1);
+        while next < below {
+            let row = match store.row(next, below) {
+                Ok(Some(Found::Whole(row))) => row,
+                Ok(Some(Found::Damaged(place))) => {
+                    next = place.last().saturating_add(1);
+                    self.lock().found_damaged(place);
+                    continue;
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.lock().store_failed(&error);
+                    break;
+                }
+            };
+            let Some(events) = row.unpack() else {
+                self.lock().found_damaged(row.place());
+                next = row.place().last().saturating_add(1);
+                continue;
+            };
+            let base = self.lock().epochs.of(row.first).base;
+            for (cursor, bytes) in events {
+                if cursor < next {
+                    continue;
+                }
+                if !page.takes(out.len(), total, bytes.len()) {
+                    return out;
+                }
+                total += bytes.len();
+                out.push(Encoded { cursor, seq: cursor - base, logged: row.logged, bytes });
+            }
+            next = row.place().last().saturating_add(1);
+        }
+        out
+    }
+
+    fn sending_base(&self) -> u64 {
         let inner = self.lock();
-        let kept = inner.kept.partition_point(|entry| entry.seq <= after);
-        let queue = inner.queue.partition_point(|entry| entry.seq <= after);
-        paged(inner.kept.range(kept..).chain(inner.queue.range(queue..)), page)
+        inner.epochs.sending(inner.acked).base
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -320,99 +438,4 @@ impl Spool {
     fn window(&self) -> usize {
         (self.options.max_bytes / 4).min(1 << 20)
     }
-
-    fn keep(&self, inner: &mut Inner, mut event: v1::Event, now: Now) -> Entry {
-        inner.last += 1;
-        let Identity { cluster, node, epoch } = &self.identity;
-        let (cluster, node) = (cluster.clone(), node.clone());
-        event.id = Some(v1::EventId { cluster, node, epoch: *epoch, seq: inner.last });
-        inner.logged = inner.logged.max(now.wall); // whoever sets the clock back does not disorder the log
-        let (seq, logged) = (inner.last, inner.logged);
-        let entry = Encoded { seq, logged, bytes: inner.encode(&event) };
-        let cost = cost(&entry);
-        inner.bytes += cost;
-        if self.options.acknowledged {
-            inner.queue_bytes += cost;
-            inner.queue.push_back(entry);
-        } else {
-            inner.acked = entry.seq;
-            inner.acked_bytes += cost;
-            inner.kept.push_back(entry);
-        }
-        self.make_room(inner);
-        Entry { cursor: seq, logged, event: Arc::new(event) }
-    }
-
-    /// Trims history first, then drops what was not sent yet; the newest event always stays.
-    fn make_room(&self, inner: &mut Inner) {
-        while inner.bytes > self.options.max_bytes {
-            if inner.acked_bytes > 0 && inner.kept.len() + inner.queue.len() > 1 {
-                inner.forget_oldest();
-            } else if inner.queue.len() > 1 {
-                inner.drop_oldest();
-            } else {
-                break;
-            }
-        }
-    }
-
-    /// Acknowledged events are kept for readers on the node, but not at the cost of the node's memory.
-    fn trim_history(&self, inner: &mut Inner) {
-        while inner.acked_bytes > self.options.max_bytes / 4 {
-            inner.forget_oldest();
-        }
-    }
-}
-
-impl Inner {
-    fn unacked_bytes(&self) -> usize {
-        self.bytes.saturating_sub(self.acked_bytes)
-    }
-
-    fn encode(&mut self, event: &v1::Event) -> Bytes {
-        let len = event.encoded_len();
-        if self.chunk.capacity() < len {
-            self.chunk = BytesMut::with_capacity(len.max(CHUNK));
-        }
-        // Cannot fail: there is room.
-        let _ = event.encode(&mut self.chunk);
-        self.chunk.split().freeze()
-    }
-
-    /// Drops the oldest event of the history.
-    fn forget_oldest(&mut self) {
-        if let Some(entry) = self.kept.pop_front() {
-            let cost = cost(&entry);
-            self.bytes -= cost;
-            self.acked_bytes = self.acked_bytes.saturating_sub(cost);
-        }
-    }
-
-    /// Drops the oldest event that was not sent, and counts it.
-    fn drop_oldest(&mut self) {
-        if let Some(entry) = self.queue.pop_front() {
-            let cost = cost(&entry);
-            self.bytes -= cost;
-            self.queue_bytes -= cost;
-            self.dropped += 1;
-            self.pending.count(&entry);
-        }
-    }
-}
-
-fn cost(entry: &Encoded) -> usize {
-    entry.bytes.len() + OVERHEAD
-}
-
-fn paged<'a>(entries: impl Iterator<Item = &'a Encoded>, page: Page) -> Vec<Encoded> {
-    let mut total = 0;
-    let mut out = Vec::new();
-    for entry in entries {
-        if !page.takes(out.len(), total, entry.bytes.len()) {
-            break;
-        }
-        total += entry.bytes.len();
-        out.push(entry.clone());
-    }
-    out
 }

@@ -55,7 +55,7 @@ impl Encoder for ReportCodec {
             encode_key(HELLO, WireType::LengthDelimited, out);
             hello.encode_length_delimited(out).map_err(|e| Status::internal(e.to_string()))?;
         }
-        for Encoded { seq: _, logged: _, bytes } in events {
+        for Encoded { cursor: _, seq: _, logged: _, bytes } in events {
             encode_key(EVENTS, WireType::LengthDelimited, out);
             encode_varint(u64::try_from(bytes.len()).unwrap_or(u64::MAX), out);
             out.put_slice(&bytes);

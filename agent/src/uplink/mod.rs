@@ -29,7 +29,7 @@ use self::{
 };
 pub use crate::backoff::Backoff;
 use crate::{
-    spool::Spool,
+    spool::{Identity, Spool},
     tls::{self, ClientTls, ConnectError},
 };
 
@@ -87,6 +87,9 @@ enum UplinkError {
     /// it closed the stream
     #[error("it closed the stream")]
     Closed,
+    /// it has all of an epoch that is over
+    #[error("it has all of an epoch that is over")]
+    NextEpoch,
     /// it acknowledged event {0}, which it was not sent
     #[error("it acknowledged event {0}, which it was not sent")]
     FalseAck(u64),
@@ -103,6 +106,9 @@ pub async fn run(spool: Arc<Spool>, options: Options, state: watch::Sender<State
             Ok(never) => match never {},
             Err(error) => error,
         };
+        if matches!(error, UplinkError::NextEpoch) {
+            continue;
+        }
         state.send_modify(|state| state.connected = false);
         // A stream that came to nothing is no reason to try again at once, though the collector has answered.
         if *spool.acked_seq().borrow() > acked || began.elapsed() > LASTED {
@@ -137,7 +143,9 @@ async fn stream(
         .map_err(|e| UplinkError::Connect(sources(&e)))?;
     let path = PathAndQuery::from_static("/podtrail.v1.Ingest/Report");
     let (resume, resumed) = watch::channel(Resume::default());
-    let requests = requests(Arc::clone(spool), options.hello.clone(), resumed, HEARTBEAT);
+    let hello = hello(spool, options);
+    let sending = hello.epoch;
+    let requests = requests(Arc::clone(spool), hello, resumed, HEARTBEAT);
     let requests = tonic::Request::new(requests);
     let answer = timeout(ACK_WAIT, client.streaming(requests, path, ReportCodec));
     let mut acks = answer
@@ -153,9 +161,12 @@ async fn stream(
         };
         let v1::ReportResponse { epoch, acked_seq, missing } = response.ok_or(UplinkError::Closed)?;
         // An answer about an earlier epoch says nothing about these events.
-        if epoch == options.hello.epoch {
+        if epoch == sending {
             if !spool.ack(acked_seq) {
                 return Err(UplinkError::FalseAck(acked_seq));
+            }
+            if spool.sending().epoch != sending {
+                return Err(UplinkError::NextEpoch);
             }
             if resume.borrow().times == 0 {
                 resume.send_replace(Resume { times: 1, after: acked_seq });
@@ -173,6 +184,12 @@ async fn stream(
             }
         }
     }
+}
+
+/// Of the epoch that is to be sent: an earlier one first, while any of it is not acknowledged.
+fn hello(spool: &Spool, options: &Options) -> v1::Hello {
+    let Identity { cluster, node, epoch } = spool.sending();
+    v1::Hello { cluster, node, epoch, ..options.hello.clone() }
 }
 
 async fn connect(options: &Options) -> Result<Channel, UplinkError> {

@@ -1,0 +1,385 @@
+//! The spool on disk: over restarts, beyond its bounds, and damaged.
+
+use std::{fs, path::Path};
+
+use proptest::prelude::*;
+
+use super::{tests::*, *};
+use crate::trail::log::Log as _;
+
+const BOOT: &str = "boot-1";
+
+struct Place {
+    dir: tempfile::TempDir,
+    disk: Disk,
+    options: Options,
+    node: Node,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk {
+            dir: dir.path().to_owned(),
+            max_bytes: 64 << 20,
+            max_age: Duration::from_secs(1 << 30),
+            fsync: Fsync::Every(Duration::from_secs(1)),
+        };
+        let node = Node { cluster: "c".to_owned(), name: "n".to_owned(), boot_id: BOOT.to_owned() };
+        Self { dir, disk, options: Options { max_bytes: 1 << 20, acknowledged: true }, node }
+    }
+
+    fn open(&self) -> (Spool, Saved) {
+        Spool::open(&self.node, self.options, &self.disk, at(1_000_000).wall).unwrap()
+    }
+
+    fn store(&self, name: &str) -> PathBuf {
+        self.dir.path().join("spool").join(name)
+    }
+}
+
+fn commit(spool: &Spool, seconds: i64, position: &str, state: &[(&str, Option<&str>)]) {
+    let bytes = |text: &str| text.as_bytes().to_vec();
+    let state = state.iter().map(|(key, value)| (bytes(key), value.map(bytes))).collect();
+    let batch = Batch {
+        events: &mut vec![event("s", seconds)],
+        position: bytes(position),
+        state: Changes(state),
+        last: false,
+    };
+    spool.commit(batch, at(seconds), &mut Vec::new());
+}
+
+fn all(spool: &Spool) -> Vec<(u64, v1::Event)> {
+    let read = |after| spool.read(after, Page { max_events: 7, max_bytes: usize::MAX }).unwrap();
+    let mut all: Vec<(u64, v1::Event)> = Vec::new();
+    loop {
+        let page = read(all.last().map_or(0, |(cursor, _)| *cursor));
+        if page.is_empty() {
+            return all;
+        }
+        all.extend(page.into_iter().map(|entry| (entry.cursor, Arc::unwrap_or_clone(entry.event))));
+    }
+}
+
+fn drain(spool: &Spool) -> Vec<(Identity, u64)> {
+    let mut sent = Vec::new();
+    loop {
+        let identity = spool.sending();
+        let batch = spool.take_after(spool.fill().acked_seq, Page { max_events: 3, max_bytes: usize::MAX });
+        let Some(last) = batch.last() else { return sent };
+        sent.extend(batch.iter().map(|entry| (identity.clone(), entry.seq)));
+        assert!(spool.ack(last.seq));
+    }
+}
+
+#[test]
+fn the_next_agent_goes_on_where_this_one_was_killed() {
+    let place = Place::new();
+    let (spool, saved) = place.open();
+    assert_eq!(saved, Saved::default());
+    commit(&spool, 1, "p1", &[("a", Some("1")), ("b", Some("2"))]);
+    commit(&spool, 2, "p2", &[("a", None), ("c", Some("3"))]);
+    let identity = spool.identity();
+    let events = all(&spool);
+    assert_eq!(seqs(&spool.take(0, 1, usize::MAX)), [1]);
+    assert!(spool.ack(1));
+    spool.push(&mut Vec::new(), at(3), &mut Vec::new());
+    drop(spool);
+
+    let (spool, saved) = place.open();
+    assert_eq!((saved.source, saved.stopped_cleanly), (Some(b"p2".to_vec()), Some(false)));
+    let state = [(b"b".to_vec(), b"2".to_vec()), (b"c".to_vec(), b"3".to_vec())];
+    assert_eq!(saved.state, state.into_iter().collect());
+    assert_eq!((saved.last_at_work, saved.findings), (Some(at(3).wall), Vec::new()));
+    assert_eq!((spool.identity(), spool.sending()), (identity.clone(), identity));
+    assert_eq!(all(&spool), events);
+    assert_eq!(spool.fill().acked_seq, 1);
+    commit(&spool, 4, "p3", &[]);
+    assert_eq!(seqs(&spool.take(1, 9, usize::MAX)), [2, 3]);
+    let batch =
+        Batch { events: &mut Vec::new(), position: Vec::new(), state: Changes::default(), last: true };
+    spool.commit(batch, at(5), &mut Vec::new());
+    drop(spool);
+    let saved = place.open().1;
+    assert_eq!((saved.source, saved.stopped_cleanly), (Some(b"p3".to_vec()), Some(true)));
+}
+
+#[test]
+fn two_agents_cannot_have_one_spool() {
+    let place = Place::new();
+    let _first = place.open();
+    let error = Spool::open(&place.node, place.options, &place.disk, at(1).wall).unwrap_err();
+    assert!(matches!(error, SpoolError::Locked { .. }), "{error}");
+}
+
+#[test]
+fn what_does_not_fit_is_counted_exactly_and_the_count_outlives_the_agent() {
+    let mut place = Place::new();
+    place.disk.max_bytes = 20_000;
+    place.options.max_bytes = 4096;
+    let (spool, _) = place.open();
+    let batch = |seconds: std::ops::Range<i64>| {
+        let mut events = seconds.clone().map(|second| event("s", second)).collect();
+        spool.push(&mut events, at(seconds.start), &mut Vec::new());
+    };
+    batch(0..3);
+    assert_eq!(seqs(&spool.take(0, 3, usize::MAX)), [1, 2, 3], "sent: kept");
+    (0..2000).for_each(|n| batch(3 + 3 * n..6 + 3 * n));
+    let fill = spool.fill();
+    assert!(fill.disk_bytes <= 20_000 + 1024 * 300, "{fill:?}");
+    assert_eq!(fill.dropped + fill.events as u64, 6003, "kept or counted: {fill:?}");
+    let gone = spool.gone(v1::SeqRange { first: 1, last: 6003 });
+    assert_eq!(gone.iter().map(|range| range.last - range.first + 1).sum::<u64>(), fill.dropped);
+    drop(spool);
+
+    let (spool, _) = place.open();
+    assert_eq!(spool.fill().dropped, fill.dropped);
+    let mut sent: Vec<u64> = drain(&spool).into_iter().map(|(_, seq)| seq).collect();
+    (0..3).for_each(|_| spool.push(&mut Vec::new(), at(9000), &mut Vec::new()));
+    sent.extend(drain(&spool).into_iter().map(|(_, seq)| seq));
+    let told = gaps(&spool);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((told[0].count, told[0].exact), (Some(fill.dropped), Some(true)));
+    assert_eq!(told[0].session_ids, ["s"]);
+    assert_eq!(sent.len() as u64 + fill.dropped, 6004, "with the gap itself");
+    drop(spool);
+    assert_eq!(gaps(&place.open().0).len(), 1, "told once");
+}
+
+#[test]
+fn what_is_too_old_is_dropped_and_counted() {
+    let mut place = Place::new();
+    place.disk.max_age = Duration::from_secs(3600);
+    let (spool, _) = place.open();
+    for second in 0..10 {
+        commit(&spool, second, "", &[]);
+    }
+    (0..2).for_each(|_| spool.push(&mut Vec::new(), at(3604), &mut Vec::new()));
+    let told = gaps(&spool);
+    assert_eq!((told[0].count, told[0].exact), (Some(4), Some(true)), "{told:?}");
+    assert_eq!(seqs(&spool.take(0, 99, usize::MAX)), [5, 6, 7, 8, 9, 10, 11]);
+}
+
+#[test]
+fn history_is_trimmed_and_the_disk_does_not_grow() {
+    let mut place = Place::new();
+    place.disk.max_bytes = 200_000;
+    let (spool, _) = place.open();
+    for n in 0..3000 {
+        commit(&spool, n, "p", &[("k", Some("v"))]);
+        let after = spool.fill().acked_seq;
+        let last = spool.take(after, 9, usize::MAX).last().unwrap().seq;
+        assert!(spool.ack(last));
+    }
+    let fill = spool.fill();
+    assert!(fill.disk_bytes <= 200_000, "{fill:?}");
+    assert_eq!((fill.dropped, gaps(&spool)), (0, Vec::new()));
+}
+
+#[test]
+fn readers_that_are_behind_read_from_disk() {
+    let place = Place::new();
+    let (spool, _) = place.open();
+    for n in 0..8 {
+        let mut events = (0..2000).map(|_| event("s", n)).collect();
+        spool.push(&mut events, at(n), &mut Vec::new());
+    }
+    let fill = spool.fill();
+    assert!(fill.bytes < 2 << 20, "{fill:?}");
+    let read: Vec<u64> = all(&spool).into_iter().map(|(cursor, _)| cursor).collect();
+    assert_eq!(read, (1..=16_000).collect::<Vec<_>>());
+    let sent: Vec<u64> = drain(&spool).into_iter().map(|(_, seq)| seq).collect();
+    assert_eq!(sent, (1..=16_000).collect::<Vec<_>>());
+    assert_eq!(spool.seek(at(5).wall).unwrap(), 10_000);
+    assert_eq!(spool.get(&[1, 9999], ALL).unwrap().len(), 2);
+}
+
+#[test]
+fn after_a_power_cut_a_new_epoch_begins_and_the_old_one_is_sent_first() {
+    let mut place = Place::new();
+    let (spool, _) = place.open();
+    (1..4).for_each(|n| commit(&spool, n, "p", &[("a", Some("1"))]));
+    let old = spool.identity();
+    drop(spool);
+    place.node.boot_id = "boot-2".to_owned();
+    let (spool, saved) = place.open();
+    assert_eq!((saved.source, saved.state.len(), saved.stopped_cleanly), (None, 0, Some(false)));
+    assert_eq!(saved.findings.len(), 1, "{:?}", saved.findings);
+    let new = spool.identity();
+    assert!(new.epoch > old.epoch);
+    assert_eq!(spool.sending(), old);
+    push_at(&spool, at(10), vec![event("t", 10)]);
+    let of = |identity: &Identity, seqs: &[u64]| -> Vec<_> {
+        seqs.iter().map(|seq| (identity.clone(), *seq)).collect()
+    };
+    assert_eq!(spool.take(0, 9, usize::MAX).last().unwrap().seq, 3, "not beyond the end of the epoch");
+    assert_eq!(drain(&spool), [of(&old, &[1, 2, 3]), of(&new, &[1, 2])].concat());
+    let told = gaps(&spool);
+    assert_eq!(
+        (told[0].source(), told[0].count, told[0].exact),
+        (v1::GapSource::AgentSpool, Some(0), Some(false))
+    );
+    spool.push(&mut Vec::new(), at(10), &mut Vec::new());
+    drop(spool);
+    let (spool, saved) = place.open();
+    assert_eq!((spool.identity(), saved.findings.len()), (new, 0));
+    push_at(&spool, at(11), vec![event("t", 11)]);
+    assert_eq!(drain(&spool).len(), 1);
+}
+
+#[test]
+fn a_clean_stop_and_a_new_boot_are_no_new_epoch() {
+    let mut place = Place::new();
+    let (spool, _) = place.open();
+    commit(&spool, 1, "p", &[]);
+    push_last(&spool, at(2));
+    let identity = spool.identity();
+    drop(spool);
+    place.node.boot_id = "boot-2".to_owned();
+    let (spool, saved) = place.open();
+    assert_eq!((spool.identity(), saved.source, saved.stopped_cleanly), (identity, None, Some(true)));
+    assert_eq!(saved.findings, Vec::<String>::new());
+}
+
+#[test]
+fn another_name_is_another_epoch_and_what_nobody_will_take_is_told() {
+    let mut place = Place::new();
+    let (spool, _) = place.open();
+    (1..4).for_each(|n| commit(&spool, n, "p", &[]));
+    let epoch = spool.identity().epoch;
+    drop(spool);
+    place.node.name = "m".to_owned();
+    let (spool, saved) = place.open();
+    assert_eq!(saved.source, None);
+    assert!(spool.identity().epoch > epoch && spool.identity().node == "m");
+    spool.push(&mut Vec::new(), at(9), &mut Vec::new());
+    assert_eq!(drain(&spool), [(spool.identity(), 1)]);
+    assert_eq!(gaps(&spool)[0].count, Some(3));
+}
+
+#[test]
+fn rows_that_are_damaged_become_a_gap_with_their_count() {
+    let place = Place::new();
+    let (spool, _) = place.open();
+    for n in 0..5 {
+        push_at(&spool, at(n), (0..10).map(|_| event("s", n)).collect());
+    }
+    drop(spool);
+    let other = rusqlite::Connection::open(place.store("store.db")).unwrap();
+    assert_eq!(
+        other.execute("UPDATE events SET bytes = zeroblob(length(bytes)) WHERE first = 11", []).unwrap(),
+        1
+    );
+    assert_eq!(other.execute("UPDATE events SET logged = logged + 1 WHERE first = 31", []).unwrap(), 1);
+    drop(other);
+    let (spool, _) = place.open();
+    assert_eq!(all(&spool).len(), 30);
+    (0..2).for_each(|_| spool.push(&mut Vec::new(), at(9), &mut Vec::new()));
+    let told = gaps(&spool);
+    assert_eq!(
+        (told.len(), told[0].source(), told[0].count, told[0].exact),
+        (1, v1::GapSource::AgentSpool, Some(20), Some(true))
+    );
+    let range = |first, last| v1::SeqRange { first, last };
+    assert_eq!(spool.gone(range(1, 51)), [range(11, 20), range(31, 40)]);
+    assert_eq!(drain(&spool).len(), 31);
+}
+
+#[test]
+fn a_store_that_is_none_is_moved_aside_and_told() {
+    let place = Place::new();
+    let (spool, _) = place.open();
+    (1..9).for_each(|n| commit(&spool, n, "p", &[]));
+    let epoch = spool.identity().epoch;
+    assert_eq!(seqs(&spool.take(0, 2, usize::MAX)), [1, 2]);
+    assert!(spool.ack(2));
+    spool.push(&mut Vec::new(), at(9), &mut Vec::new());
+    drop(spool);
+    fs::write(place.store("store.db"), [7; 10_000]).unwrap();
+    let (spool, saved) = place.open();
+    assert_eq!((saved.source, saved.stopped_cleanly), (None, None));
+    assert_eq!(saved.last_at_work, Some(at(9).wall));
+    assert!(saved.findings[0].contains("spool.damaged-1000000"), "{:?}", saved.findings);
+    assert!(place.dir.path().join("spool.damaged-1000000/store.db").exists());
+    assert_ne!(spool.identity().epoch, epoch);
+    spool.push(&mut Vec::new(), at(9), &mut Vec::new());
+    let told = gaps(&spool);
+    assert_eq!(
+        (told[0].source(), told[0].count, told[0].exact),
+        (v1::GapSource::AgentSpool, Some(6), Some(false))
+    );
+}
+
+#[test]
+fn a_directory_that_cannot_be_is_no_reason_not_to_run() {
+    let mut place = Place::new();
+    place.disk.dir = "/proc/none".into();
+    let (spool, saved) = place.open();
+    assert_eq!(saved.findings.len(), 1);
+    assert!(spool.fill().trouble.is_some());
+    push_at(&spool, at(1), vec![event("s", 1)]);
+    assert_eq!(seqs(&spool.take(0, 9, usize::MAX)), [1]);
+}
+
+/// Everything below a folder, as it is.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// As if the agent was killed now.
+fn killed(place: &Place) -> Place {
+    let other = Place { node: place.node.clone(), ..Place::new() };
+    copy(&place.dir.path().join("spool"), &other.dir.path().join("spool"));
+    other
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_cut_or_flipped_no_number_is_given_twice_and_nothing_is_missing_untold(
+        file in prop_oneof![Just("store.db-wal"), Just("store.db"), Just("mark")],
+        at_byte in any::<prop::sample::Index>(),
+        cut in any::<bool>(),
+    ) {
+        let place = Place::new();
+        let (spool, _) = place.open();
+        (0..30).for_each(|n| commit(&spool, n, "p", &[("a", Some("1"))]));
+        let before = all(&spool);
+        let used: Vec<_> = before.iter().map(|(_, event)| event.id.clone().unwrap()).collect();
+        let other = killed(&place);
+        let path = other.store(file);
+        let mut bytes = fs::read(&path).unwrap();
+        let at_byte = at_byte.index(bytes.len());
+        if cut { bytes.truncate(at_byte) } else { bytes[at_byte] ^= 0x55 }
+        fs::write(&path, bytes).unwrap();
+
+        let (spool, saved) = other.open();
+        let there = all(&spool);
+        prop_assert!(there.iter().all(|entry| before.contains(entry)), "nothing but what was written");
+        (0..3).for_each(|_| spool.push(&mut vec![event("new", 99)], at(99), &mut Vec::new()));
+        let after = all(&spool);
+        for (_, event) in after.iter().filter(|(_, event)| event.session_id == "new") {
+            prop_assert!(!used.contains(event.id.as_ref().unwrap()), "{event:?}");
+        }
+        let missing = 30 - there.len() as u64;
+        let told = gaps(&spool);
+        let count: u64 = told.iter().map(v1::Gap::count).sum();
+        prop_assert!(missing == 0 || !told.is_empty(), "{missing} missing, {saved:?}");
+        if file != "mark" {
+            prop_assert_eq!(count, missing, "{:?}", told);
+        }
+        if missing > 0 {
+            prop_assert_eq!(saved.source, None, "a position without its events");
+        }
+    }
+}
