@@ -45,6 +45,7 @@ shared! {
 /// Names a process for ever within a boot: thread group id, and start of the group's leader in nanoseconds of
 /// `CLOCK_BOOTTIME` (it survives an exec from another thread). All zero: none.
 #[derive(Default, Hash, PartialOrd, Ord)]
+#[cfg_attr(not(target_arch = "bpf"), derive(serde::Serialize, serde::Deserialize))]
 pub struct TaskKey: 16 {
     pub start_time: u64,
     pub tgid: u32,

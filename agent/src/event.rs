@@ -1,13 +1,16 @@
 //! What happened, as the agent itself speaks of it: between the kernel's records and the wire's messages.
 //!
-//! Not serializable on purpose: `convert` is the one place that knows how events look outside.
+//! How events look outside `convert` alone knows. That they can be serialized is for the state machine's own state,
+//! which the next agent of the same version reads, and nobody else.
 
 use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 pub use podtrail_ebpf::layout::TaskKey;
 
 /// A moment of the node's `CLOCK_BOOTTIME`, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BootTime(pub u64);
 
 impl BootTime {
@@ -19,7 +22,7 @@ impl BootTime {
 }
 
 /// Id of a session, stable across restarts of the agent: made from the boot id, the root's pid and its start time.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub String);
 
 impl fmt::Display for SessionId {
@@ -29,7 +32,7 @@ impl fmt::Display for SessionId {
 }
 
 /// One event. Its number comes later, in the spool.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     pub time: BootTime,
     /// cgroup id of the container; `None`: about no container, or about one that nobody knows
@@ -39,7 +42,7 @@ pub struct Event {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Body {
     SessionStarted(Box<SessionStarted>),
     Executed(Box<Executed>),
@@ -51,7 +54,7 @@ pub enum Body {
 }
 
 /// How a session came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
     Unknown,
     RuntimeExec,
@@ -59,7 +62,7 @@ pub enum Method {
     HostNamespace,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionStarted {
     pub method: Method,
     /// what the method was concluded from, one finding each
@@ -76,14 +79,14 @@ pub struct SessionStarted {
 }
 
 /// A process, by its ids in the node's initial pid namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub key: TaskKey,
     pub parent: TaskKey,
     pub comm: Vec<u8>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tty {
     pub major: u32,
     pub minor: u32,
@@ -91,7 +94,7 @@ pub struct Tty {
     pub name: String,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Executed {
     pub process: Process,
     pub path: Vec<u8>,
@@ -113,7 +116,7 @@ pub struct Executed {
 }
 
 /// Arguments, as bytes. Where they are cut, `args` is the head's arguments and then the tail's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Argv {
     pub args: Vec<Vec<u8>>,
     /// bytes of the whole, each argument's NUL included
@@ -122,7 +125,7 @@ pub struct Argv {
     pub cut: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
     pub uid: u32,
     pub gid: u32,
@@ -137,7 +140,7 @@ pub struct Credentials {
     pub audit_session: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Executable {
     pub inode: u64,
     pub device_major: u32,
@@ -150,7 +153,7 @@ pub struct Executable {
 }
 
 /// Inode numbers; 0: not told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
     pub mnt: u32,
     pub pid: u32,
@@ -158,7 +161,7 @@ pub struct Namespaces {
     pub net: u32,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exited {
     pub process: Process,
     pub status: ExitStatus,
@@ -167,7 +170,7 @@ pub struct Exited {
 }
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitStatus {
     Code(i32),
     Signal { signal: i32, core: bool },
@@ -185,7 +188,7 @@ impl ExitStatus {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NamespaceJoined {
     pub process: Process,
     /// only those joined; the others are 0
@@ -194,7 +197,7 @@ pub struct NamespaceJoined {
     pub audit_session: Option<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionEnded {
     /// of the root, where it was seen
     pub status: Option<ExitStatus>,
@@ -206,7 +209,7 @@ pub struct SessionEnded {
 }
 
 /// Events are missing here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     pub source: GapSource,
     pub count: u64,
@@ -220,7 +223,7 @@ pub struct Gap {
     pub detail: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum GapSource {
     KernelRing,
     KernelTable,
@@ -232,7 +235,7 @@ pub enum GapSource {
     HooksAbsent,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentState {
     pub phase: AgentPhase,
     pub version: String,
@@ -246,7 +249,7 @@ pub struct AgentState {
 }
 
 /// What an agent found of the one before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Start {
     /// the kernel side went on recording without an agent, and this one reads on
     pub adopted: bool,
@@ -257,14 +260,14 @@ pub struct Start {
 }
 
 /// Something is wrong with what records.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     pub subject: String,
     pub detail: String,
     pub time: BootTime,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AgentPhase {
     Started,
     Stopped,
@@ -275,7 +278,7 @@ pub enum AgentPhase {
 }
 
 /// A hook in the kernel, and why it is of its kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
     pub name: String,
     pub kind: String,

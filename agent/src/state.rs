@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Serialize, de::DeserializeOwned};
+
 /// All of it.
 pub type State = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -26,5 +28,63 @@ impl Changes {
                 None => _ = state.remove(&key),
             }
         }
+    }
+}
+
+/// Rows of one kind: the first byte of their keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table(u8);
+
+/// Why a state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// it is of another version ({0})
+    #[error("it is of another version ({0})")]
+    Version(u32),
+    /// {0} cannot be read
+    #[error("{0} cannot be read")]
+    Damaged(&'static str),
+}
+
+impl Table {
+    pub(crate) const VERSION: Self = Self(b'v');
+    pub(crate) const SESSIONS: Self = Self(b's');
+    pub(crate) const ENDED: Self = Self(b'e');
+    pub(crate) const ENTRIES: Self = Self(b'n');
+    pub(crate) const CONTAINERS: Self = Self(b'c');
+    pub(crate) const MAKERS: Self = Self(b'k');
+    pub(crate) const REPLACED: Self = Self(b'r');
+    pub(crate) const REFUSALS: Self = Self(b'f');
+    pub(crate) const WAITING: Self = Self(b'w');
+    pub(crate) const CGROUPS: Self = Self(b'g');
+    pub(crate) const MEMBERS: Self = Self(b'm');
+
+    /// All rows of the kind.
+    pub(crate) fn rows<K: DeserializeOwned, V: DeserializeOwned>(
+        self,
+        state: &State,
+    ) -> Result<Vec<(K, V)>, StateError> {
+        let damaged = |_wrong| StateError::Damaged("a row");
+        let of = state.range(vec![self.0]..vec![self.0 + 1]);
+        of.map(|(key, value)| {
+            let key = postcard::from_bytes(key.get(1..).unwrap_or_default()).map_err(damaged)?;
+            Ok((key, postcard::from_bytes(value).map_err(damaged)?))
+        })
+        .collect()
+    }
+
+    /// The only row of the kind.
+    pub(crate) fn get<V: DeserializeOwned>(self, state: &State) -> Result<Option<V>, StateError> {
+        Ok(self.rows::<(), V>(state)?.pop().map(|((), value)| value))
+    }
+}
+
+impl Changes {
+    /// A row as it is now; `None`: it is gone.
+    pub(crate) fn put<K: Serialize, V: Serialize>(&mut self, table: Table, key: &K, value: Option<&V>) {
+        // Nothing in it can fail to be serialized: no maps of unknown length, no foreign types.
+        let Ok(key) = postcard::to_extend(key, vec![table.0]) else { return };
+        let value = value.map(|value| postcard::to_stdvec(value).unwrap_or_default());
+        self.0.push((key, value));
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     convert::boot_now,
     probe::{CgroupCreated, RawRecord},
     session::record::{Lost, Record, class},
+    state::Changes,
 };
 
 /// From one walk through the hierarchy to the next, at least.
@@ -42,6 +43,15 @@ impl Containers {
     #[must_use]
     pub fn new(directory: Directory, owners: Option<Owners>, hierarchy: Option<Hierarchy>) -> Self {
         Self { directory, owners, hierarchy, ..Self::default() }
+    }
+
+    /// What changed since the last time; all there is, if `all`.
+    pub(super) fn save(&mut self, all: bool, out: &mut Changes) {
+        self.directory.save(all, out);
+    }
+
+    pub(super) fn forget_changes(&mut self) {
+        self.directory.forget_changes();
     }
 
     /// Learns from a record, and puts the container in where the kernel side did not know it. Records about cgroups

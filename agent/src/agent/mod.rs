@@ -43,7 +43,10 @@ use crate::{
     uplink,
 };
 
-/// How long a clean stop waits for the collector and for standard output.
+/// How long a clean stop waits for the collector where events wait on disk.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// How long a clean stop waits for the collector otherwise, and for standard output.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// Why the agent cannot run, or had to stop.
@@ -159,8 +162,12 @@ pub async fn run<S: Source>(
     // Even after an error: what is in the spool is true, and the last event says that no more comes.
     let last = spool.fill().last_seq;
     if uplink.is_some() {
+        let safe = config.spool.is_some() && spool.fill().trouble.is_none();
+        // What is on disk is safe: the wait is only for the collector to hear of the stop now.
+        let wait = if safe { FAREWELL } else { LAST_WORDS };
         let mut acked = spool.acked_seq();
-        if timeout(LAST_WORDS, acked.wait_for(|acked| *acked >= last)).await.is_err() {
+        let missing = timeout(wait, acked.wait_for(|acked| *acked >= last)).await.is_err();
+        if missing && !safe {
             let lost = last.saturating_sub(spool.fill().acked_seq);
             tracing::error!(
                 events = lost,

@@ -108,6 +108,13 @@ impl<S: Source> Pipeline<S> {
         self
     }
 
+    /// Goes on with the machine of the agent before, of whose records none will come again.
+    #[must_use]
+    pub fn goes_on(mut self, machine: Option<Machine>) -> Self {
+        self.machine = machine.unwrap_or(self.machine);
+        self
+    }
+
     pub(super) fn about(&self) -> &About {
         &self.about
     }
@@ -237,12 +244,15 @@ impl<S: Source> Pipeline<S> {
             self.out.push(convert::event(event, container, self.offset));
         }
         let now = Now { wall: Moment::now(), boot: boot_now() };
-        let batch = Batch {
-            events: &mut self.out,
-            position: self.source.position(),
-            state: Changes::default(),
-            last,
-        };
+        let mut state = Changes::default();
+        if let Some(all) = sinks.spool.wants_state() {
+            self.machine.save(all, &mut state);
+            self.containers.save(all, &mut state);
+        } else {
+            self.machine.forget_changes();
+            self.containers.forget_changes();
+        }
+        let batch = Batch { events: &mut self.out, position: self.source.position(), state, last };
         sinks.spool.commit(batch, now, &mut self.kept);
         // Not before: until now a new agent would have to read it again.
         self.source.release();

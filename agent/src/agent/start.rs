@@ -15,8 +15,8 @@ use super::{
 use crate::{
     config::agent::AgentConfig,
     container::{
-        Directory, ExactStart, Hierarchy, Host, HostNamespaces, Owners, Snapshot, host_namespaces, recover,
-        recover::Scan,
+        Directory, ExactStart, Hierarchy, Host, HostNamespaces, Limits, Owners, Snapshot, host_namespaces,
+        recover, recover::Scan,
     },
     convert::boot_now,
     doctor::{self, Report},
@@ -24,7 +24,7 @@ use crate::{
     event::{BootTime, Finding, GapSource, Hook, Start, TaskKey},
     probe::{self, Inherited, Probe, ProbeError, RawRecord, Resumed},
     session::{
-        Followed,
+        Followed, Machine,
         record::{Lost, Record},
     },
     telemetry::{Health, Metrics, http},
@@ -94,7 +94,11 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
         }
     }
     let Inherited { continued, records: left, losses, findings } = inherited;
-    let before = Before::find(&mut probe, &host, &hierarchy, &namespaces, attached, resumed.went_on())?;
+    // Containers that went while no agent ran are still known by name. What is there now is put over it.
+    let known = if continued { Directory::restore(Limits::default(), &saved.state).ok() } else { None };
+    let known = known.unwrap_or_default();
+    let before =
+        Before::find(&mut probe, &host, &hierarchy, &namespaces, attached, resumed.went_on(), known)?;
     probe::give_back_memory();
     if config.realtime
         && let Err(error) = probe::run_first()
@@ -110,14 +114,27 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
         "recording"
     );
     let Before { directory, containers: _, records: mut recovered } = before;
+    let mut findings = findings;
+    let mut machine = None;
     if continued && !saved.state.is_empty() {
-        // The machine knows its sessions.
+        match Machine::restore(&about.boot_id, &saved.state) {
+            Ok(restored) => machine = Some(restored),
+            Err(error) => findings.push(Finding {
+                subject: "state".to_owned(),
+                detail: format!("sessions are recovered from /proc: {error}"),
+                time: attached,
+            }),
+        }
+    }
+    if machine.is_some() {
+        // It knows its sessions.
         recovered.clear();
+    } else {
+        spool.forget_state();
     }
     let absent = absent(&resumed, &losses, saved.last_at_work, attached);
     let lost = losses.into_iter().chain(absent).map(|lost| RawRecord::Session(Record::Lost(lost)));
     let records: Vec<RawRecord> = lost.chain(recovered).chain(left).collect();
-    let mut findings = findings;
     findings.extend(saved.findings.iter().map(|detail| Finding {
         subject: "spool".to_owned(),
         detail: detail.clone(),
@@ -135,6 +152,7 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     let containers =
         Containers::new(directory, Some(Owners::new(host, hierarchy.clone(), namespaces)), Some(hierarchy));
     let pipeline = Pipeline::new(probe, containers, about).begins(first, config.integrity_every, integrity);
+    let pipeline = pipeline.goes_on(machine);
     let ended = run(config, spool, pipeline, records, stop).await;
     hooks.not_ready("stopped");
     ended
@@ -219,8 +237,9 @@ impl Before {
         namespaces: &HostNamespaces,
         attached: BootTime,
         went_on: bool,
+        known: Directory,
     ) -> Result<Self, AgentError> {
-        let mut directory = Directory::default();
+        let mut directory = known;
         let mut sessions = HashMap::new();
         let mut order = Vec::new();
         let mut ended = Vec::new();

@@ -4,20 +4,22 @@
 //! events' own: no clock here. Everything is bounded, and what is made inside a container (cgroups below it) can
 //! never push another container out. Never says an empty string for "not known".
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use podtrail_ebpf::rules;
+use serde::{Deserialize, Serialize};
 
 use super::cgroupfs::Found;
 use super::name::{self, Runtime};
 use crate::event::BootTime;
 use crate::session::record::{ContainerEnded, ContainerStarted};
+use crate::state::{Changes, State, StateError, Table};
 
 /// Deeper than this nobody looks for the container that a cgroup is below of.
 const DEPTH_MAX: usize = 128;
 
 /// What is known of a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerInfo {
     /// the runtime's id; one made by hand has the last component of its path
     pub id: Option<String>,
@@ -49,7 +51,7 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Cgroup {
     parent: u64,
     /// `None`: below a container, or never told
@@ -69,12 +71,48 @@ pub struct Directory {
     /// in the order in which they went
     gone: VecDeque<(BootTime, u64)>,
     dropped: u64,
+    /// may differ from what was saved
+    changed: HashSet<u64>,
+    changed_members: HashSet<u64>,
 }
 
 impl Directory {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
+    }
+
+    /// What changed since the last time; all there is, if `all`.
+    pub fn save(&mut self, all: bool, out: &mut Changes) {
+        if all {
+            self.changed.extend(self.cgroups.keys());
+            self.changed_members.extend(self.members.keys());
+        }
+        for id in self.changed.drain() {
+            out.put(Table::CGROUPS, &id, self.cgroups.get(&id));
+        }
+        for id in self.changed_members.drain() {
+            out.put(Table::MEMBERS, &id, self.members.get(&id));
+        }
+    }
+
+    /// Instead of [`Self::save`], where nobody keeps what it saves.
+    pub fn forget_changes(&mut self) {
+        self.changed.clear();
+        self.changed_members.clear();
+    }
+
+    /// The directory whose changes made this state; no more than there may be.
+    pub fn restore(limits: Limits, state: &State) -> Result<Self, StateError> {
+        let mut this = Self::new(limits);
+        this.cgroups = Table::CGROUPS.rows(state)?.into_iter().take(limits.cgroups).collect();
+        this.members = Table::MEMBERS.rows(state)?.into_iter().take(limits.members).collect();
+        let gone = this.cgroups.iter().filter_map(|(id, cgroup)| Some((cgroup.gone?, *id)));
+        let mut gone: Vec<(BootTime, u64)> = gone.collect();
+        gone.sort_unstable();
+        this.now = gone.last().map_or(BootTime(0), |(time, _)| *time);
+        this.gone = gone.into();
+        Ok(this)
     }
 
     /// A cgroup came. `container`: the container that it is or is below of, by the kernel side's word.
@@ -94,11 +132,14 @@ impl Directory {
     /// A cgroup went.
     pub fn removed(&mut self, time: BootTime, id: u64) {
         self.advance(time);
-        self.members.remove(&id);
+        if self.members.remove(&id).is_some() {
+            self.changed_members.insert(id);
+        }
         if let Some(cgroup) = self.cgroups.get_mut(&id)
             && cgroup.gone.is_none()
         {
             cgroup.gone = Some(self.now);
+            self.changed.insert(id);
             self.gone.push_back((self.now, id));
             self.expire();
         }
@@ -148,6 +189,7 @@ impl Directory {
     /// For those who learn a container's name and image later.
     pub fn find_mut(&mut self, cgroup_id: u64) -> Option<&mut ContainerInfo> {
         let container = self.container_above(cgroup_id)?;
+        self.changed.insert(container);
         self.cgroups.get_mut(&container)?.container.as_mut()
     }
 
@@ -173,6 +215,7 @@ impl Directory {
         }
         let path = (!path.is_empty()).then(|| path.to_vec());
         let container = is_container.then(|| describe(id, path.as_deref()));
+        self.changed.insert(id);
         self.cgroups.insert(id, Cgroup { parent, path, container, gone: None });
     }
 
@@ -185,6 +228,7 @@ impl Directory {
         cgroup.container = is_container.then(|| ContainerInfo { name, image, ..describe(id, Some(path)) });
         cgroup.parent = parent;
         cgroup.path = Some(path.to_vec());
+        self.changed.insert(id);
     }
 
     fn add_member(&mut self, id: u64, container: u64) {
@@ -192,6 +236,7 @@ impl Directory {
             self.add(container, 0, &[], true);
         }
         if self.members.len() < self.limits.members || self.members.contains_key(&id) {
+            self.changed_members.insert(id);
             self.members.insert(id, container);
         } else {
             self.dropped += 1;
@@ -203,6 +248,7 @@ impl Directory {
             Some(cgroup) => {
                 if cgroup.container.is_none() {
                     cgroup.container = Some(describe(id, cgroup.path.as_deref()));
+                    self.changed.insert(id);
                 }
             }
             None if self.members.contains_key(&id) => {}
@@ -243,8 +289,10 @@ impl Directory {
         if self.cgroups.get(&id).is_none_or(|cgroup| cgroup.gone.is_none()) {
             return;
         }
+        self.changed.insert(id);
         if self.cgroups.remove(&id).is_some_and(|cgroup| cgroup.container.is_some()) {
-            self.members.retain(|_, container| *container != id);
+            let gone = self.members.extract_if(|_, container| *container == id);
+            self.changed_members.extend(gone.map(|(member, _)| member));
         }
     }
 }

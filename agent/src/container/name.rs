@@ -4,6 +4,8 @@
 //! disagree. The outermost such component is the container; what is below it was made inside, and whatever it is
 //! called it is no other container. Never fails: a path that says nothing has no id.
 
+use serde::{Deserialize, Serialize};
+
 use std::fmt;
 
 use podtrail_ebpf::rules;
@@ -14,7 +16,7 @@ const ID_LEN: usize = 64;
 const HAND_MADE_MAX: usize = 255;
 
 /// Whose container it is, as its cgroup's name tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Runtime {
     Containerd,
     CriO,

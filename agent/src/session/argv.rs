@@ -4,11 +4,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::record::RawArgv;
 use crate::event::Argv;
 
 /// An argument area that comes in pieces. Takes room only for bytes that did arrive.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Assembly {
     total: u64,
     head: usize,

@@ -1,9 +1,13 @@
 //! A map that remembers the order of insertion and never holds more than it was made for.
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map},
+    collections::{BTreeMap, HashMap, HashSet, hash_map},
     hash::Hash,
 };
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::state::{Changes, State, StateError, Table};
 
 /// At most `limit` values by key; what does not fit pushes out the oldest.
 #[derive(Debug)]
@@ -12,11 +16,19 @@ pub(super) struct Bounded<K, V> {
     next: u64,
     values: HashMap<K, (u64, V)>,
     order: BTreeMap<u64, K>,
+    /// may differ from what was saved
+    changed: HashSet<K>,
 }
 
 impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), next: 0, values: HashMap::new(), order: BTreeMap::new() }
+        Self {
+            limit: limit.max(1),
+            next: 0,
+            values: HashMap::new(),
+            order: BTreeMap::new(),
+            changed: HashSet::new(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -36,7 +48,9 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
     }
 
     pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.values.get_mut(key).map(|(_, value)| value)
+        let (_, value) = self.values.get_mut(key)?;
+        self.changed.insert(key.clone());
+        Some(value)
     }
 
     /// Puts a value in place of an older one of the same key, as the newest. Returns what had to go for it.
@@ -47,6 +61,7 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         self.order.insert(number, key.clone());
+        self.changed.insert(key.clone());
         self.values.insert(key, (number, value));
         evicted
     }
@@ -57,6 +72,7 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
         V: Default,
     {
         let evicted = if self.is_full() && !self.contains(&key) { self.pop_oldest() } else { None };
+        self.changed.insert(key.clone());
         let value = match self.values.entry(key) {
             hash_map::Entry::Occupied(entry) => &mut entry.into_mut().1,
             hash_map::Entry::Vacant(entry) => {
@@ -72,12 +88,14 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
         let (number, value) = self.values.remove(key)?;
         self.order.remove(&number);
+        self.changed.insert(key.clone());
         Some(value)
     }
 
     pub(super) fn pop_oldest(&mut self) -> Option<(K, V)> {
         let (_, key) = self.order.pop_first()?;
         let (_, value) = self.values.remove(&key)?;
+        self.changed.insert(key.clone());
         Some((key, value))
     }
 
@@ -86,9 +104,51 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
         self.order.values().filter_map(|key| self.get(key).map(|value| (key, value)))
     }
 
-    /// In no order.
-    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.values.values_mut().map(|(_, value)| value)
+    /// Nobody saves it.
+    pub(super) fn forget_changes(&mut self) {
+        self.changed.clear();
+    }
+
+    /// In no order. `change` says whether it changed the value.
+    pub(super) fn change_each(&mut self, mut change: impl FnMut(&mut V) -> bool) {
+        for (key, (_, value)) in &mut self.values {
+            if change(value) {
+                self.changed.insert(key.clone());
+            }
+        }
+    }
+}
+
+impl<K, V> Bounded<K, V>
+where
+    K: Clone + Eq + Hash + Serialize + DeserializeOwned,
+    V: Serialize + DeserializeOwned,
+{
+    /// What changed since the last time; all there is, if `all`.
+    pub(super) fn save(&mut self, table: Table, all: bool, out: &mut Changes) {
+        if all {
+            self.changed.extend(self.values.keys().cloned());
+        }
+        for key in self.changed.drain() {
+            out.put(table, &key, self.values.get(&key));
+        }
+    }
+
+    /// What was saved, in its order; no more than there may be.
+    pub(super) fn restore(limit: usize, table: Table, state: &State) -> Result<Self, StateError> {
+        let mut this = Self::new(limit);
+        for (key, (number, value)) in table.rows::<K, (u64, V)>(state)? {
+            this.next = this.next.max(number.wrapping_add(1));
+            if let Some(before) = this.order.insert(number, key.clone()) {
+                this.values.remove(&before);
+            }
+            this.values.insert(key, (number, value));
+        }
+        while this.values.len() > this.limit {
+            this.pop_oldest();
+        }
+        this.changed.clear();
+        Ok(this)
     }
 }
 

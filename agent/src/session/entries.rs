@@ -5,11 +5,14 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     bounded::Bounded,
     record::{ContainerEnded, ContainerStarted, Enter, Join},
 };
 use crate::event::{Body, BootTime, Event, Gap, GapSource, NamespaceJoined, Namespaces, TaskKey};
+use crate::state::{Changes, State, StateError, Table};
 
 /// Entries without a command that are kept at once.
 pub(super) const MAX_UNANNOUNCED: usize = 8192;
@@ -21,7 +24,7 @@ const MAX_REMEMBERED: usize = 1024;
 pub(super) const VERDICT_NS: u64 = 10_000_000_000;
 
 /// What is known of an entry before its first command.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Entry {
     pub(super) enter: Option<Box<Enter>>,
     pub(super) join: Option<Joining>,
@@ -31,7 +34,7 @@ pub(super) struct Entry {
     pub(super) unowned: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Joining {
     pub(super) join: Box<Join>,
     /// the container's own making: it started only after this
@@ -105,6 +108,40 @@ impl Entries {
             replaced: Bounded::new(MAX_REMEMBERED),
             held: VecDeque::new(),
         }
+    }
+
+    pub(super) fn save(&mut self, all: bool, out: &mut Changes) {
+        self.entries.save(Table::ENTRIES, all, out);
+        self.containers.save(Table::CONTAINERS, all, out);
+        self.makers.save(Table::MAKERS, all, out);
+        self.replaced.save(Table::REPLACED, all, out);
+    }
+
+    pub(super) fn forget_changes(&mut self) {
+        let Self { entries, containers, makers, replaced, held: _ } = self;
+        entries.forget_changes();
+        containers.forget_changes();
+        makers.forget_changes();
+        replaced.forget_changes();
+    }
+
+    /// Joins waiting for their verdict change with every look at them: they are saved as a whole.
+    pub(super) fn held(&self) -> &VecDeque<(BootTime, Joining)> {
+        &self.held
+    }
+
+    pub(super) fn restore(
+        state: &State,
+        mut held: VecDeque<(BootTime, Joining)>,
+    ) -> Result<Self, StateError> {
+        held.truncate(MAX_REMEMBERED);
+        Ok(Self {
+            entries: Bounded::restore(MAX_UNANNOUNCED, Table::ENTRIES, state)?,
+            containers: Bounded::restore(MAX_CONTAINERS, Table::CONTAINERS, state)?,
+            makers: Bounded::restore(MAX_REMEMBERED, Table::MAKERS, state)?,
+            replaced: Bounded::restore(MAX_REMEMBERED, Table::REPLACED, state)?,
+            held,
+        })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -212,14 +249,12 @@ impl Entries {
 
     pub(super) fn container_started(&mut self, started: ContainerStarted) {
         self.held.retain(|(_, joining)| !(joining.is_of(&started) && joining.join.time <= started.time));
-        for entry in self.entries.values_mut() {
-            if let Some(joining) = &mut entry.join
-                && joining.is_of(&started)
-                && joining.join.time <= started.time
-            {
-                joining.making = true;
-            }
-        }
+        self.entries.change_each(|entry| {
+            let Some(joining) = &mut entry.join else { return false };
+            let making = joining.is_of(&started) && joining.join.time <= started.time;
+            joining.making |= making;
+            making
+        });
         let _ = self.containers.insert(started.cgroup_id, started);
     }
 

@@ -5,6 +5,8 @@
 
 use std::collections::HashSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::event::{BootTime, TaskKey};
 
 /// What a machine takes to be followed by the kernel side.
@@ -25,7 +27,7 @@ impl Followed {
 }
 
 /// What was gone at one look.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Missing {
     pub(super) sessions: Vec<TaskKey>,
     pub(super) processes: HashSet<TaskKey>,

@@ -23,9 +23,12 @@ mod missing;
 mod open;
 pub mod record;
 mod refused;
+mod saved;
 mod started;
 
 use std::collections::{HashSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
 
 pub use self::missing::Followed;
 use self::{
@@ -70,10 +73,12 @@ pub struct Machine {
     /// what the kernel side follows no more, but for exits on their way; oldest first
     missing: VecDeque<Missing>,
     refusals: Refusals,
+    /// what waits, as it was last saved
+    saved: Vec<u8>,
 }
 
 /// A session that is over.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Ended {
     id: SessionId,
     container: Option<u64>,
@@ -81,7 +86,7 @@ struct Ended {
 }
 
 /// A command that waits for more of its argv.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Wait {
     entry: TaskKey,
     key: TaskKey,
@@ -92,7 +97,7 @@ struct Wait {
 }
 
 /// A session whose last task has left.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Ending {
     entry: TaskKey,
     since: BootTime,
@@ -114,6 +119,7 @@ impl Machine {
             endings: VecDeque::new(),
             missing: VecDeque::new(),
             refusals: Refusals::new(),
+            saved: Vec::new(),
         }
     }
 
@@ -415,9 +421,7 @@ impl Machine {
             }
         }
         if !processes.is_empty() {
-            for open in self.open.values_mut() {
-                open.forget(processes);
-            }
+            self.open.change_each(|open| open.forget(processes));
         }
     }
 

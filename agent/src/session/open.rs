@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     argv::Assembly,
     record::{self, ArgvChunk, class},
@@ -23,7 +25,7 @@ const MAX_GONE: usize = 64;
 pub(super) const MAX_QUEUED: usize = 1024;
 
 /// An announced session.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Open {
     pub(super) id: SessionId,
     pub(super) container: Option<u64>,
@@ -42,20 +44,20 @@ pub(super) struct Open {
 }
 
 /// A process that ran a command, as it was at its last exec.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Running {
     process: Process,
     since: BootTime,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 enum Queued {
     Ready(Event),
     Waiting(Box<Waiting>),
 }
 
 /// A command whose argv is not complete.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Waiting {
     time: BootTime,
     executed: Executed,
@@ -187,6 +189,11 @@ impl Open {
         self.say(event, out);
     }
 
+    /// As it may be, whatever was read.
+    pub(super) fn is_bounded(&self) -> bool {
+        self.processes.len() <= MAX_PROCESSES && self.gone.len() <= MAX_GONE && self.queue.len() <= MAX_QUEUED
+    }
+
     /// Whether processes that ran a command are still to be told of.
     pub(super) fn is_running(&self) -> bool {
         !self.processes.is_empty()
@@ -198,8 +205,10 @@ impl Open {
     }
 
     /// These ended, and nobody knows when or how: that is no exit to tell.
-    pub(super) fn forget(&mut self, gone: &HashSet<TaskKey>) {
+    pub(super) fn forget(&mut self, gone: &HashSet<TaskKey>) -> bool {
+        let before = self.processes.len();
         self.processes.retain(|key, _| !gone.contains(key));
+        self.processes.len() < before
     }
 
     /// The session was over by `time`, and its last exit was not told. The kernel side's count of what it lost came

@@ -3,6 +3,8 @@
 //! `probe` makes these from the bytes of the ring, tests from traces. See `podtrail_ebpf::layout` for what each
 //! field is; names are the same.
 
+use serde::{Deserialize, Serialize};
+
 use crate::event::{
     AgentState, BootTime, Credentials, Executable, ExitStatus, GapSource, Namespaces, Process, TaskKey, Tty,
 };
@@ -34,7 +36,7 @@ pub enum Record {
 }
 
 /// Where an entry into a container came from; see `layout::entry_kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EntryKind {
     Runtime,
     SelfMoved,
@@ -77,7 +79,7 @@ pub struct Exec {
 }
 
 /// The argument area, as far as it is here. The rest comes in [`ArgvChunk`]s.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawArgv {
     /// bytes of the whole, in memory
     pub total: u64,
@@ -118,7 +120,7 @@ pub struct Exit {
     pub refused: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enter {
     pub time: BootTime,
     pub process: Process,
@@ -132,7 +134,7 @@ pub struct Enter {
     pub audit_session: Option<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Join {
     pub time: BootTime,
     pub process: Process,
@@ -147,7 +149,7 @@ pub struct Join {
     pub audit_session: Option<u32>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerStarted {
     pub time: BootTime,
     pub cgroup_id: u64,

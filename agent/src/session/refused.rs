@@ -5,8 +5,13 @@
 //! all together, which is never lost. What only the second knows of is told in nobody's name, after a while: the last
 //! exit of its session did not come.
 
+use serde::{Deserialize, Serialize};
+
 use super::bounded::Bounded;
-use crate::event::{BootTime, TaskKey};
+use crate::{
+    event::{BootTime, TaskKey},
+    state::{Changes, State, StateError, Table},
+};
 
 /// Sessions whose counts are remembered.
 const MAX_SESSIONS: usize = 16 * 1024;
@@ -27,16 +32,19 @@ pub(super) struct Refusals {
     nobodys: Option<Nobodys>,
 }
 
+/// What is saved as a whole.
+pub(super) type Rest = (Vec<TaskKey>, u64, u64, Option<BootTime>, Option<Nobodys>);
+
 /// Of one session.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Count {
     total: u64,
     told: u64,
 }
 
 /// What is not known of any session.
-#[derive(Debug)]
-struct Nobodys {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Nobodys {
     since: BootTime,
     /// the least that it was since then: the rest comes with exits on their way
     least: u64,
@@ -62,6 +70,27 @@ impl Refusals {
             from: None,
             nobodys: None,
         }
+    }
+
+    pub(super) fn save(&mut self, all: bool, out: &mut Changes) {
+        self.sessions.save(Table::REFUSALS, all, out);
+    }
+
+    pub(super) fn forget_changes(&mut self) {
+        self.sessions.forget_changes();
+    }
+
+    /// All but the sessions.
+    pub(super) fn rest(&self) -> Rest {
+        let Self { sessions: _, untold, counted, known, from, nobodys } = self;
+        (untold.clone(), *counted, *known, *from, nobodys.clone())
+    }
+
+    pub(super) fn restore(state: &State, rest: Rest) -> Result<Self, StateError> {
+        let sessions = Bounded::restore(MAX_SESSIONS, Table::REFUSALS, state)?;
+        let (mut untold, counted, known, from, nobodys) = rest;
+        untold.truncate(MAX_SESSIONS);
+        Ok(Self { sessions, untold, counted, known, from, nobodys })
     }
 
     /// `count` more were refused since `from`.

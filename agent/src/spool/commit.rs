@@ -115,10 +115,17 @@ impl Spool {
         }
     }
 
-    /// The next batch must bring all of the state.
+    /// Whether the next batch must bring all of the state, or only what changed. `None`: there is nowhere to keep it.
     #[must_use]
-    pub fn wants_state(&self) -> bool {
-        self.writer().wants_state
+    pub fn wants_state(&self) -> Option<bool> {
+        let writer = self.writer();
+        writer.store.is_some().then_some(writer.wants_state)
+    }
+
+    /// What [`super::Saved`] brought of the state is not made use of: the next batch brings all there is.
+    pub fn forget_state(&self) {
+        let mut writer = self.writer();
+        (writer.wants_state, writer.new_state) = (true, true);
     }
 
     /// Nothing after `cursor` is sent before this is called again.

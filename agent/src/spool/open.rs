@@ -38,7 +38,8 @@ struct Left {
     life: Life,
     ends: Ends,
     gaps: Gaps,
-    state: State,
+    /// `None`: it is damaged
+    state: Option<State>,
     /// newest first
     places: Vec<Place>,
 }
@@ -222,8 +223,14 @@ fn resume(
     saved.stopped_cleanly = Some(life.stopped_cleanly);
     saved.last_at_work = Some(at_work);
     if same_boot && !tail_lost && !renamed {
-        saved.source.clone_from(&ends.position);
-        saved.state = if saved.source.is_some() { state } else { State::new() };
+        match state {
+            Some(state) if ends.position.is_some() => {
+                saved.source.clone_from(&ends.position);
+                saved.state = state;
+            }
+            Some(_) => {}
+            None => saved.findings.push("spool: the state of sessions is damaged".to_owned()),
+        }
     }
     let mut inner = if tail_lost || power_cut || renamed {
         let newest = epochs.iter().map(|epoch| epoch.identity.epoch).max().unwrap_or(0);

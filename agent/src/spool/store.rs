@@ -10,8 +10,8 @@
 //! # Format 1 (`PRAGMA user_version`)
 //! ```text
 //! events  first → count · logged · sum · bytes   first: cursor of the first event; logged: unix ns; see `row`
-//! meta    name  → value                          protobuf messages, see `meta`
-//! state   key   → value                          of the machine and the directory
+//! meta    name  → value · crc32                  protobuf messages, see `meta`
+//! state   key   → value · crc32                  of the machine and the directory
 //! ```
 //! Pages that are freed are used again; whole megabytes of them go back to the file system.
 
@@ -157,13 +157,13 @@ impl Store {
             }
             let mut put = tx.prepare_cached("REPLACE INTO meta VALUES (?1, ?2)")?;
             for (name, value) in *meta {
-                put.execute(params![name, value])?;
+                put.execute(params![name, seal(value)])?;
             }
             let mut put = tx.prepare_cached("REPLACE INTO state VALUES (?1, ?2)")?;
             let mut drop = tx.prepare_cached("DELETE FROM state WHERE key = ?1")?;
             for (key, value) in state.iter().flat_map(|state| &state.0) {
                 match value {
-                    Some(value) => put.execute(params![key, value])?,
+                    Some(value) => put.execute(params![key, seal(value)])?,
                     None => drop.execute([key])?,
                 };
             }
@@ -171,17 +171,24 @@ impl Store {
         Ok(tx.commit()?)
     }
 
-    pub(super) fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(super) fn meta(&self, name: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
         let reader = lock(&self.reader);
         let mut get = reader.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
-        Ok(get.query_row([name], |row| row.get(0)).optional()?)
+        let Some(value) = get.query_row([name], |row| row.get(0)).optional()? else { return Ok(None) };
+        unseal(value).map(Some).ok_or(StoreError::Damaged(name))
     }
 
-    pub(super) fn state(&self) -> Result<State, StoreError> {
+    /// `None`: some of it is damaged, which makes the rest useless.
+    pub(super) fn state(&self) -> Result<Option<State>, StoreError> {
         let reader = lock(&self.reader);
         let mut get = reader.prepare("SELECT key, value FROM state")?;
-        let rows = get.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let mut rows = get.query([])?;
+        let mut state = State::new();
+        while let Some(row) = rows.next()? {
+            let Some(value) = unseal(row.get(1)?) else { return Ok(None) };
+            state.insert(row.get(0)?, value);
+        }
+        Ok(Some(state))
     }
 
     /// All rows without their bytes, newest first, as long as `more` says so.
@@ -248,6 +255,16 @@ impl Store {
     }
 }
 
+/// With its sum behind it.
+fn seal(value: &[u8]) -> Vec<u8> {
+    [value, &crc32fast::hash(value).to_le_bytes()].concat()
+}
+
+fn unseal(mut value: Vec<u8>) -> Option<Vec<u8>> {
+    let sum = value.split_off(value.len().checked_sub(4)?);
+    (crc32fast::hash(&value).to_le_bytes() == *sum).then_some(value)
+}
+
 fn place(row: &rusqlite::Row<'_>) -> rusqlite::Result<Place> {
     let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
     Ok(Place::new(number(0)?, number(1)?, Moment(row.get(2)?), number(3)?))
@@ -274,8 +291,15 @@ pub(super) fn open_private(path: &Path) -> io::Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Moves what cannot be used out of the way, and says where to.
+/// Moves what cannot be used out of the way, and says where to. What was moved before makes room.
 pub(super) fn move_aside(dir: &Path, why: &str, now: Moment) -> io::Result<PathBuf> {
+    let before = format!("{}.{why}-", dir.file_name().unwrap_or_default().to_string_lossy());
+    for entry in dir.parent().and_then(|parent| fs::read_dir(parent).ok()).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&before) {
+            // What stays only takes room.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
     let mut name = dir.as_os_str().to_owned();
     name.push(format!(".{why}-{}", now.0 / 1_000_000_000));
     let mut to = PathBuf::from(&name);

@@ -8,6 +8,7 @@ use podtrail::{
         Machine,
         record::{ContainerEnded, EntryKind, Exec, Exit, Join, Lost, RawArgv, Record, Recovered},
     },
+    state::{Changes, State},
 };
 use proptest::{collection::vec, prelude::*, sample::Index};
 
@@ -143,6 +144,25 @@ fn play(records: Vec<Record>) -> Vec<Event> {
     events
 }
 
+/// Plays the records as agents would that are killed after some of them: each saves after a batch of `batch` records,
+/// and after every `life` batches there is a new one, which has nothing but what was saved.
+fn play_in_lives(records: Vec<Record>, batch: usize, life: usize) -> Vec<Event> {
+    let mut machine = Machine::new(BOOT_ID);
+    let (mut events, mut state, mut all) = (Vec::new(), State::new(), true);
+    for (number, batch) in records.chunks(batch).enumerate() {
+        batch.iter().for_each(|record| machine.handle(record.clone(), &mut events));
+        let mut changes = Changes::default();
+        machine.save(std::mem::take(&mut all), &mut changes);
+        changes.apply(&mut state);
+        if number % life == 0 {
+            machine = Machine::restore(BOOT_ID, &state).unwrap();
+        }
+    }
+    machine.flush(BootTime(u64::MAX / 2), &mut events);
+    machine.flush(BootTime(u64::MAX), &mut events);
+    events
+}
+
 #[derive(Default)]
 struct Told {
     root: Option<TaskKey>,
@@ -245,6 +265,48 @@ proptest! {
             let ids: HashSet<_> = alone.iter().map(|event| event.session.clone()).collect();
             let among: Vec<_> = events.iter().filter(|event| ids.contains(&event.session)).cloned().collect();
             prop_assert_eq!(among, alone);
+        }
+    }
+
+    #[test]
+    fn a_machine_that_is_saved_and_restored_goes_on_as_if_it_had_not_been(
+        trace in 0..ALL.len(),
+        faults in vec(fault(), 0..10),
+        batch in 1..8_usize,
+        life in 1..4_usize,
+    ) {
+        let mut records = ALL[trace].records();
+        spoil(&mut records, &faults);
+        prop_assert_eq!(play_in_lives(records.clone(), batch, life), play(records));
+    }
+
+    #[test]
+    fn nor_does_nonsense_tell_whether_it_was(records in vec(record(), 0..120), batch in 1..8_usize) {
+        prop_assert_eq!(play_in_lives(records.clone(), batch, 1), play(records));
+    }
+
+    #[test]
+    fn a_state_that_is_damaged_is_refused_or_does_no_harm(
+        records in vec(record(), 1..60),
+        faults in vec((any::<Index>(), any::<Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut machine = Machine::new(BOOT_ID);
+        let (mut changes, mut state) = (Changes::default(), State::new());
+        let (before, after) = records.split_at(records.len() / 2);
+        before.iter().for_each(|record| machine.handle(record.clone(), &mut Vec::new()));
+        machine.save(true, &mut changes);
+        changes.apply(&mut state);
+        for (row, at, byte) in faults {
+            let row = row.index(state.len());
+            let value = state.values_mut().nth(row).unwrap();
+            if !value.is_empty() {
+                let at = at.index(value.len());
+                value[at] = byte;
+            }
+        }
+        if let Ok(mut machine) = Machine::restore(BOOT_ID, &state) {
+            after.iter().for_each(|record| machine.handle(record.clone(), &mut Vec::new()));
+            machine.finish(BootTime(u64::MAX), &mut Vec::new());
         }
     }
 

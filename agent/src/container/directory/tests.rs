@@ -178,3 +178,29 @@ fn the_grace_period_is_not_shortened_by_a_late_record() {
     directory.created(at(701), 13, 1, b"/y", None);
     assert!(directory.find(11).is_none());
 }
+
+#[test]
+fn what_was_saved_is_known_to_the_next_agent() {
+    let (mut directory, mut state) = (Directory::default(), State::new());
+    let mut save = |directory: &mut Directory, all| {
+        let mut changes = Changes::default();
+        directory.save(all, &mut changes);
+        changes.apply(&mut state);
+        Directory::restore(Limits::default(), &state).unwrap()
+    };
+    directory.created(at(1), 10, 1, format!("/docker/{ID}").as_bytes(), Some(10));
+    directory.created(at(1), 11, 10, b"/below", None);
+    save(&mut directory, true);
+    directory.created(at(2), 12, 1, format!("/docker/{OTHER}").as_bytes(), Some(12));
+    directory.removed(at(3), 11);
+    directory.removed(at(5), 10);
+    let mut restored = save(&mut directory, false);
+    assert_eq!(restored.find(10).and_then(|info| info.id.as_deref()), Some(ID), "gone, and still known");
+    assert_eq!(restored.find(12), directory.find(12));
+    assert_eq!((restored.members.len(), restored.cgroups.len()), (0, 2));
+    for directory in [&mut directory, &mut restored] {
+        directory.created(at(306), 13, 1, b"/later", None);
+        assert_eq!(directory.find(10), None, "the grace period goes on");
+    }
+    assert_eq!(save(&mut directory, false).cgroups.len(), 2);
+}
