@@ -49,13 +49,14 @@ fn spool(run: &Run, damage: Damage) -> Result<Outcome> {
     world.finish(Expect::Said)
 }
 
-/// The collector dies, and a file of its log is damaged.
+/// The collector dies, and a file of its log is damaged: of the store, for a directory that says of itself that it is
+/// something else is none that the collector takes.
 fn log(run: &Run, damage: Damage) -> Result<Outcome> {
     let mut world = World::begin(run, &Plan { restarted: true, by_ids: true, ..Plan::default() })?;
     for _ in 0..ROUNDS {
         world.pass(200, 2000)?;
         world.collector.kill()?;
-        world.damage("data", damage)?;
+        world.damage("data/store", damage)?;
         world.start_missing()?;
         world.progress(200)?;
     }

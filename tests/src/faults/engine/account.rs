@@ -1,7 +1,7 @@
 //! What the subscriber got, held against what really ran.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
 };
@@ -34,6 +34,8 @@ pub(crate) struct Account {
     again: u64,
     /// of each epoch of a node's numbers, what came with each
     numbers: BTreeMap<(String, u64), BTreeMap<u64, u64>>,
+    /// numbers that the collector says never came
+    absent: BTreeMap<(String, u64), BTreeSet<u64>>,
     commands: HashMap<Name, Seen>,
     /// the command that each process ran
     processes: HashMap<Process, Name>,
@@ -86,6 +88,8 @@ pub(crate) struct Verdict {
     kernel: u64,
     /// numbers that gaps say are missing
     numbers: u64,
+    /// what the collector's log had and has no more, whether or not the subscriber got it before
+    log: u64,
     /// what gaps count that know only the least, and how many of these there are
     at_least: u64,
     pub(crate) inexact: u64,
@@ -104,7 +108,7 @@ impl Verdict {
 
     /// What gaps say is missing.
     pub(crate) fn claimed(&self) -> u64 {
-        self.kernel + self.numbers + self.at_least
+        self.kernel + self.numbers + self.log + self.at_least
     }
 
     /// What is missing: numbers that never came; and, where the kernel dropped records before anything had a number,
@@ -114,7 +118,12 @@ impl Verdict {
     }
 
     pub(crate) fn whole(&self) -> bool {
-        self.lost == 0 && self.holes == 0 && self.kernel == 0 && self.numbers == 0 && self.inexact == 0
+        self.lost == 0
+            && self.holes == 0
+            && self.kernel == 0
+            && self.numbers == 0
+            && self.log == 0
+            && self.inexact == 0
     }
 
     /// Whether what is missing is exactly what gaps count. What the kernel dropped of others cannot be told from what it
@@ -125,7 +134,7 @@ impl Verdict {
             // What has no number may have had one, or not.
             _ => self.kernel + self.holes >= self.records(),
         };
-        self.inexact == 0 && self.numbers == self.holes && kernel
+        self.inexact == 0 && self.log == 0 && self.numbers == self.holes && kernel
     }
 
     /// Whether gaps speak of all that is missing.
@@ -148,6 +157,15 @@ impl Account {
     /// Takes in one event.
     pub(crate) fn take(&mut self, event: &Event) {
         self.events += 1;
+        if let (Some(Body::Gap(gap)), Some(id)) = (&event.body, &event.id)
+            && gap.source() == GapSource::CollectorSequence
+        {
+            // Its id is that of the first event that is missing.
+            let last = id.seq.saturating_add(gap.count.unwrap_or(0));
+            self.absent.entry((id.node.clone(), id.epoch)).or_default().extend(id.seq..last);
+            self.gaps.push(gap.clone());
+            return;
+        }
         if let Some(id) = event.id.as_ref().filter(|id| id.seq > 0) {
             let mut hasher = DefaultHasher::new();
             event.encode_to_vec().hash(&mut hasher);
@@ -263,12 +281,24 @@ impl Account {
         for (stranger, _) in of_volley {
             mistakes.push(format!("{stranger} was told, and never ran"));
         }
-        for ((node, epoch), numbers) in &self.numbers {
-            let newest = numbers.keys().next_back().copied().unwrap_or(0);
-            let holes = newest - numbers.len() as u64;
-            verdict.holes += holes;
-            if holes > 0 {
-                verdict.notes.extend(first_hole(node, *epoch, numbers));
+        let epochs: BTreeSet<_> = self.numbers.keys().chain(self.absent.keys()).collect();
+        for (node, epoch) in epochs {
+            let key = (node.clone(), *epoch);
+            let (came, absent) = (self.numbers.get(&key), self.absent.get(&key));
+            let came = |seq: &u64| came.is_some_and(|came| came.contains_key(seq));
+            let newest = self
+                .numbers
+                .get(&key)
+                .and_then(|came| came.keys().next_back())
+                .max(absent.and_then(BTreeSet::last));
+            let missing: Vec<u64> = (1..=newest.copied().unwrap_or(0)).filter(|seq| !came(seq)).collect();
+            verdict.holes += missing.len() as u64;
+            verdict.numbers += absent.map_or(0, |absent| absent.len() as u64);
+            let unsaid = missing.iter().find(|seq| !absent.is_some_and(|absent| absent.contains(seq)));
+            if let Some(first) = unsaid {
+                verdict
+                    .notes
+                    .push(format!("nobody says that number {first} of {node}, epoch {epoch}, is missing"));
             }
         }
         for gap in &self.gaps {
@@ -284,9 +314,9 @@ impl Account {
                 }
                 // This source knows whose the records were.
                 GapSource::SessionBudget if self.of_strangers(gap) => {}
-                GapSource::CollectorSequence => verdict.numbers += count,
-                // Why numbers are missing that the collector counts.
-                GapSource::AgentBuffer | GapSource::AgentSpool => {}
+                // Counted by their numbers; and why they are missing, where the agent knows.
+                GapSource::CollectorSequence | GapSource::AgentBuffer | GapSource::AgentSpool => {}
+                GapSource::CollectorStore => verdict.log += count,
                 _ => verdict.kernel += count,
             }
         }
@@ -369,11 +399,4 @@ impl Account {
         };
         sums.into_iter().map(line).collect()
     }
-}
-
-/// Where numbers begin to be missing.
-fn first_hole(node: &str, epoch: u64, numbers: &BTreeMap<u64, u64>) -> Option<String> {
-    let newest = numbers.keys().next_back().copied().unwrap_or(0);
-    let first = (1..=newest).find(|seq| !numbers.contains_key(seq))?;
-    Some(format!("numbers are missing of {node}, epoch {epoch}: the first is {first} of {newest}"))
 }
