@@ -19,6 +19,8 @@
 mod check;
 mod eval;
 mod functions;
+#[cfg(test)]
+mod page_tests;
 mod parse;
 mod program;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use metrics::{Unit, describe_gauge, gauge};
+use metrics::{Unit, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 /// Handle to the recorder that the `metrics` macros of this process write to.
@@ -37,6 +37,11 @@ impl Metrics {
 fn describe() {
     describe_gauge!("podtrail_build_info", "1; the version is its label");
     gauge!("podtrail_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    describe_counter!(
+        "podtrail_filter_undecided_total",
+        Unit::Count,
+        "Events that were delivered because a filter could not decide, by reason"
+    );
     describe_gauge!("process_resident_memory_bytes", Unit::Bytes, "Memory in use");
     describe_gauge!(
         "process_cpu_seconds_total",
