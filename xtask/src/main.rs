@@ -87,3 +87,13 @@ fn run(command: Command) -> Result<()> {
         Command::Deny => lint::deny::run(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -13,7 +13,7 @@ const END: &str = "<!-- `cargo xtask test faults --write` writes up to here -->"
 /// Options of `test faults`.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Options of `test faults`")]
-pub(crate) struct Options {
+pub(crate) struct Faults {
     /// Only this scenario; may be given again
     #[arg(long, value_name = "NAME")]
     scenario: Vec<String>,
@@ -28,7 +28,7 @@ pub(crate) struct Options {
     write: bool,
 }
 
-impl Options {
+impl Faults {
     /// Whether anything was asked for.
     pub(super) fn are_given(&self) -> bool {
         let Self { scenario, seed, soak, write } = self;
@@ -49,7 +49,7 @@ impl Options {
 }
 
 /// Runs the scenarios; returns whether all went well. The tree is changed only where that was asked for.
-pub(super) fn run(options: &Options, program: &Path, counts: &mut Counts) -> Result<bool> {
+pub(super) fn run(options: &Faults, program: &Path, counts: &mut Counts) -> Result<bool> {
     let mut faults = cmd(program).arg("faults").args(options.arguments());
     let table = root::target().join("faults.md");
     // The commit that is told is the one that was run, not what became of it meanwhile.
@@ -87,9 +87,9 @@ mod tests {
 
     #[test]
     fn options_are_handed_on() {
-        let none = Options { scenario: Vec::new(), seed: None, soak: None, write: false };
+        let none = Faults { scenario: Vec::new(), seed: None, soak: None, write: false };
         assert!(!none.are_given() && none.arguments().is_empty());
-        let all = Options {
+        let all = Faults {
             scenario: vec!["clock".to_owned(), "network".to_owned()],
             seed: Some(7),
             soak: Some(90),

@@ -24,7 +24,7 @@ pub(crate) struct Options {
     #[arg(long)]
     unit: bool,
     #[command(flatten)]
-    faults: faults::Options,
+    faults: faults::Faults,
     /// Handed to the test programs as they are
     #[arg(last = true)]
     arguments: Vec<String>,
