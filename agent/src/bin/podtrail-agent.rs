@@ -30,6 +30,9 @@ enum Command {
         /// The configuration to try
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// Where the kernel side is pinned, as in `run`
+        #[arg(long, value_name = "DIR")]
+        pin: Option<String>,
     },
     /// Take the kernel side off this node: a stopped agent leaves it recording
     Unload(Box<Unload>),
@@ -47,37 +50,33 @@ const USAGE: u8 = 2;
 pub(crate) fn main() -> ExitCode {
     match Args::try_parse().map(|args| args.command) {
         Ok(Command::Run(flags)) => run(*flags),
-        Ok(Command::Doctor { output, config }) => doctor(output, config),
+        Ok(Command::Doctor { output, config, pin }) => {
+            doctor(output, Flags { config, pin, ..Flags::default() })
+        }
         Ok(Command::Unload(flags)) => unload(*flags),
         Err(error) => misused("podtrail-agent", &error),
     }
 }
 
-fn doctor(output: Output, config: Option<PathBuf>) -> ExitCode {
-    with(Flags { config, ..Flags::default() }, |config| {
+fn doctor(output: Output, flags: Flags) -> ExitCode {
+    with(flags, |config| {
         let report = agent::examine(config)?;
-        tell(&if output == Output::Text { doctor::text(&report) } else { doctor::json(&report) });
+        print(&if output == Output::Text { doctor::text(&report) } else { doctor::json(&report) });
         Ok(report.can_run)
     })
 }
 
 fn unload(flags: Unload) -> ExitCode {
-    with(flags.into(), |config| agent::unload(config).map(|removed| tell(&removed)).map(|()| true))
+    with(flags.into(), |config| agent::unload(config).map(|removed| print(&removed)).map(|()| true))
 }
 
 /// Does `work` with the configuration; what it answers is whether all is well.
 fn with(flags: Flags, work: impl FnOnce(&AgentConfig) -> Result<bool, AgentError>) -> ExitCode {
     match AgentConfig::load(flags).map(|config| work(&config)) {
-        Ok(Ok(true)) => ExitCode::SUCCESS,
-        Ok(Ok(false)) => ExitCode::from(FAILED),
+        Ok(Ok(well)) => ExitCode::from(if well { 0 } else { FAILED }),
         Ok(Err(error)) => end(FAILED, &error),
         Err(error) => end(USAGE, &error),
     }
-}
-
-/// A reader that went away has seen enough; the exit code says the rest.
-fn tell(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn run(flags: Flags) -> ExitCode {
@@ -94,7 +93,12 @@ fn run(flags: Flags) -> ExitCode {
     }
 }
 
+// A reader that went away has seen enough; the exit code says the rest.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
 fn end(code: u8, error: &dyn std::error::Error) -> ExitCode {
     complain("podtrail-agent", error);
-    ExitCode::from(code)
+    code.into()
 }

@@ -15,8 +15,10 @@ use crate::{
     agent::probe_options,
     config::agent::AgentConfig,
     container::{Hierarchy, Host, host_namespaces},
+    convert::WallOffset,
     event,
     probe::{self, Survey},
+    trail::Moment,
 };
 
 pub use self::{
@@ -42,7 +44,73 @@ pub struct Report {
     /// as they would be used; empty: not tried, because something else is missing
     pub hooks: Vec<Hook>,
     pub node: Node,
+    /// what goes on recording without an agent, by version of the layout; empty: nothing
+    pub pinned: Vec<Pinned>,
     pub problems: Vec<Problem>,
+}
+
+/// Pins in one directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pinned {
+    pub dir: String,
+    pub layout: Option<u32>,
+    /// this podtrail-agent takes it over
+    pub ours: bool,
+    /// when its hooks were attached, RFC 3339
+    pub since: Option<String>,
+    pub hooks: Vec<PinnedHook>,
+    pub maps: Vec<PinnedMap>,
+}
+
+/// Ids in the kernel; `None`: it is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PinnedHook {
+    pub name: String,
+    pub link: Option<u32>,
+    pub program: Option<u32>,
+    /// the program that it hands over to
+    pub worker: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PinnedMap {
+    pub name: String,
+    pub id: u32,
+    /// bytes, of the ring
+    pub entries: u32,
+}
+
+fn pinned(config: &AgentConfig) -> Vec<Pinned> {
+    let offset = WallOffset::measure();
+    let found = config.pin.as_deref().map(probe::pinned).unwrap_or_default();
+    let told = |pinned: probe::Pinned| {
+        let probe::Pinned { dir, layout, ours, since, hooks, maps } = pinned;
+        let since = since.and_then(|since| {
+            let at = Moment::from_timestamp(&offset.wall(since)).0;
+            jiff::Timestamp::from_nanosecond(at.into()).ok()
+        });
+        Pinned {
+            dir: dir.display().to_string(),
+            layout,
+            ours,
+            since: since.map(|since| format!("{since:.0}")),
+            hooks: hooks
+                .into_iter()
+                .map(|probe::PinnedHook { name, link, program, worker }| PinnedHook {
+                    name,
+                    link,
+                    program,
+                    worker,
+                })
+                .collect(),
+            maps: maps
+                .into_iter()
+                .map(|probe::PinnedMap { name, id, entries }| PinnedMap { name, id, entries })
+                .collect(),
+        }
+    };
+    found.into_iter().map(told).collect()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -156,6 +224,7 @@ pub fn examine(config: &AgentConfig) -> Report {
             .map(|event::Hook { name, kind, reason }| Hook { name, kind, reason })
             .collect(),
         node,
+        pinned: pinned(config),
         problems: all,
     }
 }

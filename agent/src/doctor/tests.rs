@@ -26,6 +26,7 @@ fn report() -> Report {
             Hook { name: "setns".to_owned(), kind: "kprobe".to_owned(), reason: "fexit: no".to_owned() },
         ],
         node: Node { open_files_limit: Some(1024), ..Node::default() },
+        pinned: Vec::new(),
         problems: vec![Problem { what: "no BTF".to_owned(), fix: "another kernel".to_owned(), fatal: true }],
     }
 }

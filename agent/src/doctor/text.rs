@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{HostNamespaces, Node, Problem, Report};
+use super::{HostNamespaces, Node, Pinned, PinnedHook, PinnedMap, Problem, Report};
 use crate::escape;
 
 /// The report as a table, what is missing below it, and the verdict in the last line.
@@ -19,6 +19,7 @@ pub fn text(report: &Report) -> String {
         host_namespaces,
         hooks,
         node,
+        pinned,
         problems,
     } = report;
     let mut out = String::new();
@@ -51,7 +52,7 @@ pub fn text(report: &Report) -> String {
         "tracefs",
         tracefs.as_deref().unwrap_or("not mounted (the agent mounts it for itself where it needs it)"),
     );
-    row("bpffs", bpffs.as_deref().unwrap_or("not mounted (not needed by this version)"));
+    row("bpffs", bpffs.as_deref().unwrap_or("not mounted (the agent mounts it, to pin what records)"));
     row("other agent", &other_agent.map_or_else(|| "none".to_owned(), |pid| format!("pid {pid}")));
     if hooks.is_empty() {
         row("hooks", "not tried, because something is missing");
@@ -59,6 +60,28 @@ pub fn text(report: &Report) -> String {
     for (index, hook) in hooks.iter().enumerate() {
         let why = if hook.reason.is_empty() { String::new() } else { format!("   because {}", hook.reason) };
         row(if index == 0 { "hooks" } else { "" }, &format!("{:<22}{}{why}", hook.name, hook.kind));
+    }
+    if pinned.is_empty() {
+        row("pinned", "nothing: no agent ran here since the node started, or it was unloaded");
+    }
+    for Pinned { dir, layout, ours, since, hooks, maps } in pinned {
+        let layout = layout.map_or_else(|| "unknown".to_owned(), |layout| layout.to_string());
+        let reader = match (ours, node.other_agent) {
+            (false, _) => "cannot be taken over by this version",
+            (true, Some(_)) => "an agent reads it",
+            (true, None) => "recording, and no agent reads it",
+        };
+        let since = since.as_deref().unwrap_or("unknown");
+        row("pinned", &format!("{dir}, layout {layout}, since {since}: {reader}"));
+        let id = |id: &Option<u32>| id.map_or_else(|| "gone".to_owned(), |id| id.to_string());
+        for PinnedHook { name, link, program, worker } in hooks {
+            let (link, program, worker) = (id(link), id(program), id(worker));
+            row("", &format!("hook {name:<17}link {link}, program {program} → {worker}"));
+        }
+        for PinnedMap { name, id, entries } in maps.iter().filter(|map| !map.name.starts_with("TO_")) {
+            let unit = if name == "EVENTS" { "bytes" } else { "entries" };
+            row("", &format!("map {name:<18}id {id}, {entries} {unit}"));
+        }
     }
     for Problem { what, fix, fatal } in problems {
         let mark = if *fatal { "missing" } else { "note" };

@@ -9,6 +9,7 @@ mod files;
 mod fixtures;
 mod floods;
 mod joins;
+mod pins;
 mod storms;
 mod tasks;
 mod text;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Case> {
         floods::cases(),
         text::cases(),
         agents::cases(),
+        pins::cases(),
         collecting::cases(),
     ]
     .concat()

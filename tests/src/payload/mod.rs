@@ -10,6 +10,7 @@ mod flood;
 mod init;
 mod join;
 mod link;
+mod slot;
 mod spawn;
 mod tun;
 
@@ -68,6 +69,7 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
         "volley" => spawn::volley(rest),
         "flood" => flood::run(rest),
         "link" => link::run(rest),
+        "take-out" => slot::take_out(rest),
         other => bail!("no such payload: {other}"),
     }
 }
