@@ -63,14 +63,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The command that runs an agent called `name`; the paths are its socket and its log. What it pins is in its own
-/// directory, unless `args` say where, and then it is theirs to remove.
+/// The command that runs an agent called `name`; the paths are its socket and its log. What it pins and
+/// spools is in its own directory, unless `args` say where, and then it is theirs to remove.
 pub(crate) fn command(name: &str, args: &[&str]) -> Result<(Command, PathBuf, PathBuf)> {
     let dir = host().dir(name)?;
     let (socket, log) = (dir.join("agent.sock"), dir.join("agent.log"));
     let mut command = daemon::daemon("podtrail-agent");
     command.args(["run", "--stdout", "--node-name", NODE, "--metrics-listen", "none"]);
-    command.arg("--socket").arg(&socket).arg("--spool").arg(dir.join("spool"));
+    command.arg("--socket").arg(&socket);
+    if !args.contains(&"--spool") {
+        command.arg("--spool").arg(dir.join("spool"));
+    }
     // Other agents of this machine, if there are any, are none of the tests' business.
     command.arg("--lock").arg(host().dir.join("agent.lock"));
     let more = env::var("PODTRAIL_ITEST_AGENT").unwrap_or_default();
