@@ -153,7 +153,7 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
         Containers::new(directory, Some(Owners::new(host, hierarchy.clone(), namespaces)), Some(hierarchy));
     let pipeline = Pipeline::new(probe, containers, about).begins(first, config.integrity_every, integrity);
     let pipeline = pipeline.goes_on(machine);
-    let ended = run(config, spool, pipeline, records, stop).await;
+    let ended = Box::pin(run(config, spool, pipeline, records, stop)).await;
     hooks.not_ready("stopped");
     ended
 }
