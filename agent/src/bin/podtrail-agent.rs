@@ -70,7 +70,7 @@ fn unload(flags: Unload) -> ExitCode {
     with(flags.into(), |config| agent::unload(config).map(|removed| print(&removed)).map(|()| true))
 }
 
-/// Does `work` with the configuration; what it answers is whether all is well.
+// Does `work` with the configuration; it answers whether all is well.
 fn with(flags: Flags, work: impl FnOnce(&AgentConfig) -> Result<bool, AgentError>) -> ExitCode {
     match AgentConfig::load(flags).map(|config| work(&config)) {
         Ok(Ok(well)) => ExitCode::from(if well { 0 } else { FAILED }),
@@ -80,17 +80,13 @@ fn with(flags: Flags, work: impl FnOnce(&AgentConfig) -> Result<bool, AgentError
 }
 
 fn run(flags: Flags) -> ExitCode {
-    let config = match AgentConfig::load(flags) {
-        Ok(config) => config,
-        Err(error) => return end(USAGE, &error),
-    };
-    if let Err(error) = logs::init(config.log_level.as_deref(), config.log_format) {
-        return end(USAGE, &error);
-    }
-    match agent::start(&config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => end(FAILED, &error),
-    }
+    with(flags, |config| {
+        if let Err(error) = logs::init(config.log_level.as_deref(), config.log_format) {
+            complain("podtrail-agent", &error);
+            std::process::exit(USAGE.into());
+        }
+        agent::start(config).map(|()| true)
+    })
 }
 
 // A reader that went away has seen enough; the exit code says the rest.
