@@ -229,6 +229,36 @@ fn after_a_power_cut_a_new_epoch_begins_and_the_old_one_is_sent_first() {
 }
 
 #[test]
+fn a_collector_that_has_more_of_an_old_epoch_than_the_disk_is_no_liar() {
+    let place = Place::new();
+    let (spool, _) = place.open();
+    (1..4).for_each(|n| commit(&spool, n, "p", &[]));
+    let old = spool.identity();
+    drop(spool);
+    let kept = tempfile::tempdir().unwrap();
+    copy(&place.dir.path().join("spool"), kept.path());
+    let (spool, _) = place.open();
+    (4..7).for_each(|n| commit(&spool, n, "p", &[]));
+    drop(spool);
+    // The disk forgets its newest events, but not the mark that says how many there were.
+    for name in ["store.db", "store.db-wal", "store.db-shm"] {
+        let _ = fs::remove_file(place.store(name));
+    }
+    fs::remove_file(kept.path().join("mark")).unwrap();
+    copy(kept.path(), &place.dir.path().join("spool"));
+
+    let (spool, saved) = place.open();
+    assert_eq!(saved.findings.len(), 1, "{:?}", saved.findings);
+    assert_eq!(spool.sending(), old);
+    assert!(spool.ack(6), "the agent before this one sent that much");
+    assert_eq!(spool.sending(), spool.identity());
+    assert!(spool.identity().epoch > old.epoch);
+    assert!(!spool.ack(1), "nothing of the new epoch was sent");
+    push_at(&spool, at(10), vec![event("t", 10)]);
+    assert_eq!(drain(&spool).len(), 2, "the gap, and what comes now");
+}
+
+#[test]
 fn a_clean_stop_and_a_new_boot_are_no_new_epoch() {
     let mut place = Place::new();
     let (spool, _) = place.open();

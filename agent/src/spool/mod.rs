@@ -261,7 +261,16 @@ impl Spool {
     /// The consumer has everything up to `seq` of the epoch being sent. Returns whether that can be: nobody has what
     /// was not sent.
     pub fn ack(&self, seq: u64) -> bool {
-        self.sending_base().checked_add(seq).is_some_and(|cursor| self.ack_up_to(cursor))
+        let mut inner = self.lock();
+        let base = inner.epochs.sending(inner.acked).base;
+        let end = inner.epochs.end(base);
+        let Some(cursor) = base.checked_add(seq) else { return false };
+        if cursor > end {
+            // Of an epoch that is over, the agent before this one may have sent more than its disk has kept.
+            inner.sent = inner.sent.max(end);
+        }
+        drop(inner);
+        self.ack_up_to(cursor.min(end))
     }
 
     /// The same, up to a cursor.
