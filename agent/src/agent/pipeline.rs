@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{About, AgentError, Containers, Source, SourceError, integrity::Integrity, metrics::Metrics};
 use crate::{
     convert::{self, WallOffset, boot_now},
-    event::{AgentPhase, AgentState, Event, Finding, GapSource, Start},
+    event::{AgentPhase, AgentState, Event, Finding, Start},
     probe::RawRecord,
     session::{
         Machine,
@@ -202,16 +202,14 @@ impl<S: Source> Pipeline<S> {
 
     /// Asks what was lost, and makes up for what would be wrong for ever without it. Not more than once a [`TICK`].
     fn losses(&mut self) -> Result<(), SourceError> {
-        let mut refused = false;
         for lost in self.source.losses()? {
-            refused |= lost.source == GapSource::SessionBudget;
             if lost.is_of(class::EXIT) {
                 self.looks = LOOKS;
             }
             self.containers.lost(&lost);
             self.machine.handle(Record::Lost(lost), &mut self.events);
         }
-        if refused {
+        if self.machine.misses_refused() {
             let sessions = self.machine.followed().sessions;
             for (entry, total) in self.source.refused(&sessions)? {
                 self.machine.handle(Record::Refused { entry, total }, &mut self.events);

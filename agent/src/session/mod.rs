@@ -221,6 +221,12 @@ impl Machine {
         }
     }
 
+    /// Execs or exits were refused, and not all that is known of whom came with exits: the kernel side is to be asked.
+    #[must_use]
+    pub fn misses_refused(&self) -> bool {
+        self.refusals.are_unknown()
+    }
+
     /// Sessions announced and not ended.
     #[must_use]
     pub fn open_sessions(&self) -> usize {
@@ -439,7 +445,7 @@ impl Machine {
     }
 
     fn refused(&mut self, refused: &Refused, now: BootTime, out: &mut Vec<Event>) {
-        let Refused { entry, count, from } = *refused;
+        let Refused { entry, count, from, exact } = *refused;
         if let Some(open) = entry.and_then(|entry| self.open.get_mut(&entry)) {
             open.refused(refused, now, out);
             return;
@@ -449,7 +455,7 @@ impl Machine {
         let gap = Gap {
             source: GapSource::SessionBudget,
             count,
-            exact: true,
+            exact,
             from: from.unwrap_or(now),
             to: now,
             sessions: id.clone().into_iter().collect(),
@@ -461,7 +467,7 @@ impl Machine {
     fn lost(&mut self, lost: Lost, out: &mut Vec<Event>) {
         if lost.source == GapSource::SessionBudget {
             // Told when it is known of whom, and by nobody's name only then.
-            self.refusals.count(lost.count, lost.from);
+            self.refusals.count(lost.count, lost.from, lost.exact);
             return;
         }
         let Lost { from, time, source, count, exact, detail } = lost;

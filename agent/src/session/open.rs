@@ -179,7 +179,7 @@ impl Open {
         let gap = Gap {
             source: GapSource::SessionBudget,
             count: refused.count,
-            exact: true,
+            exact: refused.exact,
             from: refused.from.unwrap_or(self.entered).max(self.entered).min(time),
             to: time,
             sessions: vec![self.id.clone()],

@@ -29,11 +29,13 @@ pub(super) struct Refusals {
     known: u64,
     /// since when there is more to be told than was told
     from: Option<BootTime>,
+    /// some of it may have been told by a former agent
+    uncertain: bool,
     nobodys: Option<Nobodys>,
 }
 
 /// What is saved as a whole.
-pub(super) type Rest = (Vec<TaskKey>, u64, u64, Option<BootTime>, Option<Nobodys>);
+pub(super) type Rest = (Vec<TaskKey>, u64, u64, Option<BootTime>, bool, Option<Nobodys>);
 
 /// Of one session.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -58,6 +60,7 @@ pub(super) struct Refused {
     pub(super) count: u64,
     /// none of them was refused before; `None`: not known
     pub(super) from: Option<BootTime>,
+    pub(super) exact: bool,
 }
 
 impl Refusals {
@@ -68,6 +71,7 @@ impl Refusals {
             counted: 0,
             known: 0,
             from: None,
+            uncertain: false,
             nobodys: None,
         }
     }
@@ -82,21 +86,27 @@ impl Refusals {
 
     /// All but the sessions.
     pub(super) fn rest(&self) -> Rest {
-        let Self { sessions: _, untold, counted, known, from, nobodys } = self;
-        (untold.clone(), *counted, *known, *from, nobodys.clone())
+        let Self { sessions: _, untold, counted, known, from, uncertain, nobodys } = self;
+        (untold.clone(), *counted, *known, *from, *uncertain, nobodys.clone())
     }
 
     pub(super) fn restore(state: &State, rest: Rest) -> Result<Self, StateError> {
         let sessions = Bounded::restore(MAX_SESSIONS, Table::REFUSALS, state)?;
-        let (mut untold, counted, known, from, nobodys) = rest;
+        let (mut untold, counted, known, from, uncertain, nobodys) = rest;
         untold.truncate(MAX_SESSIONS);
-        Ok(Self { sessions, untold, counted, known, from, nobodys })
+        Ok(Self { sessions, untold, counted, known, from, uncertain, nobodys })
     }
 
-    /// `count` more were refused since `from`.
-    pub(super) fn count(&mut self, count: u64, from: BootTime) {
+    /// `count` more were refused since `from`; not `exact`: a former agent may have told some of them.
+    pub(super) fn count(&mut self, count: u64, from: BootTime, exact: bool) {
         self.counted = self.counted.saturating_add(count);
         self.from.get_or_insert(from);
+        self.uncertain |= !exact;
+    }
+
+    /// More was refused than is known of sessions.
+    pub(super) fn are_unknown(&self) -> bool {
+        self.counted > self.known
     }
 
     /// Of this session `total` were refused so far.
@@ -132,14 +142,14 @@ impl Refusals {
         let mut told: Vec<Refused> = untold.into_iter().filter_map(|entry| self.tell(entry)).collect();
         let least = self.counted.saturating_sub(self.known);
         if least == 0 {
-            (self.nobodys, self.from) = (None, None);
+            (self.nobodys, self.from, self.uncertain) = (None, None, false);
             return told;
         }
         let nobodys = self.nobodys.get_or_insert(Nobodys { since: now, least });
         nobodys.least = nobodys.least.min(least);
         if all || now.since(nobodys.since) >= NOBODY_NS {
             let count = if all { least } else { nobodys.least };
-            told.push(Refused { entry: None, count, from: self.from });
+            told.push(Refused { entry: None, count, from: self.from, exact: !self.uncertain });
             self.known = self.known.saturating_add(count);
             self.nobodys = None;
         }
@@ -150,7 +160,8 @@ impl Refusals {
         let count = self.sessions.get_mut(&entry)?;
         let untold = count.total.saturating_sub(count.told);
         count.told = count.total;
-        (untold > 0).then_some(Refused { entry: Some(entry), count: untold, from: self.from })
+        let (from, exact) = (self.from, !self.uncertain);
+        (untold > 0).then_some(Refused { entry: Some(entry), count: untold, from, exact })
     }
 }
 
@@ -174,14 +185,14 @@ mod tests {
     #[test]
     fn each_is_told_once_and_by_its_session() {
         let mut refusals = Refusals::new();
-        refusals.count(10, BootTime(0));
+        refusals.count(10, BootTime(0), true);
         refusals.of(ONE, 4);
         refusals.of(TWO, 5);
         refusals.of(ONE, 5);
         refusals.of(ONE, 3); // an exit from before
         assert_eq!(flush(&mut refusals, 1), [(Some(1), 5), (Some(2), 5)]);
         assert_eq!(flush(&mut refusals, 2), []);
-        refusals.count(1, BootTime(2));
+        refusals.count(1, BootTime(2), true);
         refusals.of(TWO, 6);
         assert_eq!(told(refusals.end(&TWO).into_iter().collect()), [(Some(2), 1)]);
         assert_eq!((refusals.total(&TWO), refusals.total(&ONE)), (6, 5));
@@ -191,14 +202,14 @@ mod tests {
     #[test]
     fn what_no_session_is_known_of_is_told_in_nobodys_name_and_only_that() {
         let mut refusals = Refusals::new();
-        refusals.count(10, BootTime(7));
+        refusals.count(10, BootTime(7), true);
         refusals.of(ONE, 6);
         assert_eq!(flush(&mut refusals, 1), [(Some(1), 6)]);
         // More is refused all the time, and of two it is always known a little later of whom.
-        refusals.count(2, BootTime(0));
+        refusals.count(2, BootTime(0), true);
         assert_eq!(flush(&mut refusals, 2), []);
         refusals.of(TWO, 2);
-        refusals.count(2, BootTime(0));
+        refusals.count(2, BootTime(0), true);
         assert_eq!(flush(&mut refusals, 3), [(Some(2), 2)]);
         refusals.of(TWO, 4);
         let all = refusals.flush(BootTime(4 * SECOND), false);
@@ -212,16 +223,30 @@ mod tests {
         let mut refusals = Refusals::new();
         refusals.of(ONE, 3);
         assert_eq!(flush(&mut refusals, 1), [(Some(1), 3)]);
-        refusals.count(3, BootTime(0));
+        refusals.count(3, BootTime(0), true);
         for second in 2..20 {
             assert_eq!(flush(&mut refusals, second), []);
         }
     }
 
     #[test]
+    fn what_a_former_agent_may_have_told_is_not_exact() {
+        let mut refusals = Refusals::new();
+        refusals.count(9, BootTime(0), false);
+        assert!(refusals.are_unknown());
+        refusals.of(ONE, 9);
+        assert!(!refusals.are_unknown());
+        let exact = |refused: Vec<Refused>| refused.into_iter().map(|r| r.exact).collect::<Vec<_>>();
+        assert_eq!(exact(refusals.flush(BootTime(1), false)), [false]);
+        refusals.count(1, BootTime(2), true);
+        refusals.of(ONE, 10);
+        assert_eq!(exact(refusals.flush(BootTime(2), false)), [true]);
+    }
+
+    #[test]
     fn at_the_end_all_is_told() {
         let mut refusals = Refusals::new();
-        refusals.count(3, BootTime(0));
+        refusals.count(3, BootTime(0), true);
         refusals.of(ONE, 2);
         assert_eq!(told(refusals.flush(BootTime(1), true)), [(Some(1), 2), (None, 1)]);
         assert_eq!(told(refusals.flush(BootTime(1), true)), []);

@@ -47,9 +47,13 @@ impl<'c> Flood<'c> {
         Ok(Self { container, dir, running })
     }
 
-    /// Ends it. Every command of it must have been told, or be in the count of those that are not.
+    /// It is enough. What it did is told later: whoever prints and reads it is slower than a flood.
+    fn stop(&self) -> Result<()> {
+        Ok(fs::write(self.dir.join("stop"), "")?)
+    }
+
+    /// When it has stopped: every command of it must have been told, or be in the count of those that are not.
     fn end(self, agent: &Agent) -> Result<Told> {
-        fs::write(self.dir.join("stop"), "")?;
         let ran = self.running.wait()?.ok()?;
         let commands: u64 = ran.text().parse().context("the flood's count")?;
         let open = session::wait_open(agent, self.container.cgroup_id, ran.pid)?;
@@ -121,10 +125,6 @@ fn all_told(agent: &Agent, container: &Container, pid: u32) -> Result<()> {
     Ok(())
 }
 
-fn a_hundred(agent: &Agent, container: &Container) -> Result<()> {
-    all_told(agent, container, hundred(container)?)
-}
-
 /// One worker for each processor, and one more.
 fn workers() -> usize {
     std::thread::available_parallelism().map_or(4, usize::from) + 1
@@ -134,7 +134,9 @@ fn one_beside_another(cx: &Cx, args: &[&str]) -> Result<Told> {
     let (flooded, quiet) = (cx.container()?, cx.container()?);
     let agent = cx.start_agent(args)?;
     let flood = Flood::begin(&flooded, "flood", workers(), LONG)?;
-    a_hundred(&agent, &quiet)?;
+    let pid = hundred(&quiet)?;
+    flood.stop()?;
+    all_told(&agent, &quiet, pid)?;
     let told = flood.end(&agent)?;
     only_refused(&agent)?;
     ensure!(agent.end(Signal::SIGTERM)?.success(), "{}", agent.logged());
@@ -163,8 +165,11 @@ fn floods_of_many_sessions(cx: &Cx) -> Result<()> {
         for number in 0..(6 / factor()).max(2) {
             floods.push(Flood::begin(&flooded, &format!("flood-{size}-{number}"), 1, LONG)?);
         }
-        a_hundred(&agent, &quiet)?;
-        a_hundred(&agent, &flooded)?;
+        let pids = [hundred(&quiet)?, hundred(&flooded)?];
+        floods.iter().try_for_each(Flood::stop)?;
+        for (container, pid) in [&quiet, &flooded].into_iter().zip(pids) {
+            all_told(&agent, container, pid)?;
+        }
         for flood in floods {
             flood.end(&agent)?;
         }
@@ -181,6 +186,7 @@ fn a_session_over_its_budget_of_arguments(cx: &Cx) -> Result<()> {
     until("the session is over its budget", || {
         agent.events().iter().any(|e| matches!(&e.body, Some(Body::Executed(e)) if e.argv_over_budget))
     })?;
+    flood.stop()?;
     let Told { session, refused } = flood.end(&agent)?;
     ensure!(refused == 0, "{refused} refused");
     let all = sized_argv(LONG);
@@ -215,6 +221,7 @@ fn a_flood_while_nobody_reads(cx: &Cx) -> Result<()> {
     let pid = Pid::from_raw(agent.pid()?.cast_signed());
     kill(pid, Signal::SIGSTOP)?;
     let ran = hundred(&quiet).and_then(|one| Ok([(&quiet, one), (&flooded, hundred(&flooded)?)]));
+    flood.stop()?;
     kill(pid, Signal::SIGCONT)?;
     for (container, pid) in ran? {
         all_told(&agent, container, pid)?;

@@ -19,7 +19,7 @@ use nix::{
 };
 use podtrail_proto::v1::{Event, agent_state::Phase, event::Body};
 
-use super::{Session, daemon, host, leftovers, process, wait::deadline};
+use super::{Session, daemon, host, leftovers, process, session, wait::deadline};
 
 /// Node name of every agent under test.
 pub(crate) const NODE: &str = "itest";
@@ -119,8 +119,10 @@ impl Agent {
         self.wait_for(what, |lines| find(&lines.events))
     }
 
+    /// Patience begins anew with every event, within reason: what comes late on a busy machine is not lost.
     fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&Lines) -> Option<T>) -> Result<T> {
-        let end = deadline();
+        let mut end = deadline();
+        let last = Instant::now() + 6 * (end - Instant::now());
         let mut lines = lock(&self.told.lines);
         loop {
             if let Some(bad) = &lines.bad {
@@ -135,8 +137,13 @@ impl Agent {
             }
             let now = Instant::now();
             if now >= end {
+                let told = lines.events.len();
+                let newest = lines.events.last().map(|event| session::line(event)).unwrap_or_default();
                 drop(lines);
-                bail!("waited in vain for: {what}; the agent's log: {}", self.logged());
+                bail!(
+                    "waited in vain for: {what}; {told} events came, the last one {newest:.200}; the agent's log: {}",
+                    self.logged()
+                );
             }
             let seen = lines.events.len();
             // In a storm, look again every few milliseconds, not after each event: looking holds up the reader.
@@ -151,6 +158,9 @@ impl Agent {
                     |lines| lines.events.len() == seen && !lines.ended && lines.bad.is_none(),
                 )
                 .unwrap_or_else(PoisonError::into_inner);
+            if lines.events.len() > seen {
+                end = deadline().min(last);
+            }
         }
     }
 
