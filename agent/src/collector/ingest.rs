@@ -1,19 +1,23 @@
 //! `podtrail.v1.Ingest`: takes in what agents report, and acknowledges what the log has.
 //!
 //! Everything that comes is hostile: a stream may only speak of the node that it said hello for, and a request with
-//! one bad event is refused whole, with nothing of it taken and the stream ended.
+//! one bad event is refused whole, with nothing of it taken and the stream ended. What is taken in at once is bounded:
+//! `requests` reads nothing that there is no room for.
 
 mod check;
+mod requests;
 
 use std::{
+    convert::Infallible,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use futures::{StreamExt as _, stream::BoxStream};
+use futures::{StreamExt as _, future::BoxFuture, stream::BoxStream};
 use podtrail_proto::v1::{self, ingest_server};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -21,9 +25,18 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    codegen::{Service, http},
+    server::NamedService,
+};
 
-use self::check::ReportError;
+pub(super) use self::requests::{Taken, WINDOW};
+use self::{
+    check::ReportError,
+    requests::{Requests, Room},
+};
 use super::{
     log::{DiskLog, NodeEpoch},
     sequence::{ANSWER_WAIT, Answer, Report},
@@ -36,7 +49,7 @@ use crate::{
         collector::{AgentStream, ReportRefused},
     },
     tls::Peer,
-    trail::{Indexed, MAX_MESSAGE_BYTES},
+    trail::Indexed,
 };
 
 /// Agents at once.
@@ -66,7 +79,7 @@ impl Ingest {
         indexed: Arc<Indexed<DiskLog>>,
         silence: Silence,
         shutdown: CancellationToken,
-    ) -> ingest_server::IngestServer<Self> {
+    ) -> Server {
         let this = Self {
             writer,
             indexed,
@@ -75,13 +88,13 @@ impl Ingest {
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             next: Arc::default(),
         };
-        ingest_server::IngestServer::new(this).max_decoding_message_size(MAX_MESSAGE_BYTES)
+        Server { inner: ingest_server::IngestServer::new(this), room: Room::new() }
     }
 
     /// Takes requests until the agent ends the stream.
     async fn take(
         &self,
-        requests: &mut Streaming<v1::ReportRequest>,
+        requests: &mut Requests,
         responses: &mpsc::Sender<Result<v1::ReportResponse, Status>>,
         peer: &Peer,
     ) -> Result<(), Status> {
@@ -90,10 +103,13 @@ impl Ingest {
             ReportRefused { peer: &name, reason: e.reason(), message: &e.to_string() }.emit();
             e.status()
         };
-        let Ok(first) = time::timeout(HELLO, requests.message()).await else {
+        // Not the time that it waits for room.
+        let Ok(begun) = time::timeout(HELLO, requests.begun()).await else {
             return Err(refuse(ReportError::NoHello));
         };
-        let Some(v1::ReportRequest { hello, mut events, gone }) = first? else { return Ok(()) };
+        begun?;
+        let Some((first, mut room)) = requests.next().await? else { return Ok(()) };
+        let v1::ReportRequest { hello, mut events, gone } = first;
         let node = check::hello(hello).and_then(|node| check::may_report(peer, node)).map_err(refuse)?;
         let _presence = Presence::begin(self.indexed.clone(), node.clone());
         let stream = self.next.fetch_add(1, Ordering::Relaxed);
@@ -107,7 +123,7 @@ impl Ingest {
             self.silence.sign(&node).await;
             // With no events too: it tells the agent from where to go on.
             let report = Report { node: node.clone(), stream, events, gone: gone.ranges().to_vec() };
-            let Ok(answer) = self.writer.write(report).await else {
+            let Ok(answer) = self.writer.write(report, room).await else {
                 return Err(Status::unavailable("the log cannot be written now: come again"));
             };
             let Answer { acked, missing: more, asked } = answer;
@@ -124,9 +140,9 @@ impl Ingest {
             let next = tokio::select! {
                 biased;
                 () = time::sleep_until(due) => None,
-                request = requests.message() => Some(request?),
+                request = requests.next() => Some(request?),
             };
-            let request = match next {
+            let (request, taken) = match next {
                 Some(Some(request)) => request,
                 ended @ (None | Some(None)) => {
                     if responses.send(Ok(response)).await.is_err() {
@@ -139,7 +155,7 @@ impl Ingest {
                     }
                     let request = tokio::select! {
                         biased;
-                        request = requests.message() => request?,
+                        request = requests.next() => request?,
                         () = until(patience) => return Err(unanswered(acked)),
                     };
                     let Some(request) = request else { return Ok(()) };
@@ -153,7 +169,7 @@ impl Ingest {
                 return Err(refuse(ReportError::SecondHello));
             }
             gone = gone.and(request.gone).map_err(refuse)?;
-            events = request.events;
+            (events, room) = (request.events, taken);
         }
     }
 }
@@ -207,18 +223,49 @@ impl Drop for Presence {
     }
 }
 
+/// The service: keeps the requests from tonic, which sees an empty stream of them, and gives them to [`Ingest`].
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    inner: ingest_server::IngestServer<Ingest>,
+    room: Room,
+}
+
+impl NamedService for Server {
+    const NAME: &'static str = ingest_server::SERVICE_NAME;
+}
+
+impl Service<http::Request<Body>> for Server {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<http::Request<Body>>::poll_ready(&mut self.inner, cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        let requests = Requests::new(body, self.room.clone());
+        // What is in there must be cloned by whoever wants to.
+        parts.extensions.insert(Arc::new(Mutex::new(Some(requests))));
+        self.inner.call(http::Request::from_parts(parts, Body::empty()))
+    }
+}
+
 #[tonic::async_trait]
 impl ingest_server::Ingest for Ingest {
     type ReportStream = BoxStream<'static, Result<v1::ReportResponse, Status>>;
 
     async fn report(
         &self,
-        request: Request<Streaming<v1::ReportRequest>>,
+        mut request: Request<Streaming<v1::ReportRequest>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
         let permit: OwnedSemaphorePermit = self.streams.clone().try_acquire_owned().map_err(|_| full())?;
         let peer = Peer::of(&request).cloned();
         let peer = peer.ok_or_else(|| Status::unauthenticated("the connection does not say who it is of"))?;
-        let mut requests = request.into_inner();
+        let requests = request.extensions_mut().remove::<Arc<Mutex<Option<Requests>>>>();
+        let requests = requests.and_then(|r| r.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mut requests = requests.ok_or_else(|| Status::internal("the requests have gone astray"))?;
         let (tx, rx) = mpsc::channel(16);
         let this = self.clone();
         tokio::spawn(async move {

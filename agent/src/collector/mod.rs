@@ -5,6 +5,7 @@
 //! | `admission` | who may call what |
 //! | `directory` | the data directory: its lock and its format |
 //! | [`log`] | the log on disk |
+//! | `watchdog` | notices a write that does not end |
 //! | `writer` | the one thread that writes it: one fsync for what comes together |
 //! | `sequence` | what is taken of a report: duplicates, and holes, which are asked for again |
 //! | `ingest` | `podtrail.v1.Ingest` |
@@ -26,6 +27,7 @@ mod retention;
 mod sequence;
 mod silence;
 pub mod subscribe;
+mod watchdog;
 mod writer;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Instant};
@@ -46,6 +48,7 @@ use self::{
     log::DiskLog,
     silence::Silence,
     subscribe::{Subscriptions, calls::Calls, store::DiskStore},
+    watchdog::Pulse,
     writer::Writer,
 };
 use crate::{
@@ -91,6 +94,11 @@ pub enum CollectorError {
     /// a part of the collector panicked
     #[error("a part of the collector panicked: see the log above")]
     Panicked,
+    /// a write does not end
+    #[error(
+        "a write to the log has not ended for {0} s: ending, to be started again; what was acknowledged is safe, check the disk"
+    )]
+    Stuck(u64),
     /// it was not done in time
     #[error("not everything was finished within {} s of the signal; what was acknowledged is safe", GRACE.as_secs())]
     Late,
@@ -157,7 +165,9 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         // Nothing was promised to anybody yet.
         () = stop.cancelled() => return Ok(()),
     };
-    let (writer, thread) = Writer::start(indexed.clone(), log_health.clone(), stop.clone())?;
+    let pulse = Pulse::default();
+    let (writer, thread) = Writer::start(indexed.clone(), log_health.clone(), pulse.clone(), stop.clone())?;
+    let stuck = watchdog::watch(pulse, health.component("writer"), watchdog::Limits::default());
     tokio::spawn(retention::run(indexed.clone(), retention, stop.clone()));
     tokio::spawn(subscriptions.clone().run());
     telemetry::outputs::describe();
@@ -197,6 +207,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     };
     tokio::select! {
         finished = finish => finished,
+        lasted = stuck => Err(CollectorError::Stuck(lasted.as_secs())),
         () = after(&stop, GRACE) => Err(CollectorError::Late),
     }
 }
@@ -239,13 +250,13 @@ async fn serve(
     incoming: impl Stream<Item = Result<incoming::Connection, Infallible>>,
     admission: Admission,
     trail: v1::trail_server::TrailServer<service::Service<DiskLog>>,
-    ingest: v1::ingest_server::IngestServer<Ingest>,
+    ingest: ingest::Server,
     stop: CancellationToken,
     component: Component,
 ) -> Result<(), CollectorError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<v1::trail_server::TrailServer<service::Service<DiskLog>>>().await;
-    reporter.set_serving::<v1::ingest_server::IngestServer<Ingest>>().await;
+    reporter.set_serving::<ingest::Server>().await;
     let describe = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -255,8 +266,9 @@ async fn serve(
         .http2_keepalive_interval(Some(PING))
         .http2_keepalive_timeout(Some(PING))
         .max_concurrent_streams(Some(256))
-        .initial_stream_window_size(Some(1 << 20))
-        .initial_connection_window_size(Some(4 << 20))
+        // Of what clients send, which is acknowledgements, or waits here for room.
+        .initial_stream_window_size(Some(ingest::WINDOW))
+        .initial_connection_window_size(Some(ingest::WINDOW))
         .layer(admission)
         .add_service(trail)
         .add_service(ingest)
@@ -267,7 +279,7 @@ async fn serve(
             stop.cancelled().await;
             component.not_ready("stopping");
             reporter.set_not_serving::<v1::trail_server::TrailServer<service::Service<DiskLog>>>().await;
-            reporter.set_not_serving::<v1::ingest_server::IngestServer<Ingest>>().await;
+            reporter.set_not_serving::<ingest::Server>().await;
         })
         .await?;
     Ok(())

@@ -16,12 +16,14 @@ use std::{
 };
 
 use podtrail_proto::v1;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    ingest::Taken,
     log::DiskLog,
     sequence::{Answer, Report, Sequences},
+    watchdog::Pulse,
 };
 use crate::{
     telemetry::{
@@ -33,9 +35,7 @@ use crate::{
 
 /// Reports that become one batch, and how long they are together.
 const MAX_GROUP: usize = 64;
-const MAX_GROUP_BYTES: usize = 16 * 1024 * 1024;
-/// Length of the reports that may wait; more of them wait in their streams, and so in the agents.
-const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// Between two attempts to write again: doubled up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
 /// How soon an end is noticed meanwhile.
@@ -47,6 +47,8 @@ struct Waiting {
     report: Report,
     bytes: usize,
     done: oneshot::Sender<Answer>,
+    /// until it is written, though nobody waits for it any more
+    room: Taken,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,6 @@ enum Order {
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
     orders: mpsc::Sender<Order>,
-    room: Arc<Semaphore>,
     failing: Arc<AtomicBool>,
 }
 
@@ -70,10 +71,12 @@ pub(super) struct Writer {
 pub(super) struct Unwritten;
 
 impl Writer {
-    /// Starts the thread; `failed` is cancelled if it has to give up. `health` hears when the log cannot be written.
+    /// Starts the thread; `failed` is cancelled if it has to give up. `health` hears when the log cannot be written,
+    /// `pulse` of every write.
     pub(super) fn start(
         indexed: Arc<Indexed<DiskLog>>,
         health: Component,
+        pulse: Pulse,
         failed: CancellationToken,
     ) -> Result<(Self, JoinHandle<Result<(), LogError>>), LogError> {
         let sequences = Sequences::new(indexed.log().sequences()?);
@@ -85,27 +88,24 @@ impl Writer {
             .spawn(move || {
                 // Dropped however this ends, by a panic too.
                 let _failed = failed.drop_guard();
-                Thread { indexed, sequences, orders: rx, health, failing: state }.run()
+                Thread { indexed, sequences, orders: rx, health, failing: state, pulse }.run()
             })
             .map_err(|source: io::Error| LogError::Io {
                 call: "start",
                 path: "a thread".to_owned(),
                 source,
             })?;
-        Ok((Self { orders, room: Arc::new(Semaphore::new(MAX_WAITING_BYTES)), failing }, thread))
+        Ok((Self { orders, failing }, thread))
     }
 
-    /// Waits until what can be taken of it is in the log.
-    pub(super) async fn write(&self, report: Report) -> Result<Answer, Unwritten> {
+    /// Waits until what can be taken of it is in the log. It has its room until then.
+    pub(super) async fn write(&self, report: Report, room: Taken) -> Result<Answer, Unwritten> {
         if self.failing.load(Ordering::Relaxed) {
             return Err(Unwritten);
         }
         let bytes = report.events.iter().map(prost::Message::encoded_len).sum::<usize>();
-        let bytes = bytes.clamp(1, MAX_WAITING_BYTES);
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let _room = self.room.acquire_many(permits).await.map_err(|_| Unwritten)?;
         let (done, answer) = oneshot::channel();
-        self.orders.send(Order::Write(Waiting { report, bytes, done })).await.map_err(|_| Unwritten)?;
+        self.orders.send(Order::Write(Waiting { report, bytes, done, room })).await.map_err(|_| Unwritten)?;
         answer.await.map_err(|_| Unwritten)
     }
 
@@ -129,6 +129,7 @@ struct Thread {
     orders: mpsc::Receiver<Order>,
     health: Component,
     failing: Arc<AtomicBool>,
+    pulse: Pulse,
 }
 
 /// What becomes one batch.
@@ -164,7 +165,9 @@ impl Thread {
         let began = Instant::now();
         let mut group = self.sequences.group();
         let mut answers = Vec::with_capacity(reports.len());
-        for Waiting { report, bytes: _, done } in reports {
+        let mut rooms = Vec::with_capacity(reports.len());
+        for Waiting { report, bytes: _, done, room } in reports {
+            rooms.push(room);
             answers.push((done, group.take(report, began)));
         }
         let mut batch = std::mem::take(&mut group.batch);
@@ -176,10 +179,12 @@ impl Thread {
         }
         let events = batch.len() as u64;
         if events > 0 {
+            let _beat = self.pulse.begin();
             self.indexed.log().check_room()?;
             self.indexed.append(batch)?;
         }
         group.keep();
+        drop(rooms);
         BatchCommitted { events, duplicates, held, took: began.elapsed() }.emit();
         for (done, answer) in answers {
             // A stream that is gone asks again when it comes back.

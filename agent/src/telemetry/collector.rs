@@ -40,6 +40,11 @@ pub fn describe() {
         "Batches written to the log, one fsync each"
     );
     describe_histogram!("podtrail_collector_commit_seconds", Seconds, "Time to write a batch to the log");
+    describe_gauge!(
+        "podtrail_collector_ingest_bytes",
+        Bytes,
+        "Length of the requests of agents that are taken in now"
+    );
     describe_gauge!("podtrail_collector_agents_connected", Count, "Streams of agents");
     describe_counter!("podtrail_collector_silences_total", Count, "Times that a node fell silent");
     describe_gauge!("podtrail_collector_log_writable", Count, "1: the log can be written, 0: it cannot");
@@ -52,6 +57,7 @@ pub fn describe() {
         counter!(format!("podtrail_collector_{name}_total")).increment(0);
     }
     gauge!("podtrail_collector_agents_connected").set(0);
+    gauge!("podtrail_collector_ingest_bytes").set(0);
     gauge!("podtrail_collector_log_writable").set(1);
 }
 
@@ -127,6 +133,18 @@ impl Emit for BatchCommitted {
         counter!("podtrail_collector_commits_total").increment(1);
         histogram!("podtrail_collector_commit_seconds").record(took);
         debug!(events, duplicates, held, took_us = took.as_micros(), "batch committed");
+    }
+}
+
+/// Requests of agents take more room, or less.
+#[derive(Debug)]
+pub struct IngestRoom {
+    pub bytes: f64,
+}
+
+impl Emit for IngestRoom {
+    fn emit(self) {
+        gauge!("podtrail_collector_ingest_bytes").increment(self.bytes);
     }
 }
 
@@ -269,6 +287,36 @@ impl Emit for LogWritable {
     fn emit(self) {
         gauge!("podtrail_collector_log_writable").set(1);
         info!(seconds = self.took.as_secs_f64(), "the log can be written again");
+    }
+}
+
+/// A write to the log does not come to its end.
+#[derive(Debug)]
+pub struct WriteHangs {
+    pub lasts: Duration,
+    pub stuck: Duration,
+}
+
+impl Emit for WriteHangs {
+    fn emit(self) {
+        let Self { lasts, stuck } = self;
+        error!(
+            seconds = lasts.as_secs(),
+            until = stuck.as_secs(),
+            "a write to the log does not end: check the disk; the collector ends if it lasts"
+        );
+    }
+}
+
+/// It has ended after all.
+#[derive(Debug)]
+pub struct WriteEnded {
+    pub took: Duration,
+}
+
+impl Emit for WriteEnded {
+    fn emit(self) {
+        warn!(seconds = self.took.as_secs(), "the write to the log has ended after all");
     }
 }
 

@@ -9,7 +9,21 @@ use crate::trail::log::Cursor;
 /// Names and units, for `/metrics`; to be called once, at start.
 pub fn describe() {
     use Unit::Count;
-    describe_gauge!("podtrail_collector_subscriptions", Count, "Subscriptions, known and connected");
+    describe_gauge!(
+        "podtrail_collector_subscriptions",
+        Count,
+        "Subscriptions: known, connected, and overtaken by retention"
+    );
+    describe_gauge!(
+        "podtrail_collector_subscription_lag_events",
+        Count,
+        "Events of the log that a subscription has not acknowledged"
+    );
+    describe_counter!(
+        "podtrail_collector_overtaken_total",
+        Count,
+        "Times that retention dropped what a subscription had not acknowledged"
+    );
     describe_counter!("podtrail_collector_delivered_total", Count, "Events delivered to subscriptions");
     describe_counter!(
         "podtrail_collector_subscriptions_closed_total",
@@ -17,7 +31,8 @@ pub fn describe() {
         "Streams of subscriptions that ended, by reason"
     );
     counter!("podtrail_collector_delivered_total").increment(0);
-    SubscriptionsCounted { known: 0, connected: 0 }.emit();
+    counter!("podtrail_collector_overtaken_total").increment(0);
+    SubscriptionsCounted { known: 0, connected: 0, overtaken: 0 }.emit();
 }
 
 /// How many there are.
@@ -25,14 +40,53 @@ pub fn describe() {
 pub struct SubscriptionsCounted {
     pub known: usize,
     pub connected: usize,
+    pub overtaken: usize,
 }
 
 impl Emit for SubscriptionsCounted {
     #[expect(clippy::cast_precision_loss, reason = "metrics")]
     fn emit(self) {
-        let Self { known, connected } = self;
+        let Self { known, connected, overtaken } = self;
         gauge!("podtrail_collector_subscriptions", "state" => "known").set(known as f64);
         gauge!("podtrail_collector_subscriptions", "state" => "connected").set(connected as f64);
+        gauge!("podtrail_collector_subscriptions", "state" => "overtaken").set(overtaken as f64);
+    }
+}
+
+/// How far behind one is.
+#[derive(Debug)]
+pub struct SubscriptionLag<'a> {
+    pub principal: &'a str,
+    pub name: &'a str,
+    pub events: u64,
+}
+
+impl Emit for SubscriptionLag<'_> {
+    #[expect(clippy::cast_precision_loss, reason = "a metric")]
+    fn emit(self) {
+        let Self { principal, name, events } = self;
+        let labels = [("principal", principal.to_owned()), ("name", name.to_owned())];
+        gauge!("podtrail_collector_subscription_lag_events", &labels).set(events as f64);
+    }
+}
+
+/// Retention dropped what one had not acknowledged.
+#[derive(Debug)]
+pub struct SubscriptionOvertaken<'a> {
+    pub principal: &'a str,
+    pub name: &'a str,
+    /// so far
+    pub events: u64,
+}
+
+impl Emit for SubscriptionOvertaken<'_> {
+    fn emit(self) {
+        let Self { principal, name, events } = self;
+        counter!("podtrail_collector_overtaken_total").increment(1);
+        error!(
+            principal,
+            name, events, "retention has overtaken a subscription: its reader misses events and is told so"
+        );
     }
 }
 

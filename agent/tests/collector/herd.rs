@@ -1,7 +1,10 @@
 //! Many agents that come back in the same moment.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, future};
 
+use futures::{StreamExt as _, stream};
+use http_body_util::StreamBody;
+use hyper::body::{Bytes, Frame};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::*;
@@ -10,8 +13,22 @@ const AGENTS: usize = 1000;
 const EVENTS: u64 = 200;
 /// Twenty in a request, as after a cut: several requests each.
 const BATCH: usize = 20;
-/// Resident, at its highest.
+/// Resident, at its highest: what docs/collector.md says.
 const MEMORY_KIB: u64 = 400 * 1024;
+/// Longer than any window.
+const LARGE: usize = 512 * 1024;
+
+fn many_files() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+}
+
+/// Resident memory at its highest, in KiB.
+fn highest(collector: &Collector) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", collector.child.id())).unwrap();
+    let high = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    high.trim().trim_end_matches(" kB").parse().unwrap()
+}
 
 async fn agent(collector: Arc<Collector>, n: usize, begin: Arc<tokio::sync::Barrier>) -> Duration {
     let node = format!("n{n}");
@@ -36,8 +53,7 @@ async fn agent(collector: Arc<Collector>, n: usize, begin: Arc<tokio::sync::Barr
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_agents_at_once_are_taken_in_within_bounded_memory() {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    many_files();
     let dir = tempfile::tempdir().unwrap();
     let mut command = command(dir.path());
     command.args(["--streams-per-peer", "2000"]);
@@ -50,9 +66,7 @@ async fn a_thousand_agents_at_once_are_taken_in_within_bounded_memory() {
         took.push(agent.await.unwrap());
     }
     took.sort();
-    let status = fs::read_to_string(format!("/proc/{}/status", collector.child.id())).unwrap();
-    let high = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let high: u64 = high.trim().trim_end_matches(" kB").parse().unwrap();
+    let high = highest(&collector);
     println!("{AGENTS} agents: first done {:?}, last {:?}, {} MiB", took[0], took[AGENTS - 1], high / 1024);
     assert!(high < MEMORY_KIB, "{high} KiB");
 
@@ -65,4 +79,80 @@ async fn a_thousand_agents_at_once_are_taken_in_within_bounded_memory() {
     }
     assert_eq!(last.len(), AGENTS);
     assert!(last.values().all(|last| *last == EVENTS));
+}
+
+async fn large(collector: Arc<Collector>, n: usize, begin: Arc<tokio::sync::Barrier>) {
+    let node = format!("n{n}");
+    let executed = v1::Executed { path: "p".repeat(LARGE), ..v1::Executed::default() };
+    let event = v1::Event { body: Some(Body::Executed(executed)), ..event(&node, 1, 1) };
+    let mut agent = Agent::connect(&collector).await;
+    begin.wait().await;
+    let request = v1::ReportRequest { hello: Some(hello(&node, 1)), events: vec![event], gone: Vec::new() };
+    agent.requests.send(request).await.unwrap();
+    let response = timeout(6 * SOON, agent.responses.message()).await.expect("it starves").unwrap().unwrap();
+    assert_eq!(response.acked_seq, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_large_requests_at_once_are_taken_in_within_bounded_memory() {
+    many_files();
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Arc::new(start(dir.path()));
+    let begin = Arc::new(tokio::sync::Barrier::new(AGENTS));
+    let agents: Vec<_> =
+        (0..AGENTS).map(|n| tokio::spawn(large(collector.clone(), n, begin.clone()))).collect();
+    for agent in agents {
+        agent.await.unwrap();
+    }
+    let high = highest(&collector);
+    println!("{AGENTS} requests of {} KiB: {} MiB", LARGE / 1024, high / 1024);
+    assert!(high < MEMORY_KIB, "{high} KiB");
+    assert_eq!(collector.metric("podtrail_collector_events_total"), 1000.0);
+}
+
+/// Promises a request of that length, sends the half of it, and no more.
+async fn stall(collector: &Collector, length: usize) {
+    use tower::ServiceExt as _;
+    let header = [&[0][..], &u32::try_from(length).unwrap().to_be_bytes()].concat();
+    let chunks = std::iter::once(Bytes::from(header))
+        .chain(std::iter::repeat_n(Bytes::from(vec![0; 16 * 1024]), length / 2 / (16 * 1024)));
+    let frames = stream::iter(chunks).map(|chunk| Ok::<_, Status>(Frame::data(chunk)));
+    let body = StreamBody::new(frames.chain(stream::pending()));
+    let request =
+        tonic::codegen::http::Request::post(format!("http://{}/podtrail.v1.Ingest/Report", collector.grpc))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(tonic::body::Body::new(body))
+            .unwrap();
+    let channel = collector.channel().await;
+    let _answer = channel.oneshot(request).await.unwrap();
+    future::pending::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_begun_and_not_ended_hold_up_nobody() {
+    many_files();
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Arc::new(start(dir.path()));
+    let mut agent = Agent::connect(&collector).await;
+    assert_eq!(agent.send(Some(hello("n", 1)), vec![event("n", 1, 1)]).await.unwrap(), 1);
+    let stalled: Vec<_> = (0..200)
+        .map(|_| {
+            let collector = collector.clone();
+            tokio::spawn(async move { stall(&collector, 16 << 20).await })
+        })
+        .collect();
+    // What has room is read; and then nothing more.
+    let until = Instant::now() + SOON;
+    while collector.metric("podtrail_collector_ingest_bytes") < f64::from(16 << 20) {
+        assert!(Instant::now() < until, "they take no room");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for seq in 2..=20 {
+        assert_eq!(agent.send(None, vec![event("n", 1, seq)]).await.unwrap(), seq);
+    }
+    let high = highest(&collector);
+    println!("200 requests of 16 MiB, half of each sent: {} MiB", high / 1024);
+    assert!(high < MEMORY_KIB / 2, "{high} KiB");
+    stalled.iter().for_each(tokio::task::JoinHandle::abort);
 }

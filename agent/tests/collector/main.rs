@@ -404,7 +404,7 @@ async fn stops_at_once_on_a_signal_and_tells_its_readers() {
             timeout(SOON, tail.message()).await.unwrap().unwrap().unwrap().cursor.split('-').next(),
             Some("1")
         );
-        assert!(collector.get("/readyz").ends_with("\r\n\r\nlog: ready\n"));
+        assert!(collector.get("/readyz").ends_with("\r\n\r\nlog: ready\nwriter: ready\n"));
 
         let stopped = tokio::task::spawn_blocking(move || collector.stop(signal));
         let e = timeout(SOON, tail.message()).await.unwrap().unwrap_err();

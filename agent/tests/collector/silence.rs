@@ -6,7 +6,7 @@ use super::*;
 
 fn listening(data: &Path, silent_after: &str) -> Collector {
     let mut command = command(data);
-    command.args(["--silent-after", silent_after]);
+    command.args(["--silent-soon", "--silent-after", silent_after]);
     start_with(command)
 }
 

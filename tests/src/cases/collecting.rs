@@ -1,9 +1,17 @@
 //! From the agent to the collector: the same events, each once, whatever fails between.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    sync::Arc,
+};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    fcntl::{FallocateFlags, fallocate},
+    mount::{MsFlags, mount},
+    sys::{signal::Signal, statvfs::statvfs},
+};
 use podtrail_proto::v1::Event;
 use serde_json::Value;
 
@@ -21,7 +29,8 @@ use crate::{
 cases! {
     "collecting",
     OwnAgent: the_collector_has_what_the_agent_told, a_collector_that_comes_later, a_collector_that_is_killed,
-        a_collector_that_is_stopped, sessions_and_nodes_of_a_collector
+        a_collector_that_is_stopped,
+        a_full_disk_under_the_log, sessions_and_nodes_of_a_collector
 }
 
 type Id = (u64, u64);
@@ -160,4 +169,62 @@ fn sessions_and_nodes_of_a_collector(cx: &Cx) -> Result<()> {
     collector.end(Signal::SIGKILL)?;
     collector.start()?;
     check()
+}
+
+/// Room for what the store allocates in advance. Of it a sixteenth has to stay free.
+const DISK: u64 = 256 << 20;
+
+fn a_full_disk_under_the_log(cx: &Cx) -> Result<()> {
+    let mut collector = Collector::place(&cx.unique("collector"))?;
+    let data = collector.data();
+    fs::create_dir(&data)?;
+    let size = format!("size={DISK}");
+    mount(Some("tmpfs"), &data, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
+        .context("cannot mount a tmpfs")?;
+    collector.start()?;
+    let agent = cx.start_agent(&["--collector", &collector.url()])?;
+    storm(cx, &agent, 200, || Ok(()))?;
+    same(&agent, &collector)?;
+    until("it is ready", || collector.readiness().is_ok_and(|answer| answer.contains("log: ready")))?;
+    let before = collector.events()?.len();
+
+    // Half of what has to stay free.
+    let filler = data.join("filler");
+    let disk = statvfs(&data)?;
+    let free = disk.blocks_available() * disk.fragment_size();
+    let fill = free.checked_sub(DISK / 32).context("the disk is full already")?;
+    fallocate(&File::create(&filler)?, FallocateFlags::empty(), 0, fill.cast_signed())?;
+    storm(cx, &agent, 200, || Ok(()))?;
+    let told = format!(
+        "log: not ready: the log cannot be written: less than 16 MiB are free on the disk of {}",
+        data.display()
+    );
+    until("/readyz says it", || {
+        let answer = collector.readiness().unwrap_or_default();
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains(&told)
+    })
+    .with_context(|| format!("{:?}", collector.readiness()))?;
+    // A storm as long as the first did not come in.
+    let meanwhile = collector.events()?.len();
+    ensure!(meanwhile < before + 100, "{meanwhile} events are in the log, {before} were before");
+    until("the agent says why", || {
+        agent.logged().contains("Unavailable: the log cannot be written now: come again")
+    })
+    .with_context(|| agent.logged())?;
+    ensure!(collector.events()?.len() == meanwhile, "something was written all the same");
+
+    fs::remove_file(&filler)?;
+    until("it goes on", || collector.readiness().is_ok_and(|answer| answer.contains("log: ready")))
+        .with_context(|| format!("{:?}: {}", collector.readiness(), collector.logged()))?;
+    same(&agent, &collector)?;
+    storm(cx, &agent, 50, || Ok(()))?;
+    same(&agent, &collector)?;
+    for line in
+        ["msg=\"the log cannot be written: agents are refused", "msg=\"the log can be written again\""]
+    {
+        ensure!(collector.logged().matches(line).count() == 1, "{line}: {}", collector.logged());
+    }
+    agent.stop()?;
+    ensure!(collector.end(Signal::SIGTERM)?.success(), "{}", collector.logged());
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, ChildStdin, ExitStatus, Output, Stdio},
@@ -21,6 +22,7 @@ use super::{daemon, host, process, until};
 pub(crate) struct Collector {
     dir: PathBuf,
     port: u16,
+    metrics: u16,
     child: Option<(Child, Option<ChildStdin>)>,
 }
 
@@ -28,9 +30,24 @@ impl Collector {
     /// A place, with no collector yet.
     pub(crate) fn place(name: &str) -> Result<Self> {
         // Free now; loopback ports are many, and the tests alone with them.
-        let port =
-            TcpListener::bind("127.0.0.1:0").context("is the loopback interface up?")?.local_addr()?.port();
-        Ok(Self { dir: host().dir(name)?, port, child: None })
+        let free = || TcpListener::bind("127.0.0.1:0").context("is the loopback interface up?");
+        let (grpc, metrics) = (free()?, free()?);
+        let (port, metrics) = (grpc.local_addr()?.port(), metrics.local_addr()?.port());
+        Ok(Self { dir: host().dir(name)?, port, metrics, child: None })
+    }
+
+    /// Where its log is to be.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// What `/readyz` answers.
+    pub(crate) fn readiness(&self) -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics))?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 
     /// Its address, for agents and readers.
@@ -41,8 +58,9 @@ impl Collector {
     /// Runs it there, and waits until it answers.
     pub(crate) fn start(&mut self) -> Result<()> {
         let mut command = daemon::daemon("podtrail-collector");
-        command.args(["run", "--metrics-listen", "none", "--listen", &format!("127.0.0.1:{}", self.port)]);
-        command.arg("--data").arg(self.dir.join("data"));
+        let [listen, metrics] = [self.port, self.metrics].map(|port| format!("127.0.0.1:{port}"));
+        command.args(["run", "--metrics-listen", &metrics, "--listen", &listen]);
+        command.arg("--data").arg(self.data());
         let log = File::options().create(true).append(true).open(self.dir.join("log"))?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn()?;
         let lifeline = child.stdin.take();

@@ -4,6 +4,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`feed`] | what one open subscription delivers next: pure |
+//! | `lag` | how far behind each is, as metrics |
 //! | `look` | reads the log for one reader; what retention took becomes a gap, or an error |
 //! | [`handle`] | an open subscription: `next` and `ack` |
 //! | [`store`] | keeps them on the disk |
@@ -21,6 +22,7 @@
 pub mod calls;
 pub mod feed;
 pub mod handle;
+mod lag;
 mod look;
 pub mod store;
 
@@ -45,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     feed::Feed,
     handle::{Ending, Reader},
+    lag::Lags,
     look::{SharedLog, is_trimmed},
     store::{Change, Key, Record, Store},
 };
@@ -57,7 +60,7 @@ use crate::{
     filter::{Filter, FilterError},
     telemetry::{
         Emit as _,
-        subscriptions::{AcksNotWritten, SubscriptionExpired, SubscriptionRewound, SubscriptionsCounted},
+        subscriptions::{AcksNotWritten, SubscriptionExpired, SubscriptionRewound},
     },
     trail::{
         Moment,
@@ -72,6 +75,8 @@ use crate::{
 const MAX_NAME: usize = 64;
 /// Acknowledgements of so long become one write; the first after a while is written at once.
 const WRITE_EVERY: Duration = Duration::from_millis(100);
+/// How often they are counted, and what they lag.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked for subscriptions that nobody opens; also how long after a start for the first time.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
 
@@ -444,6 +449,8 @@ impl Subscriptions {
     /// Writes what was acknowledged, until the shutdown; then call [`Self::flush`] once more.
     pub async fn run(self) {
         let mut sweep = Instant::now() + SWEEP_EVERY;
+        let mut count = Instant::now();
+        let mut lags = Lags::default();
         loop {
             tokio::select! {
                 () = self.0.shutdown.cancelled() => return,
@@ -452,8 +459,11 @@ impl Subscriptions {
                     self.blocking(Self::sweep).await;
                     sweep = Instant::now() + SWEEP_EVERY;
                 }
+                () = time::sleep_until(count) => {
+                    self.count(&mut lags);
+                    count = Instant::now() + COUNT_EVERY;
+                }
             }
-            self.count();
             tokio::select! {
                 () = self.0.shutdown.cancelled() => return,
                 () = time::sleep(WRITE_EVERY) => {}
@@ -522,10 +532,13 @@ impl Subscriptions {
         Ok(())
     }
 
-    fn count(&self) {
-        let table = self.table();
-        let connected = table.values().filter(|k| k.open.is_some()).count();
-        SubscriptionsCounted { known: table.len(), connected }.emit();
+    fn count(&self, lags: &mut Lags) {
+        let Ok(bounds) = self.0.log.bounds() else { return };
+        let all: Vec<_> = {
+            let table = self.table();
+            table.iter().map(|(key, k)| (key.clone(), k.record.cursor, k.open.is_some())).collect()
+        };
+        lags.tell(&all, &bounds);
     }
 
     // Every change leaves the table whole.
