@@ -5,6 +5,7 @@
 mod bench;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod lint;
 mod machine;
 mod root;
@@ -52,6 +53,8 @@ enum Command {
     Bench(bench::Subject),
     /// Run every test; as root also those against the real kernel and real containers
     Test(test::Options),
+    /// Feed the fuzz targets with what nobody would think of
+    Fuzz(fuzz::Options),
     /// Check formatting, lints, the rules of the code, and dependencies
     Lint,
     /// Only check dependencies: licences, sources, known vulnerabilities
@@ -83,6 +86,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(subject) => bench::run(&subject),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Lint => lint::run(),
         Command::Deny => lint::deny::run(),
     }

@@ -45,6 +45,15 @@ pub use priority::run_first;
 pub use reader::Probe;
 pub use survey::{Problem, Survey, survey};
 
+/// What is done with a file that `--btf` names, for its fuzz target alone.
+#[cfg(fuzzing)]
+pub fn fuzz_btf(bytes: &[u8]) {
+    if let Ok(btf) = btf::Btf::parse(bytes.to_vec(), &offsets::structs()) {
+        _ = offsets::find(&btf);
+        _ = btf.enumerator("pids_cgrp_id");
+    }
+}
+
 /// The BPF object, as `build.rs` found it; empty where it was not built.
 pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/podtrail.bpf.o"));
 

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    ebpf, root, setup,
+    ebpf, fuzz, root, setup,
     sh::{Cmd, cargo, cmd, step},
 };
 
@@ -79,6 +79,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         step("faults: storms in which everything is broken");
         if !faults::run(&options.faults, &program, &mut counts)? {
             broken.push("faults");
+        }
+    }
+
+    if !options.unit && options.filter.is_none() {
+        step("fuzz targets, each for a few seconds");
+        if let Err(error) = fuzz::run(&fuzz::Options::short()) {
+            eprintln!("error: {error:#}");
+            broken.push("fuzz targets");
         }
     }
 

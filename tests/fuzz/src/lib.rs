@@ -1,0 +1,108 @@
+//! What each fuzz target does with its bytes. None may panic, hang or take memory without bound; what must hold beyond
+//! that is asserted.
+
+mod files;
+
+use std::{fs, path::PathBuf, sync::LazyLock};
+
+use podtrail::{
+    cli::{self, line::Look},
+    config::settings::Settings,
+    container::name,
+    escape,
+    filter::{Filter, FilterError},
+    json, probe,
+    trail::{Moment, index::Index, log::Entry},
+};
+use podtrail_proto::{
+    Timestamp,
+    v1::{self, event::Body},
+};
+use prost::Message as _;
+
+pub use files::{log_files, spool_files};
+
+/// The kernel side's records.
+pub fn records(data: &[u8]) {
+    _ = probe::decode(data);
+}
+
+/// A kernel's types, as `--btf` is given them.
+pub fn btf(data: &[u8]) {
+    probe::fuzz_btf(data);
+}
+
+/// Cgroup paths.
+pub fn names(data: &[u8]) {
+    _ = name::parse(data);
+    _ = name::of_container(data);
+    _ = name::kind(data);
+    let word = escape::word(data);
+    assert!(word.chars().all(escape::is_plain), "{word:?}");
+}
+
+/// Filters: a text, and the event that it is asked about.
+pub fn filter(data: &[u8]) {
+    let end = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
+    let (text, event) = data.split_at(end);
+    let Ok(text) = str::from_utf8(text) else { return };
+    match Filter::compile(text) {
+        Err(error) => {
+            assert!(error.line >= 1 && error.column >= 1, "{error:?}");
+            assert!(error.line <= text.split('\n').count(), "{error:?}");
+            assert!(!error.why.contains("the parser cannot read this"), "the parser panicked");
+            assert_eq!(FilterError::read(&error.to_string()), Some(error));
+        }
+        Ok(filter) => {
+            let event = v1::Event::decode(event.get(1..).unwrap_or_default()).unwrap_or_default();
+            let first = filter.decide(&event);
+            assert_eq!(filter.decide(&event), first, "it depends on chance");
+            _ = filter.decide(&v1::Event::default());
+        }
+    }
+}
+
+/// What agents and readers send, and all that is done with an event that came.
+pub fn wire(data: &[u8]) {
+    _ = v1::SubscribeRequest::decode(data);
+    _ = v1::TailRequest::decode(data);
+    let Ok(report) = v1::ReportRequest::decode(data) else { return };
+    let look =
+        Look { colour: false, width: Some(80), now: "2026-11-22T20:00:00Z".parse().unwrap_or_default() };
+    let mut printer = cli::tail::Printer::new(look);
+    let mut index = Index::new();
+    let filter = Filter::compile("executed.argv.exists(a, a == '') || has(gap.from) || time.getHours() < 6");
+    for (cursor, event) in (1..).zip(report.events) {
+        let mut text = String::new();
+        printer.push(&mut text, &event);
+        assert!(text.chars().all(|c| c == '\n' || escape::is_plain(c)), "{text:?}");
+        let mut line = Vec::new();
+        _ = json::push(&mut line, &event);
+        if let Ok(filter) = &filter {
+            let missing = matches!(event.body, Some(Body::Gap(_) | Body::AgentState(_)));
+            assert!(filter.passes(&event) || !missing);
+        }
+        let logged = Moment::from_timestamp(&Timestamp { seconds: 1_795_382_440, nanos: 0 });
+        index.apply(&Entry { cursor, logged, event: event.into() });
+    }
+    _ = index.nodes();
+}
+
+/// Configuration files.
+pub fn settings(data: &[u8]) {
+    static PATH: LazyLock<PathBuf> = LazyLock::new(|| folder().join(format!("{}.toml", std::process::id())));
+    if fs::write(&*PATH, data).is_err() {
+        return;
+    }
+    let read = Settings::read(Some(&PATH), &["listen", "data", "retention"], &[]);
+    if let Err(error) = read {
+        let text = error.to_string();
+        assert!(!text.is_empty());
+    }
+}
+
+/// In memory, where there is such a place: a target opens thousands of files.
+fn folder() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() { memory } else { std::env::temp_dir() }
+}
