@@ -10,6 +10,7 @@ mod fixtures;
 mod floods;
 mod joins;
 mod pins;
+mod spools;
 mod storms;
 mod tasks;
 mod text;
@@ -34,6 +35,7 @@ pub(crate) fn all() -> Vec<Case> {
         agents::cases(),
         pins::cases(),
         collecting::cases(),
+        spools::cases(),
     ]
     .concat()
 }
