@@ -248,7 +248,8 @@ impl Spool {
         drop(inner);
 
         let mut meta = Vec::new();
-        if ends != writer.ends {
+        // Together with its life: the one without the other is damage.
+        if ends != writer.ends || writer.new_life {
             meta.push((ENDS, meta::encode(&ends)));
         }
         if gaps != writer.gaps {

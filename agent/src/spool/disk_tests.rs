@@ -9,15 +9,15 @@ use crate::trail::log::Log as _;
 
 const BOOT: &str = "boot-1";
 
-struct Place {
-    dir: tempfile::TempDir,
-    disk: Disk,
-    options: Options,
-    node: Node,
+pub(super) struct Place {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) disk: Disk,
+    pub(super) options: Options,
+    pub(super) node: Node,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk {
             dir: dir.path().to_owned(),
@@ -29,11 +29,11 @@ impl Place {
         Self { dir, disk, options: Options { max_bytes: 1 << 20, acknowledged: true }, node }
     }
 
-    fn open(&self) -> (Spool, Saved) {
+    pub(super) fn open(&self) -> (Spool, Saved) {
         Spool::open(&self.node, self.options, &self.disk, at(1_000_000).wall).unwrap()
     }
 
-    fn store(&self, name: &str) -> PathBuf {
+    pub(super) fn store(&self, name: &str) -> PathBuf {
         self.dir.path().join("spool").join(name)
     }
 }
@@ -366,7 +366,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// As if the agent was killed now.
-fn killed(place: &Place) -> Place {
+pub(super) fn killed(place: &Place) -> Place {
     let other = Place { node: place.node.clone(), ..Place::new() };
     copy(&place.dir.path().join("spool"), &other.dir.path().join("spool"));
     other

@@ -43,6 +43,8 @@ mod store;
 #[cfg(test)]
 mod disk_tests;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
 
 use std::{
