@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Events in one request, and ranges that are gone.
-const MAX_EVENTS: usize = 10_000;
+pub(super) const MAX_EVENTS: usize = 10_000;
 /// Longest name of a cluster or node (a DNS name), and of a session.
 const MAX_NAME: usize = 253;
 /// Highest number of an event: sums of a few never overflow.

@@ -15,7 +15,10 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::body::Body as _;
 use podtrail_proto::v1;
-use prost::Message as _;
+use prost::{
+    DecodeError, Message as _,
+    encoding::{DecodeContext, decode_key, skip_field},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -26,6 +29,7 @@ use tonic::{
     codec::{DecodeBuf, Decoder},
 };
 
+use super::check::MAX_EVENTS;
 use crate::{
     telemetry::{Emit as _, collector::IngestRoom},
     trail::MAX_MESSAGE_BYTES,
@@ -41,6 +45,9 @@ const LONG_BYTES: usize = 1024 * 1024;
 const LEAST_BYTES: usize = 1024;
 /// From its length to its last byte.
 const IN_TIME: Duration = Duration::from_secs(30);
+/// An event without anything is two bytes, and hundreds once it is decoded: so many fields a request may have. How many
+/// of them may be what is checked once they are decoded.
+const MAX_FIELDS: usize = 1 + 2 * MAX_EVENTS + 2;
 /// Of a frame of gRPC: whether it is compressed, and the length of what follows.
 const HEADER_BYTES: usize = 5;
 
@@ -227,9 +234,23 @@ impl Decoder for Copied {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<v1::ReportRequest>, Status> {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
-        let request = v1::ReportRequest::decode(&*bytes);
-        request.map(Some).map_err(|e| Status::invalid_argument(format!("that is no ReportRequest: {e}")))
+        let no_request = |e| Status::invalid_argument(format!("that is no ReportRequest: {e}"));
+        if fields(&bytes).map_err(no_request)? > MAX_FIELDS {
+            return Err(Status::invalid_argument("more events in one request than there may be"));
+        }
+        v1::ReportRequest::decode(&*bytes).map(Some).map_err(no_request)
     }
+}
+
+/// Fields of a message, without what is in them; counting ends where they are too many.
+fn fields(mut message: &[u8]) -> Result<usize, DecodeError> {
+    let mut fields = 0;
+    while !message.is_empty() && fields <= MAX_FIELDS {
+        let (tag, wire_type) = decode_key(&mut message)?;
+        skip_field(wire_type, tag, &mut message, DecodeContext::default())?;
+        fields += 1;
+    }
+    Ok(fields)
 }
 
 fn cut_short() -> Status {
@@ -352,9 +373,17 @@ mod tests {
         for (bytes, wanted) in [
             (header(u32::MAX), Code::OutOfRange),
             (header(2), Code::InvalidArgument),
+            // A million events without anything.
+            (
+                [&[0][..], &(2_u32 << 20).to_be_bytes(), &[0x12, 0].repeat(1 << 20)].concat(),
+                Code::InvalidArgument,
+            ),
             ([&[1, 0, 0, 0, 2][..], b"xx"].concat(), Code::Internal),
         ] {
-            assert_eq!(requests(bytes, 3, false, &room).next().await.map(|_| ()).unwrap_err().code(), wanted);
+            assert_eq!(
+                requests(bytes, 1000, false, &room).next().await.map(|_| ()).unwrap_err().code(),
+                wanted
+            );
         }
         assert_eq!(room.all.available_permits(), ROOM_BYTES);
     }
