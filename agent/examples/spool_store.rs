@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -183,7 +183,7 @@ impl Store for Sqlite {
     }
 
     fn append(&self, number: u64, events: &[u8], state: &[(u64, Vec<u8>)]) -> Result<()> {
-        let mut writer = self.writer.lock().unwrap();
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let tx = writer.transaction()?;
         tx.prepare_cached("INSERT INTO events VALUES (?1, ?2)")?
             .execute(params![number.cast_signed(), events])?;
@@ -199,7 +199,7 @@ impl Store for Sqlite {
     fn sync(&self) -> Result<()> {
         self.wal.sync_data()?;
         if fs::metadata(&self.path)?.len() > 4 << 20 {
-            let keeper = self.keeper.lock().unwrap();
+            let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
             let checkpoint = |mode: &str| {
                 keeper.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
                     Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
@@ -214,13 +214,13 @@ impl Store for Sqlite {
     }
 
     fn trim(&self, before: u64) -> Result<()> {
-        let writer = self.writer.lock().unwrap();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         writer.prepare_cached("DELETE FROM events WHERE number < ?1")?.execute([before.cast_signed()])?;
         Ok(())
     }
 
     fn read(&self) -> Result<(u64, u64)> {
-        let writer = self.writer.lock().unwrap();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut found = (0, 0);
         let mut select = writer.prepare("SELECT number, bytes FROM events ORDER BY number")?;
         let mut rows = select.query([])?;

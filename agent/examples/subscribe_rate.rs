@@ -66,7 +66,6 @@ fn event(seq: u64) -> v1::Event {
             ..Default::default()
         }),
         body: Some(Body::Executed(executed)),
-        ..Default::default()
     }
 }
 

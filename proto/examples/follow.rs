@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             match error.downcast_ref::<Status>().map(Status::code) {
                 // Not there now, or too slow: where it goes on stands in the file.
                 Some(Code::Unavailable | Code::ResourceExhausted | Code::Unknown) | None => {
-                    eprintln!("{error:?}")
+                    eprintln!("{error:?}");
                 }
                 Some(_) => return Err(error),
             }

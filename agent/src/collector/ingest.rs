@@ -74,7 +74,7 @@ pub(super) struct Ingest {
 }
 
 impl Ingest {
-    pub(super) fn new(
+    pub(super) fn server(
         writer: Writer,
         indexed: Arc<Indexed<DiskLog>>,
         silence: Silence,

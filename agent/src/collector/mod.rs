@@ -188,7 +188,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         .into_server();
     let silence = Silence::new(silent_after, writer.clone(), indexed.clone());
     tokio::spawn(silence.clone().run(stop.clone()));
-    let ingest = Ingest::new(writer.clone(), indexed.clone(), silence, stop.clone());
+    let ingest = Ingest::server(writer.clone(), indexed.clone(), silence, stop.clone());
     let admission = Admission::new(principals, streams_per_peer);
     let incoming = incoming::accept(grpc, tls, incoming::Limits::default(), stop.clone());
     let serving = serve(incoming, admission, trail, ingest, stop.clone(), log_health);

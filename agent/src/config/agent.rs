@@ -117,12 +117,14 @@ pub struct Flags {
     #[arg(long, value_name = "TIME", hide = true)]
     pub integrity_every: Option<String>,
     /// Bytes of a command's arguments to keep, like 64KiB; of longer ones, head and tail
+    /// [default: 64KiB]
     #[arg(long, value_name = "BYTES")]
     pub argv_limit: Option<String>,
     /// Bytes of arguments that one session may have kept in ten seconds, like 4MiB; beyond it, 1KiB of each command
+    /// [default: 4MiB]
     #[arg(long, value_name = "BYTES")]
     pub session_argv_budget: Option<String>,
-    /// Size of the ring between kernel and agent, a power of two, like 8MiB
+    /// Size of the ring between kernel and agent, a power of two, like 8MiB [default: 4MiB]
     #[arg(long, value_name = "BYTES")]
     pub ring_size: Option<String>,
     /// realtime, so that no storm of processes keeps the agent from reading the ring, or normal [default: realtime]

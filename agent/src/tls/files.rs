@@ -20,9 +20,12 @@ use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::provider;
-use crate::telemetry::{
-    Emit as _,
-    tls::{CertificateExpires, KeyReadable},
+use crate::{
+    clock,
+    telemetry::{
+        Emit as _,
+        tls::{CertificateExpires, KeyReadable},
+    },
 };
 
 /// More is no certificate.
@@ -153,7 +156,7 @@ impl Files {
 impl Own {
     /// How long it can still be used, as a metric; and, where that is not long, to the log.
     pub(super) fn tell_expiry(&self, cert: &Path) {
-        let left = self.expires.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = self.expires.duration_since(clock::wall()).unwrap_or_default();
         CertificateExpires { cert, at: self.expires, soon: (left < SOON).then_some(left) }.emit();
     }
 }

@@ -140,15 +140,21 @@ fn checked(name: &str) -> Option<Arc<str>> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+
     use super::*;
-    use crate::tls::testing::{Authority, Wanted};
+    use crate::tls::testing::{Authority, Issued, Wanted};
+
+    fn der(issued: &Issued) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(issued.cert.as_bytes()).unwrap()
+    }
 
     fn agent(cluster: &str, node: &str) -> Identity {
         Identity::Agent { cluster: cluster.into(), node: node.into() }
     }
 
     fn of(uris: &[&str]) -> Result<Identity, IdentityError> {
-        Identity::of_certificate(&Authority::new("ca").of(uris).der)
+        Identity::of_certificate(&der(&Authority::new("ca").of(uris)))
     }
 
     #[test]
@@ -191,7 +197,7 @@ mod tests {
         let of = |organization: &str, name: &str| {
             let uris = &["podtrail://reader/r"];
             let wanted = Wanted { uris, subject: Some((organization, name)), ..Wanted::default() };
-            Identity::of_kubelet(&Authority::new("ca").issue(wanted).der, "prod")
+            Identity::of_kubelet(&der(&Authority::new("ca").issue(wanted)), "prod")
         };
         assert_eq!(of("system:nodes", "system:node:n1"), Ok(agent("prod", "n1")));
         for (organization, name) in [

@@ -225,3 +225,7 @@ impl AsyncWrite for Connection {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "incoming_tests.rs"]
+mod tests;

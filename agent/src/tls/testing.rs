@@ -29,7 +29,6 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Issued {
     pub(crate) cert: String,
     pub(crate) key: String,
-    pub(crate) der: Vec<u8>,
 }
 
 impl Authority {
@@ -60,7 +59,7 @@ impl Authority {
         }
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.0).unwrap();
-        Issued { cert: cert.pem(), key: key.serialize_pem(), der: cert.der().to_vec() }
+        Issued { cert: cert.pem(), key: key.serialize_pem() }
     }
 
     /// A certificate with these URIs.

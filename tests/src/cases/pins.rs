@@ -129,7 +129,7 @@ fn disturbed_and_healed(agent: &Agent, subject: &str, detail: &str) -> Result<()
 /// A storm in a session that begins under one agent and ends under the other, which `between` starts.
 fn storm_over(
     cx: &Cx,
-    before: Agent,
+    before: &Agent,
     signal: Signal,
     between: impl FnOnce() -> Result<Agent>,
 ) -> Result<Agent> {
@@ -182,7 +182,7 @@ fn the_next_agent_reads_on(cx: &Cx) -> Result<()> {
     session.command(&["/bin/echo", "while", "nobody", "looks"])?;
     ensure!(session.started()?.recovered != Some(true), "{}", session.story());
     ensure!(gaps(&after).is_empty(), "{:?}", gaps(&after));
-    let later = storm_over(cx, after, Signal::SIGKILL, || pins.start(cx, &[]))?;
+    let later = storm_over(cx, &after, Signal::SIGKILL, || pins.start(cx, &[]))?;
     later.end(Signal::SIGTERM).map(drop)
 }
 
@@ -190,7 +190,7 @@ fn others_take_over_in_a_storm(cx: &Cx) -> Result<()> {
     let pins = Pins::new(cx)?;
     let mut agent = pins.start(cx, &[])?;
     for settings in [&["--argv-limit", "32KiB"][..], &["--argv-limit", "48KiB", "--ring-size", "8MiB"]] {
-        agent = storm_over(cx, agent, Signal::SIGTERM, || pins.start(cx, settings))?;
+        agent = storm_over(cx, &agent, Signal::SIGTERM, || pins.start(cx, settings))?;
         let began = first(&agent)?;
         ensure!((began.phase(), began.adopted) == (Phase::Upgraded, Some(true)), "{began:?}");
         ensure!(gaps(&agent).is_empty(), "{:?}", gaps(&agent));

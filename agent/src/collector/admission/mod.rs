@@ -27,6 +27,7 @@ use tower::Layer;
 use self::body::{Call, Guarded};
 pub(super) use self::principals::Principals;
 use crate::{
+    clock,
     telemetry::{Emit as _, refused::Refused},
     tls::{Identity, Peer, counts::Counts},
     trail::viewer::Viewer,
@@ -118,7 +119,7 @@ impl Admission {
 
 /// How long until then.
 fn left(at: SystemTime) -> Result<Duration, Denied> {
-    at.duration_since(SystemTime::now()).map_err(|_past| Denied::Expired)
+    at.duration_since(clock::wall()).map_err(|_past| Denied::Expired)
 }
 
 /// Which of podtrail's services a call is to; `None`: none of them.

@@ -294,7 +294,7 @@ mod tests {
     }
 
     /// A stream that goes on for ever after these bytes, or ends.
-    fn requests(bytes: Vec<u8>, chunk: usize, ends: bool, room: &Room) -> Requests {
+    fn requests(bytes: &[u8], chunk: usize, ends: bool, room: &Room) -> Requests {
         let chunks: Vec<_> =
             bytes.chunks(chunk).map(|c| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(c)))).collect();
         let chunks = stream::iter(chunks);
@@ -312,7 +312,7 @@ mod tests {
         let bytes: Vec<u8> = sent.iter().flat_map(framed).collect();
         let room = Room::new();
         for chunk in (1..40).chain([bytes.len()]) {
-            let mut requests = requests(bytes.clone(), chunk, true, &room);
+            let mut requests = requests(&bytes, chunk, true, &room);
             for wanted in &sent {
                 assert_eq!(requests.next().await.unwrap().unwrap().0, *wanted);
             }
@@ -320,7 +320,7 @@ mod tests {
         }
         assert_eq!(room.all.available_permits(), ROOM_BYTES);
         for cut in [1, 5, 6, bytes.len() - 1] {
-            let mut requests = requests(bytes[..cut].to_vec(), 7, true, &room);
+            let mut requests = requests(&bytes[..cut], 7, true, &room);
             let error = loop {
                 match requests.next().await {
                     Ok(Some(_)) => {}
@@ -342,7 +342,7 @@ mod tests {
         let room = Room::with(Duration::from_secs(1));
         let promise =
             |length: usize| [&[0][..], &u32::try_from(length).unwrap().to_be_bytes(), &[0; 100]].concat();
-        let mut stalled: Vec<_> = (0..4).map(|_| requests(promise(8 << 20), 64, false, &room)).collect();
+        let mut stalled: Vec<_> = (0..4).map(|_| requests(&promise(8 << 20), 64, false, &room)).collect();
         for requests in &mut stalled {
             assert!(tokio::time::timeout(Duration::from_millis(50), requests.next()).await.is_err());
         }
@@ -351,7 +351,7 @@ mod tests {
         assert!(
             matches!(stalled[1].state, State::Message { .. }) && matches!(stalled[2].state, State::Header(_))
         );
-        let mut short = requests(framed(&request(3)), 1000, false, &room);
+        let mut short = requests(&framed(&request(3)), 1000, false, &room);
         let taken = short.next().await.unwrap().unwrap();
         assert_eq!(taken.0, request(3));
         assert_eq!(room.all.available_permits(), ROOM_BYTES / 2 - LEAST_BYTES);
@@ -381,7 +381,7 @@ mod tests {
             ([&[1, 0, 0, 0, 2][..], b"xx"].concat(), Code::Internal),
         ] {
             assert_eq!(
-                requests(bytes, 1000, false, &room).next().await.map(|_| ()).unwrap_err().code(),
+                requests(&bytes, 1000, false, &room).next().await.map(|_| ()).unwrap_err().code(),
                 wanted
             );
         }

@@ -74,7 +74,7 @@ impl Fixture {
 
     fn start(&self, to: To) {
         let output = Output { name: "out".to_owned(), filter: String::new(), oldest: true, to };
-        super::start(vec![output], &self.subscriptions, self.log.id(), &self.stop, &self.tasks);
+        start(vec![output], &self.subscriptions, self.log.id(), &self.stop, &self.tasks);
     }
 
     /// Stops, and starts with what was kept.
