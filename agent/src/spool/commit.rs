@@ -16,7 +16,7 @@ use super::{
     gap::Pending,
     inner::Inner,
     keeper::Keeper,
-    mark::Mark,
+    mark::{Mark, Slot},
     meta::{self, ENDS, Ends, GAPS, Gaps, LIFE, Life},
     open,
     row::{Place, Row},
@@ -45,6 +45,10 @@ pub(super) struct Writer {
     pub(super) store: Option<Arc<Store>>,
     pub(super) keeper: Option<Keeper>,
     pub(super) mark: Option<File>,
+    /// of this agent in `mark`
+    pub(super) slot: Slot,
+    /// what an agent without the store had in memory is told by this one, which has no store either
+    pub(super) carries: bool,
     /// the newest that the source told
     pub(super) position: Option<Vec<u8>>,
     /// as they were last written
@@ -271,6 +275,12 @@ impl Spool {
             return Err(error);
         }
         (writer.ends, writer.gaps) = (ends, gaps);
+        if writer.new_life
+            && let Some(file) = &writer.mark
+        {
+            // The gap that tells of it is in the store by now.
+            let _ = Slot::Memory.clear(file);
+        }
         (writer.new_life, writer.new_state) = (false, false);
         if let Some(keeper) = &writer.keeper {
             keeper.written();
@@ -411,7 +421,8 @@ impl Writer {
         let Inner { last, acked, sent, .. } = *inner;
         let epoch = inner.epochs.newest().identity.epoch;
         // It only says less, and that is what it is for.
-        let _ = Mark { epoch, last, acked, sent, at_work: now }.write(file);
+        let behind = self.carries || self.retry.is_some();
+        let _ = Mark { epoch, last, acked, sent, at_work: now, behind }.write(file, self.slot);
     }
 
     fn encode(&mut self, event: &v1::Event) -> Bytes {

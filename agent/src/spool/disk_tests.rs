@@ -413,3 +413,48 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_an_agent_without_the_store_had_in_memory_is_told_by_the_next() {
+    let place = Place::new();
+    let (spool, _) = place.open();
+    (1..4).for_each(|n| commit(&spool, n, "p", &[]));
+    let first = spool.identity();
+    drop(spool);
+    // As a full disk does it: the store cannot be opened, and the mark can be written.
+    let (store, away) = (place.store("store.db"), place.store("away"));
+    fs::rename(&store, &away).unwrap();
+    fs::create_dir(&store).unwrap();
+    let (spool, saved) = place.open();
+    assert_eq!((&saved.source, saved.last_at_work.is_some()), (&None, true));
+    let second = spool.identity();
+    assert!(second.epoch > first.epoch);
+    push_at(&spool, at(4), vec![event("s", 4)]);
+    let told = gaps(&spool);
+    assert_eq!((told.len(), told[0].count, told[0].exact), (1, Some(0), Some(false)), "{told:?}");
+    drop(spool);
+
+    // Again: what the one before had is told, though as the least there is.
+    let (spool, _) = place.open();
+    push_at(&spool, at(5), vec![event("s", 5)]);
+    let told = gaps(&spool);
+    assert!(told.iter().any(|gap| gap.count == Some(2)), "{told:?}");
+    let third = spool.identity();
+    assert!(third.epoch > second.epoch);
+    drop(spool);
+
+    fs::remove_dir(&store).unwrap();
+    fs::rename(&away, &store).unwrap();
+    let (spool, saved) = place.open();
+    assert_eq!(saved.source, None, "another has read on since");
+    assert!(spool.identity().epoch > third.epoch);
+    spool.push(&mut Vec::new(), at(9), &mut Vec::new());
+    let told = gaps(&spool);
+    assert_eq!((told.len(), told[0].source()), (1, v1::GapSource::AgentSpool), "{told:?}");
+    assert!(told[0].count >= Some(2) && told[0].exact == Some(false), "{told:?}");
+    let fourth = spool.identity();
+    drop(spool);
+    // It is told once.
+    let (spool, saved) = place.open();
+    assert_eq!((spool.identity(), saved.findings.len()), (fourth, 0), "{:?}", saved.findings);
+}

@@ -13,7 +13,7 @@ use super::{
     gap::Pending,
     inner::{EpochOf, Epochs, Inner},
     keeper::Keeper,
-    mark::Mark,
+    mark::{Mark, Slot},
     meta::{self, ENDS, Ends, GAPS, Gaps, LIFE, Life},
     row::Place,
     store::{Store, StoreError, move_aside, open_private},
@@ -59,12 +59,23 @@ impl Spool {
             Ok(lock) => lock,
             Err(Some(error)) => {
                 let inner = inner(node, Vec::new(), 0, now);
-                return Ok((Self::without_disk(options, inner, &error, &mut saved), saved));
+                let writer = Writer::default();
+                return Ok((Self::without_disk(options, inner, writer, &error, &mut saved), saved));
             }
             Err(None) => return Err(SpoolError::Locked { path: disk.dir.display().to_string() }),
         };
         let path = disk.dir.join(SPOOL);
-        let mark = Mark::read(&path.join("mark"));
+        let marks = path.join("mark");
+        let mark = Mark::read(&marks, Slot::Store);
+        let memory = Mark::read(&marks, Slot::Memory);
+        if let Some(memory) = memory {
+            let (count, exact) = memory.unacked();
+            let from = mark.map_or(memory.at_work, |mark| mark.at_work);
+            let why = "an agent that could not open the spool had events in memory only";
+            pending.unreadable(count, exact, from, memory.at_work, why);
+            saved.findings.push(format!("spool: {why} ({count} were not acknowledged)"));
+        }
+        let now = memory.map_or(now, |memory| now.max(Moment(memory.epoch.cast_signed().saturating_add(1))));
         let opened = match parts(&path, disk) {
             Ok((parts, left)) => Ok((parts, left)),
             Err(error) if error.is_damage() => set_aside(&path, &error, mark, now, &mut pending, &mut saved)
@@ -74,9 +85,23 @@ impl Spool {
         let ((store, keeper, file), left) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                let mut inner = inner(node, Vec::new(), 0, now);
+                // The store's events are sent when it can be opened. What it never got is counted then.
+                if let Some(mark) = mark {
+                    let detail = "the spool cannot be opened: what it has comes later, or is missing";
+                    pending.unreadable(0, false, mark.at_work, now, detail);
+                }
+                saved.last_at_work = memory.or(mark).map(|mark| mark.at_work);
+                let after = mark.map_or(Moment::MIN, |mark| Moment(mark.epoch.cast_signed()));
+                let mut inner = inner(node, Vec::new(), 0, now.max(Moment(after.0.saturating_add(1))));
                 inner.pending = pending;
-                return Ok((Self::without_disk(options, inner, &error, &mut saved), saved));
+                let writer = Writer {
+                    _lock: Some(lock),
+                    mark: open_private(&marks).ok(),
+                    slot: Slot::Memory,
+                    carries: memory.is_some(),
+                    ..Writer::default()
+                };
+                return Ok((Self::without_disk(options, inner, writer, &error, &mut saved), saved));
             }
         };
         let mut writer = Writer {
@@ -100,7 +125,9 @@ impl Spool {
                 let after = mark.map_or(Moment::MIN, |mark| Moment(mark.epoch.cast_signed()));
                 inner(node, Vec::new(), 0, now.max(Moment(after.0.saturating_add(1))))
             }
-            Some(left) => resume(left, mark, node, disk, now, &mut pending, &mut writer, &mut saved),
+            Some(left) => {
+                resume(left, (mark, memory), node, disk, now, &mut pending, &mut writer, &mut saved)
+            }
         };
         inner.declared = inner.sent;
         inner.store = Some(store);
@@ -117,11 +144,17 @@ impl Spool {
         Ok((Self::with(Options { acknowledged, ..options }, inner, writer), saved))
     }
 
-    fn without_disk(options: Options, mut inner: Inner, error: &StoreError, saved: &mut Saved) -> Self {
+    fn without_disk(
+        options: Options,
+        mut inner: Inner,
+        writer: Writer,
+        error: &StoreError,
+        saved: &mut Saved,
+    ) -> Self {
         tracing::error!(%error, "no spool on disk until the agent is started again: events are kept in memory, and lost if it is killed");
         saved.findings.push(format!("no spool on disk: {error}"));
         inner.set_trouble(Some(error.to_string()));
-        Self::with(options, inner, Writer::default())
+        Self::with(options, inner, writer)
     }
 }
 
@@ -170,7 +203,7 @@ fn read(store: &Store) -> Result<Option<Left>, StoreError> {
 #[expect(clippy::too_many_arguments, reason = "each is filled or read once, here")]
 fn resume(
     left: Left,
-    mark: Option<Mark>,
+    (mark, memory): (Option<Mark>, Option<Mark>),
     node: &Node,
     disk: &Disk,
     now: Moment,
@@ -184,17 +217,17 @@ fn resume(
     let mut acked = ends.acked;
     let before = epochs.last().map(|epoch| epoch.identity.clone());
     let mark = mark.filter(|mark| before.as_ref().is_some_and(|before| before.epoch == mark.epoch));
-    let at_work = mark.map_or(logged, |mark| mark.at_work.max(logged));
+    let at_work = mark.into_iter().chain(memory).map(|mark| mark.at_work).fold(logged, Moment::max);
     let same_boot = life.boot_id == node.boot_id;
     gaps.gaps.into_iter().for_each(|gap| pending.add(gap));
 
     // The mark is written after the store: it knows of more only where the store lost it.
     let known = mark.map_or(ends.last, |mark| ends.last.max(mark.acked));
     let lost = mark.map_or(0, |mark| mark.last.saturating_sub(known));
-    let tail_lost = mark.is_some_and(|mark| mark.last > ends.last);
+    let tail_lost = mark.is_some_and(|mark| mark.behind || mark.last > ends.last);
     let power_cut = !same_boot && !life.stopped_cleanly && disk.fsync != Fsync::Always;
     if tail_lost || power_cut {
-        let exact = same_boot && mark.is_some_and(|mark| mark.sent <= known);
+        let exact = same_boot && mark.is_some_and(|mark| mark.sent <= known && (lost > 0 || !mark.behind));
         let why = if power_cut {
             "the node went down without a last sync: the newest events on disk may be missing"
         } else {
@@ -222,7 +255,9 @@ fn resume(
     }
     saved.stopped_cleanly = Some(life.stopped_cleanly);
     saved.last_at_work = Some(at_work);
-    if same_boot && !tail_lost && !renamed {
+    // Another has read on in the ring since.
+    let passed = memory.is_some();
+    if same_boot && !tail_lost && !renamed && !passed {
         match state {
             Some(state) if ends.position.is_some() => {
                 saved.source.clone_from(&ends.position);
@@ -232,7 +267,7 @@ fn resume(
             None => saved.findings.push("spool: the state of sessions is damaged".to_owned()),
         }
     }
-    let mut inner = if tail_lost || power_cut || renamed {
+    let mut inner = if tail_lost || power_cut || renamed || passed {
         let newest = epochs.iter().map(|epoch| epoch.identity.epoch).max().unwrap_or(0);
         inner(node, epochs, ends.last, Moment(now.0.max(newest.cast_signed().saturating_add(1))))
     } else {

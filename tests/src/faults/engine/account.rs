@@ -23,6 +23,9 @@ use crate::{
 /// Mistakes that are told one by one.
 const MISTAKES: usize = 8;
 
+/// What the spool says of events that it lost between others.
+const DAMAGED_ROWS: &str = "events on disk that are damaged";
+
 /// Everything that the subscriber got so far.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
@@ -61,6 +64,8 @@ struct Seen {
 struct SessionSeen {
     volley: Option<String>,
     started: u32,
+    /// of these, by an agent that knew nothing of it
+    recovered: u32,
     executed: u64,
     exited: HashSet<Process>,
     ended: u32,
@@ -90,7 +95,7 @@ pub(crate) struct Verdict {
     numbers: u64,
     /// what the collector's log had and has no more, whether or not the subscriber got it before
     log: u64,
-    /// what gaps count that know only the least, and how many of these there are
+    /// what gaps count that know only the least, or that no numbers show; and how many do not know exactly
     at_least: u64,
     pub(crate) inexact: u64,
     /// events of sessions that were not the storm's: what the kernel dropped may have been theirs
@@ -189,7 +194,11 @@ impl Account {
         match &event.body {
             Some(Body::Executed(executed)) => self.executed(session, executed),
             Some(Body::Exited(exited)) => self.exited(session, exited),
-            Some(Body::SessionStarted(_)) => self.session(session).started += 1,
+            Some(Body::SessionStarted(started)) => {
+                let seen = self.session(session);
+                seen.started += 1;
+                seen.recovered += u32::from(started.recovered == Some(true));
+            }
             Some(Body::SessionEnded(ended)) => {
                 let seen = self.session(session);
                 seen.ended += 1;
@@ -267,6 +276,13 @@ impl Account {
     pub(crate) fn verdict(&self, ran: &[Volley]) -> Verdict {
         let mut verdict = Verdict { events: self.events, duplicated: self.again, ..Verdict::default() };
         let mut mistakes = self.mistakes.clone();
+        // An agent whose spool lost something, and that says so, recovers its sessions: they begin again, and it
+        // counts anew. Each such word excuses one beginning of each session.
+        let forgot = self
+            .gaps
+            .iter()
+            .filter(|gap| gap.source() == GapSource::AgentSpool && gap.session_ids.is_empty());
+        let forgot = u32::try_from(forgot.count()).unwrap_or(u32::MAX);
         let mut of_volley: HashMap<&str, Vec<&SessionSeen>> = HashMap::new();
         for seen in self.sessions.values() {
             match &seen.volley {
@@ -276,7 +292,7 @@ impl Account {
         }
         for volley in ran {
             let sessions = of_volley.remove(&*volley.name).unwrap_or_default();
-            self.of_volley(volley, &sessions, &mut verdict, &mut mistakes);
+            self.of_volley(volley, &sessions, forgot, &mut verdict, &mut mistakes);
         }
         for (stranger, _) in of_volley {
             mistakes.push(format!("{stranger} was told, and never ran"));
@@ -314,6 +330,8 @@ impl Account {
                 }
                 // This source knows whose the records were.
                 GapSource::SessionBudget if self.of_strangers(gap) => {}
+                // The newest of an epoch: no number after them shows that they are missing.
+                GapSource::AgentSpool if gap.detail != DAMAGED_ROWS => verdict.at_least += count,
                 // Counted by their numbers; and why they are missing, where the agent knows.
                 GapSource::CollectorSequence | GapSource::AgentBuffer | GapSource::AgentSpool => {}
                 GapSource::CollectorStore => verdict.log += count,
@@ -328,6 +346,7 @@ impl Account {
         &self,
         volley: &Volley,
         sessions: &[&SessionSeen],
+        forgot: u32,
         verdict: &mut Verdict,
         mistakes: &mut Vec<String>,
     ) {
@@ -350,10 +369,12 @@ impl Account {
         }
         let (mut started, mut ended) = (0, 0);
         for seen in sessions {
-            started += seen.started;
+            let again = seen.recovered.min(forgot).min(seen.started.saturating_sub(1));
+            started += seen.started - again;
             ended += seen.ended;
             if let Some((counted, lost)) = seen.told
                 && counted + lost < seen.executed
+                && again == 0
             {
                 mistakes.push(format!("{} ended with {counted} commands of {}", volley.name, seen.executed));
             }
