@@ -56,6 +56,8 @@ type Process = (u32, u64);
 #[derive(Debug, Default)]
 struct Seen {
     executed: u32,
+    /// of these, the same process in a session that was recovered since
+    again: u32,
     exited: u32,
     code: Option<i32>,
 }
@@ -228,13 +230,20 @@ impl Account {
         }
         let seen = self.session(session);
         seen.executed += 1;
+        let recovered = seen.recovered;
+        let mut again = false;
         if seen.volley.get_or_insert_with(|| volley.clone()) != volley {
             self.mistake(format_args!("{name:?} was told in a session of others, {session}"));
         }
         if let Some(process) = key(executed.process.as_ref()) {
-            self.processes.insert(process, name.clone());
+            again = self.processes.insert(process, name.clone()).is_some();
         }
-        self.commands.entry(name).or_default().executed += 1;
+        let seen = self.commands.entry(name).or_default();
+        seen.executed += 1;
+        // A recovered session tells once more what it found running.
+        if again && seen.again < recovered {
+            seen.again += 1;
+        }
     }
 
     /// Which command of the storm this is.
@@ -356,7 +365,9 @@ impl Account {
         for number in std::iter::once(None).chain((0..volley.commands).map(Some)) {
             let Some(seen) = self.commands.get(&(volley.name.clone(), number)) else { continue };
             told += u64::from(seen.executed.min(1));
-            verdict.duplicated += u64::from(seen.executed.saturating_sub(1) + seen.exited.saturating_sub(1));
+            verdict.duplicated += u64::from(
+                (seen.executed - seen.again.min(forgot)).saturating_sub(1) + seen.exited.saturating_sub(1),
+            );
             let code = number.map_or(0, |number| volley_command(&volley.name, number, self.large).1);
             if seen.exited > 0 && seen.code != Some(code) {
                 mistakes
@@ -379,8 +390,20 @@ impl Account {
                 mistakes.push(format!("{} ended with {counted} commands of {}", volley.name, seen.executed));
             }
         }
-        if sessions.len() > 1 {
-            mistakes.push(format!("{} became {} sessions", volley.name, sessions.len()));
+        // What was recovered may have lost the process that its name is of.
+        let anew = sessions.iter().filter(|seen| seen.recovered > 0 && seen.recovered == seen.started);
+        let anew =
+            u32::try_from(anew.count().min(sessions.len().saturating_sub(1))).unwrap_or(u32::MAX).min(forgot);
+        started -= started.min(anew);
+        ended -= ended.min(anew);
+        if sessions.len() > 1 + anew as usize {
+            let recovered: Vec<_> =
+                sessions.iter().map(|seen| (seen.started, seen.recovered, seen.ended)).collect();
+            mistakes.push(format!(
+                "{} became {} sessions (started, of these recovered, ended: {recovered:?})",
+                volley.name,
+                sessions.len()
+            ));
         }
         verdict.duplicated += u64::from(started.saturating_sub(1) + ended.saturating_sub(1));
         let missing = (commands - told)
