@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use podtrail_proto::v1::event::Body;
 
-use super::*;
+use super::{tests::open_patiently, *};
 use crate::trail::testing::{event, exited};
 
 const MEMTABLE: u64 = 16 * 1024;
@@ -130,7 +130,7 @@ fn check(root: &Path, what: &str) -> &'static str {
     assert!(next == if aside { 2 } else { EVENTS + 1 }, "{what}: {next}");
     drop(log);
     // Once more, as after any start.
-    let log = DiskLog::open_with(root, Moment::clock(), MEMTABLE).unwrap();
+    let log = open_patiently(root, Moment::clock(), MEMTABLE);
     assert_eq!(log.bounds().unwrap().newest, next, "{what}");
     match (aside, missing) {
         (true, _) => "begun anew",

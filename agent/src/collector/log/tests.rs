@@ -1,8 +1,8 @@
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicI64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use podtrail_proto::v1::event::Body;
@@ -12,6 +12,17 @@ use crate::trail::{
     Indexed,
     testing::{SECOND, ended, event, exited, started},
 };
+
+/// A child that another test has forked, and that has not become its own program yet, holds the lock as well.
+pub(super) fn open_patiently(path: &Path, clock: Clock, memtable: u64) -> DiskLog {
+    let began = Instant::now();
+    loop {
+        match DiskLog::open_with(path, clock.clone(), memtable) {
+            Err(LogError::Locked { .. }) if began.elapsed().as_secs() < 20 => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
+}
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -27,7 +38,7 @@ impl Fixture {
     fn open(&self) -> DiskLog {
         let now = self.now.clone();
         let clock = Arc::new(move || Moment(now.load(Ordering::Relaxed) * SECOND));
-        DiskLog::open_with(self.dir.path(), clock, self.memtable).unwrap()
+        open_patiently(self.dir.path(), clock, self.memtable)
     }
 
     fn at(&self, seconds: i64) {
