@@ -48,13 +48,6 @@ pub(crate) struct Options {
     input: Option<PathBuf>,
 }
 
-impl Options {
-    /// Every target, for a few seconds.
-    pub(crate) fn short() -> Self {
-        Self { target: None, seconds: 8, input: None }
-    }
-}
-
 /// Builds the targets and runs them; fails with the first input that one of them cannot take.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let wanted: Vec<_> =

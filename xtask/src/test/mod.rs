@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every test there is, and one line at the end that counts them.
+//! `cargo xtask test`: the tests, and one line at the end that counts them. The storms in which everything is broken are
+//! asked for by name: `cargo xtask test faults`.
 
 mod faults;
 
@@ -11,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    ebpf, fuzz, root, setup,
+    ebpf, root, setup,
     sh::{Cmd, cargo, cmd, step},
 };
 
@@ -75,18 +76,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             broken.push("integration tests");
         }
     }
-    if !options.unit && (only_faults || options.filter.is_none()) {
+    if !options.unit && only_faults {
         step("faults: storms in which everything is broken");
         if !faults::run(&options.faults, &program, &mut counts)? {
             broken.push("faults");
-        }
-    }
-
-    if !options.unit && options.filter.is_none() {
-        step("fuzz targets, each for a few seconds");
-        if let Err(error) = fuzz::run(&fuzz::Options::short()) {
-            eprintln!("error: {error:#}");
-            broken.push("fuzz targets");
         }
     }
 
