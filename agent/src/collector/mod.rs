@@ -35,7 +35,7 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, thread::JoinHandl
 use futures::Stream;
 use podtrail_proto::v1;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
     task, time,
 };
@@ -69,6 +69,9 @@ use crate::{
 /// From the signal to the end, and how much of that is for peers to leave.
 const GRACE: time::Duration = time::Duration::from_secs(5);
 const LEAVE: time::Duration = time::Duration::from_secs(3);
+/// Connections that wait to be accepted: a thousand agents may come in the same moment, and the kernel resets those that
+/// find no place. It allows no more than `net.core.somaxconn`, which is 4096 by default.
+const BACKLOG: u32 = 4096;
 /// A peer that answers no ping is gone.
 const PING: time::Duration = time::Duration::from_secs(20);
 
@@ -135,9 +138,9 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         Some(Tls { files, kubelets }) => Some(Arc::new(ServerTls::load(files, kubelets)?)),
         None => None,
     };
-    let grpc = bind(listen).await?;
+    let grpc = bind(listen)?;
     let metrics = match metrics_listen {
-        Some(address) => Some(bind(address).await?),
+        Some(address) => Some(bind(address)?),
         None => None,
     };
     let listening = Listening {
@@ -285,8 +288,15 @@ async fn serve(
     Ok(())
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, CollectorError> {
-    TcpListener::bind(address).await.map_err(|source| CollectorError::Listen { address, source })
+fn bind(address: SocketAddr) -> Result<TcpListener, CollectorError> {
+    let listen = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // Not to wait for the last connections of a collector before this one to be forgotten.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| CollectorError::Listen { address, source })
 }
 
 fn local(listener: &TcpListener, address: SocketAddr) -> Result<SocketAddr, CollectorError> {
