@@ -10,7 +10,7 @@ use podtrail_proto::v1::{self, tail_request::From, trail_server};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding};
 
 use super::{
     Indexed, LogId, MAX_MESSAGE_BYTES, Moment,
@@ -114,6 +114,8 @@ impl<L: Log> Service<L> {
         trail_server::TrailServer::new(self)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
             .max_decoding_message_size(MAX_QUESTION_BYTES)
+            // For those that ask for it. Not gzip: many clients ask for that unasked, and it costs several times as much.
+            .send_compressed(CompressionEncoding::Zstd)
     }
 
     /// Asks the log or the index where blocking is allowed.

@@ -38,7 +38,7 @@ use podtrail_proto::v1::{
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Request, Status, Streaming, codec::CompressionEncoding, transport::Channel};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -390,6 +390,33 @@ async fn an_event_of_the_largest_kind_goes_through() {
     let request = v1::GetSessionRequest { id: "n-0".to_owned(), ..v1::GetSessionRequest::default() };
     let response = collector.trail().await.get_session(request).await.unwrap().into_inner();
     assert_eq!(response.events, [large]);
+}
+
+#[tokio::test]
+async fn readers_that_ask_for_it_get_it_compressed() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = start(dir.path());
+    let mut agent = Agent::connect(&collector).await;
+    let sent = event("n", 1, 1);
+    assert_eq!(agent.send(Some(hello("n", 1)), vec![sent.clone()]).await.unwrap(), 1);
+    let mut plain = collector.trail().await;
+    let mut zstd = plain.clone().accept_compressed(CompressionEncoding::Zstd);
+    let all =
+        || v1::TailRequest { from: Some(From::Oldest(true)), follow: Some(false), ..Default::default() };
+    let mut unasked = Request::new(all());
+    // As grpcio says on every call.
+    unasked.metadata_mut().insert("grpc-accept-encoding", "identity, deflate, gzip".parse().unwrap());
+    for (answer, wanted) in [
+        (zstd.tail(all()).await, Some("zstd")),
+        (plain.tail(unasked).await, None),
+        (plain.tail(all()).await, None),
+    ] {
+        let answer = answer.unwrap();
+        let encoding = answer.metadata().get("grpc-encoding").map(|name| name.to_str().unwrap().to_owned());
+        assert_eq!(encoding.as_deref(), wanted);
+        let first = answer.into_inner().message().await.unwrap().unwrap();
+        assert_eq!(first.event.as_ref(), Some(&sent));
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use fjall::{
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions,
+    config::{BlockSizePolicy, CompressionPolicy},
+};
 
 use crate::trail::log::LogError;
 
@@ -24,6 +27,8 @@ use crate::trail::log::LogError;
 const CACHE: u64 = 32 * 1024 * 1024;
 pub(super) const MEMTABLE: u64 = 32 * 1024 * 1024;
 const JOURNAL: u64 = 128 * 1024 * 1024;
+/// What is compressed, and what is lost where the disk is damaged, as one: see docs/decisions/0019.
+const BLOCK: u32 = 16 * 1024;
 /// How long readers may take to let go of it.
 const CLOSE_WAIT: Duration = Duration::from_secs(30);
 
@@ -64,7 +69,14 @@ impl Store {
             .map_err(sort)?;
         let keyspace = |name, memtable| {
             database
-                .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable))
+                .keyspace(name, || {
+                    KeyspaceCreateOptions::default()
+                        .max_memtable_size(memtable)
+                        // The store's own policy begins with the third level, where tables that never overlap arrive
+                        // without being written again.
+                        .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+                        .data_block_size_policy(BlockSizePolicy::all(BLOCK))
+                })
                 .map_err(sort)
         };
         let events = keyspace("events", memtable)?;

@@ -14,7 +14,7 @@ use crate::trail::{
 };
 
 /// A child that another test has forked, and that has not become its own program yet, holds the lock as well.
-pub(super) fn open_patiently(path: &Path, clock: &Clock, memtable: u64) -> DiskLog {
+pub(super) fn open_patiently(path: &Path, clock: Clock, memtable: u64) -> DiskLog {
     let began = Instant::now();
     loop {
         match DiskLog::open_with(path, clock.clone(), memtable) {
@@ -37,8 +37,8 @@ impl Fixture {
 
     fn open(&self) -> DiskLog {
         let now = self.now.clone();
-        let clock: Clock = Arc::new(move || Moment(now.load(Ordering::Relaxed) * SECOND));
-        open_patiently(self.dir.path(), &clock, self.memtable)
+        let clock = Arc::new(move || Moment(now.load(Ordering::Relaxed) * SECOND));
+        open_patiently(self.dir.path(), clock, self.memtable)
     }
 
     fn at(&self, seconds: i64) {
@@ -178,6 +178,25 @@ fn trims_by_age() {
     f.at(5000);
     assert_eq!(log.trim(&limits).unwrap(), 5);
     assert_eq!(read(&log), []);
+}
+
+/// Its tables never overlap: the store only moves them, and would by itself compress none of them.
+#[test]
+fn events_that_are_alike_take_a_third_of_their_length() {
+    let f = Fixture::new();
+    let log = f.open();
+    let alike = |seq| {
+        let mut event = event("n", seq, 1, "", exited());
+        event.session_id = format!("{:0300}", 7);
+        Arc::new(event)
+    };
+    for batch in 0..20 {
+        log.append((1..=500).map(|n| alike(batch * 500 + n)).collect()).unwrap();
+    }
+    log.store().unwrap().events.rotate_memtable_and_wait().unwrap();
+    let bytes = log.bounds().unwrap().bytes;
+    assert!(bytes > 3_000_000 && f.tables() < bytes / 3, "{bytes} bytes of events take {}", f.tables());
+    assert!(read(&log).into_iter().eq(same(1..=10_000)));
 }
 
 #[test]
