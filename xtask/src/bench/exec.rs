@@ -23,6 +23,9 @@ use crate::{
     stage::{Agent, Collector, Container, Shell, Stage},
 };
 
+/// One benchmark at a time.
+pub(super) const STAGE: &str = "podtrail-bench";
+
 /// Options of `bench exec`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -100,15 +103,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(setup::For::Bench)?;
     let programs = ebpf::build_all(true)?;
     let helpers = helpers()?;
-    let bench = Bench::open(programs, &helpers)?;
+    let bench = Bench::open(Stage::open(STAGE)?, programs, &helpers)?;
     let results = bench.measure(options)?;
     let text = report::section(options, &results)?;
     println!("{text}");
-    if options.dry_run { Ok(()) } else { report::write(&text) }
+    if options.dry_run { Ok(()) } else { report::write("exec", &text) }
 }
 
 /// Compiles the storm and the program that it executes.
-fn helpers() -> Result<[PathBuf; 2]> {
+pub(super) fn helpers() -> Result<[PathBuf; 2]> {
     let dir = root::target().join("bench");
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let sources = root::workspace().join("xtask/bench");
@@ -119,26 +122,26 @@ fn helpers() -> Result<[PathBuf; 2]> {
 }
 
 /// A container to storm in, and a shell that is its init.
-struct Bench {
-    programs: PathBuf,
+pub(super) struct Bench {
+    pub(super) programs: PathBuf,
     init: Shell,
-    container: Container,
-    processors: usize,
-    stage: Stage,
+    pub(super) container: Container,
+    pub(super) processors: usize,
+    pub(super) stage: Stage,
 }
 
 /// How much a storm does.
 #[derive(Clone, Copy, Debug)]
-struct Load {
-    count: u64,
+pub(super) struct Load {
+    /// of each worker
+    pub(super) count: u64,
     /// a second and worker; 0: as fast as can be
-    rate: u64,
-    workers: usize,
+    pub(super) rate: u64,
+    pub(super) workers: usize,
 }
 
 impl Bench {
-    fn open(programs: PathBuf, [storm, nop]: &[PathBuf; 2]) -> Result<Self> {
-        let stage = Stage::open("podtrail-bench")?;
+    pub(super) fn open(stage: Stage, programs: PathBuf, [storm, nop]: &[PathBuf; 2]) -> Result<Self> {
         let files = [(storm.as_path(), "bin/storm"), (nop.as_path(), "bin/nop")];
         let (container, init) = Container::start_shell(&stage, &files)?;
         let processors = std::thread::available_parallelism().context("how many processors?")?.get();
@@ -202,7 +205,7 @@ impl Bench {
     }
 
     /// A storm in a session.
-    fn storm_by_exec(&self, load: Load) -> Result<Duration> {
+    pub(super) fn storm_by_exec(&self, load: Load) -> Result<Duration> {
         let mut shell = Shell::on_pipes(self.container.exec(&[], &["/bin/sh"]))?;
         let said = shell.line(&self.stage, &self.line(load))?;
         shell.end(&self.stage, "exit")?;
@@ -222,8 +225,7 @@ impl Bench {
         let result = job(self, &collector, &agent)?;
         agent.stop(&self.stage)?;
         collector.stop(&self.stage)?;
-        fs::remove_dir_all(self.stage.dir().join("collector"))
-            .context("cannot remove the collector's data")?;
+        self.stage.forget("collector")?;
         Ok(result)
     }
 

@@ -2,6 +2,7 @@
 
 mod exec;
 mod measure;
+mod pipeline;
 mod report;
 mod tracer;
 
@@ -12,11 +13,14 @@ use anyhow::Result;
 pub(crate) enum Subject {
     /// The price of an exec, and of the agent under exec storms
     Exec(exec::Options),
+    /// The way of an event from the exec to a subscriber, and what the collector takes
+    Pipeline(pipeline::Options),
 }
 
 /// Measures, and writes what was measured to `docs/benchmarks.md`.
 pub(crate) fn run(subject: &Subject) -> Result<()> {
     match subject {
         Subject::Exec(options) => exec::run(options),
+        Subject::Pipeline(options) => pipeline::run(options),
     }
 }

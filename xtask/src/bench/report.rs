@@ -1,4 +1,4 @@
-//! Turns measurements into the generated section of `docs/benchmarks.md`.
+//! Turns the measurements of `bench exec` into their section of `docs/benchmarks.md`; puts sections into their places.
 
 use std::{fmt::Write as _, fs};
 
@@ -7,9 +7,6 @@ use anyhow::{Context, Result, bail};
 use super::exec::{Case, Options, Results, Storm, count, micros};
 use super::measure::Samples;
 use crate::{machine, root};
-
-const BEGIN: &str = "<!-- `cargo xtask bench exec` writes from here -->";
-const END: &str = "<!-- `cargo xtask bench exec` writes up to here -->";
 
 /// The section's text.
 pub(super) fn section(options: &Options, results: &Results) -> Result<String> {
@@ -121,14 +118,16 @@ fn agent(text: &mut String, options: &Options, results: &Results) -> Result<()> 
     Ok(())
 }
 
-/// Puts the section into its place.
-pub(super) fn write(section: &str) -> Result<()> {
+/// Puts the section of `cargo xtask bench SUBJECT` into its place.
+pub(super) fn write(subject: &str, section: &str) -> Result<()> {
+    let begin = format!("<!-- `cargo xtask bench {subject}` writes from here -->");
+    let end = format!("<!-- `cargo xtask bench {subject}` writes up to here -->");
     let file = root::workspace().join("docs/benchmarks.md");
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let (Some((before, _)), Some((_, after))) = (text.split_once(BEGIN), text.split_once(END)) else {
-        bail!("{} has no place for results (`{BEGIN}` and `{END}`)", file.display());
+    let (Some((before, _)), Some((_, after))) = (text.split_once(&begin), text.split_once(&end)) else {
+        bail!("{} has no place for results (`{begin}` and `{end}`)", file.display());
     };
-    let text = format!("{before}{BEGIN}\n\n{}\n\n{END}{after}", section.trim());
+    let text = format!("{before}{begin}\n\n{}\n\n{end}{after}", section.trim());
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     eprintln!("written to {}", file.display());
     Ok(())

@@ -45,6 +45,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "openssl", version: None, purpose: For::Tests },
     Package { name: "libbpf-tools", version: None, purpose: For::Bench },
     Package { name: "bpftrace", version: None, purpose: For::Bench },
+    // `ss`, which knows how many bytes a connection has carried.
+    Package { name: "iproute2", version: None, purpose: For::Bench },
 ];
 
 /// Installs the packages that are missing.

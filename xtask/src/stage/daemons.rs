@@ -113,12 +113,18 @@ pub(crate) struct Collector {
 impl Collector {
     /// Starts one on a free port of the loopback, with an empty log.
     pub(crate) fn start(stage: &Stage, programs: &Path) -> Result<Self> {
+        Self::start_with(stage, programs, &[])
+    }
+
+    /// The same, with more arguments.
+    pub(crate) fn start_with(stage: &Stage, programs: &Path, more: &[&str]) -> Result<Self> {
         let address = format!("127.0.0.1:{}", free_port()?);
         let mut command = mortal(&programs.join("podtrail-collector"));
         command
             .args(["run", "--listen", &address, "--metrics-listen", "none"])
             .arg("--data")
-            .arg(stage.dir().join("collector"));
+            .arg(stage.data().join("collector"))
+            .args(more);
         let mut daemon = Daemon::start(stage, "collector", command)?;
         stage
             .until("the collector to answer", START, || {
@@ -148,6 +154,11 @@ impl Collector {
             .into_iter()
             .flat_map(|value| if let Value::Array(all) = value { all } else { vec![value] })
             .collect())
+    }
+
+    /// Where it answers.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Its process id.
@@ -181,7 +192,7 @@ impl Agent {
             .arg("--lock")
             .arg(stage.dir().join("agent.lock"))
             .arg("--spool")
-            .arg(stage.dir().join("spool"))
+            .arg(stage.data().join("spool"))
             .arg("--pin")
             .arg(stage.dir().join("pins"));
         let mut unload = Command::new(collector.programs.join("podtrail-agent"));

@@ -50,6 +50,8 @@ impl std::error::Error for Interrupted {}
 pub(crate) struct Stage {
     name: &'static str,
     dir: PathBuf,
+    /// where daemons keep what may be large
+    data: PathBuf,
     stop: Arc<AtomicBool>,
     _lock: Flock<File>,
 }
@@ -72,7 +74,28 @@ impl Stage {
         };
         sweep::sweep(name, &dir);
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(Self { name, dir, stop, _lock: lock })
+        let data = dir.clone();
+        Ok(Self { name, dir, data, stop, _lock: lock })
+    }
+
+    /// Lets the daemons keep their data below `parent`, because `/run` is in memory on most machines. What a former run
+    /// left there is removed.
+    pub(crate) fn with_data(mut self, parent: &Path) -> Result<Self> {
+        self.data = parent.join(self.name);
+        sweep::data(&self.data);
+        fs::create_dir_all(&self.data).with_context(|| format!("cannot make {}", self.data.display()))?;
+        Ok(self)
+    }
+
+    /// Where the daemons keep their data.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Removes a daemon's data, so that the next begins anew.
+    pub(crate) fn forget(&self, name: &str) -> Result<()> {
+        let data = self.data.join(name);
+        fs::remove_dir_all(&data).with_context(|| format!("cannot remove {}", data.display()))
     }
 
     /// The folder for everything.
@@ -112,5 +135,6 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         sweep::sweep(self.name, &self.dir);
+        sweep::data(&self.data);
     }
 }

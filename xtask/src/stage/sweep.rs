@@ -40,6 +40,11 @@ pub(super) fn sweep(name: &str, dir: &Path) {
     gone("remove", dir, fs::remove_dir_all(dir));
 }
 
+/// Removes what daemons kept elsewhere.
+pub(super) fn data(dir: &Path) {
+    gone("remove", dir, fs::remove_dir_all(dir));
+}
+
 /// Ends the programs that were started with the folder in their arguments: first asks, then kills.
 fn end(dir: &Path) {
     let begin = Instant::now();
