@@ -95,7 +95,10 @@ impl Stage {
     /// Removes a daemon's data, so that the next begins anew.
     pub(crate) fn forget(&self, name: &str) -> Result<()> {
         let data = self.data.join(name);
-        fs::remove_dir_all(&data).with_context(|| format!("cannot remove {}", data.display()))
+        fs::remove_dir_all(&data).with_context(|| format!("cannot remove {}", data.display()))?;
+        // What is on its way to the disk would hold up the next one's.
+        nix::unistd::sync();
+        Ok(())
     }
 
     /// The folder for everything.
