@@ -130,7 +130,7 @@ fn check(root: &Path, what: &str) -> &'static str {
     assert!(next == if aside { 2 } else { EVENTS + 1 }, "{what}: {next}");
     drop(log);
     // Once more, as after any start.
-    let log = open_patiently(root, Moment::clock(), MEMTABLE);
+    let log = open_patiently(root, &Moment::clock(), MEMTABLE);
     assert_eq!(log.bounds().unwrap().newest, next, "{what}");
     match (aside, missing) {
         (true, _) => "begun anew",

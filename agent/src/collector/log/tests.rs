@@ -14,7 +14,7 @@ use crate::trail::{
 };
 
 /// A child that another test has forked, and that has not become its own program yet, holds the lock as well.
-pub(super) fn open_patiently(path: &Path, clock: Clock, memtable: u64) -> DiskLog {
+pub(super) fn open_patiently(path: &Path, clock: &Clock, memtable: u64) -> DiskLog {
     let began = Instant::now();
     loop {
         match DiskLog::open_with(path, clock.clone(), memtable) {
@@ -37,8 +37,8 @@ impl Fixture {
 
     fn open(&self) -> DiskLog {
         let now = self.now.clone();
-        let clock = Arc::new(move || Moment(now.load(Ordering::Relaxed) * SECOND));
-        open_patiently(self.dir.path(), clock, self.memtable)
+        let clock: Clock = Arc::new(move || Moment(now.load(Ordering::Relaxed) * SECOND));
+        open_patiently(self.dir.path(), &clock, self.memtable)
     }
 
     fn at(&self, seconds: i64) {
