@@ -54,6 +54,7 @@ fn event(seq: u64) -> v1::Event {
         time: Some(Moment::now().timestamp()),
         boottime_ns: seq,
         session_id: "4k7qabcdefgh0123".to_owned(),
+        attribution: None,
         container: Some(v1::Container {
             id: "c0ffee".repeat(10),
             runtime: "containerd".to_owned(),

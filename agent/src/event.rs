@@ -51,6 +51,8 @@ pub enum Body {
     SessionEnded(SessionEnded),
     Gap(Gap),
     AgentState(AgentState),
+    Attributed(Box<Attributed>),
+    Folded(Box<Folded>),
 }
 
 /// How a session came in.
@@ -58,6 +60,9 @@ pub enum Body {
 pub enum Method {
     Unknown,
     RuntimeExec,
+    ExecProbe,
+    LifecycleHook,
+    EphemeralContainer,
     NamespaceJoin,
     HostNamespace,
 }
@@ -76,6 +81,69 @@ pub struct SessionStarted {
     pub audit_session: Option<u32>,
     /// it began before the agent did, and nothing before this moment was seen
     pub recovered: Option<BootTime>,
+    /// the runtime's name for it
+    pub exec_id: Option<String>,
+    /// of the root's environment: the API server's audit id, and that of an admission request
+    pub exec_audit_id: Option<Vec<u8>>,
+    pub exec_request_uid: Option<Vec<u8>>,
+    /// `false`: the host's kernel cannot see what is run in it
+    pub observable: bool,
+    /// what its commands look like
+    pub labels: Vec<String>,
+    pub probe: Option<Probe>,
+    /// audit ids found where none belongs
+    pub spoofed: Vec<String>,
+}
+
+/// A command that the pod's specification tells the kubelet to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    pub kind: ProbeKind,
+    /// nanoseconds; `None`: not run again and again
+    pub period_ns: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ProbeKind {
+    Liveness,
+    Readiness,
+    Startup,
+    PostStart,
+    PreStop,
+}
+
+impl ProbeKind {
+    /// As a pod's specification calls it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Liveness => "liveness",
+            Self::Readiness => "readiness",
+            Self::Startup => "startup",
+            Self::PostStart => "postStart",
+            Self::PreStop => "preStop",
+        }
+    }
+}
+
+/// More became known of a session, or of its container, which is that of the event.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Attributed {
+    pub evidence: Vec<String>,
+    /// what it was taken for before was wrong
+    pub method: Option<Method>,
+}
+
+/// Sessions like one that was told in full, which were only counted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Folded {
+    pub like: SessionId,
+    pub method: Method,
+    pub sessions: u64,
+    pub commands: u64,
+    pub first: BootTime,
+    pub last: BootTime,
+    pub status: Option<ExitStatus>,
 }
 
 /// A process, by its ids in the node's initial pid namespace.
@@ -113,6 +181,8 @@ pub struct Executed {
     pub root: bool,
     /// the arguments are cut further than the limit asks for: the session had used up its budget
     pub argv_over_budget: bool,
+    /// its environment has another audit id than that of the session's root
+    pub spoof_suspected: bool,
 }
 
 /// Arguments, as bytes. Where they are cut, `args` is the head's arguments and then the tail's.

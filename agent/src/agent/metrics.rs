@@ -94,7 +94,8 @@ impl Metrics {
                 lost(gap);
             }
             Some(Body::AgentState(_)) => self.agent_state.increment(1),
-            Some(Body::Attributed(_) | Body::NodeCondition(_)) | None => self.other.increment(1),
+            Some(Body::Attributed(_) | Body::Folded(_) | Body::NodeCondition(_) | Body::ApiRequest(_))
+            | None => self.other.increment(1),
         }
     }
 

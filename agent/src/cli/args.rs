@@ -180,6 +180,8 @@ pub enum Method {
     NamespaceJoin,
     #[value(alias = "host_namespace")]
     HostNamespace,
+    Attach,
+    PortForward,
     Unknown,
 }
 
@@ -307,6 +309,8 @@ impl Method {
             Self::EphemeralContainer => EntryMethod::EphemeralContainer,
             Self::NamespaceJoin => EntryMethod::NamespaceJoin,
             Self::HostNamespace => EntryMethod::HostNamespace,
+            Self::Attach => EntryMethod::Attach,
+            Self::PortForward => EntryMethod::PortForward,
             Self::Unknown => EntryMethod::Unknown,
         }
     }

@@ -117,6 +117,8 @@ fn describe(event: &v1::Event) -> (&'static str, Style, String) {
             );
             ("agent", Style::Note, text)
         }
+        Some(Body::ApiRequest(request)) => ("api", Style::Note, words::api_request(request)),
+        Some(Body::Folded(folded)) => ("probe", Style::Dim, words::folded(folded)),
         None => ("?", Style::Warn, "an event of a newer podtrail: upgrade this one to read it".to_owned()),
     }
 }

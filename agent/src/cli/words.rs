@@ -57,9 +57,36 @@ pub fn method(started: Option<&v1::SessionStarted>) -> String {
             _ => "namespace join".to_owned(),
         },
         Ok(EntryMethod::HostNamespace) => "host namespace".to_owned(),
+        Ok(EntryMethod::Attach) => "attach".to_owned(),
+        Ok(EntryMethod::PortForward) => "port-forward".to_owned(),
         Ok(EntryMethod::Unknown) => "unknown method".to_owned(),
         Err(error) => format!("method {}", error.0),
     }
+}
+
+/// A request to the API server that leads into a container.
+#[must_use]
+pub fn api_request(request: &v1::ApiRequest) -> String {
+    let user = request.user.as_ref().map(|user| escape::name(&user.name)).unwrap_or_default();
+    let code = request.code.map(|code| format!(", {code}")).unwrap_or_default();
+    format!(
+        "{} {} by {user} into {}/{}/{}{code}",
+        request.action().as_str_name().to_ascii_lowercase(),
+        escape::name(&request.stage),
+        escape::name(&request.namespace),
+        escape::name(&request.pod),
+        escape::name(&request.container)
+    )
+}
+
+/// Sessions that were only counted.
+#[must_use]
+pub fn folded(folded: &v1::Folded) -> String {
+    format!(
+        "{} more like session {}",
+        count(folded.sessions(), "session"),
+        escape::name(&folded.like_session_id)
+    )
 }
 
 /// `exit 7`, `killed (9) SIGKILL, core`; `None`: nothing is told.

@@ -15,9 +15,9 @@ pub use self::clock::{WallOffset, boot_now};
 use self::text::{Text, text, texts};
 use crate::container::ContainerInfo;
 use crate::event::{
-    AgentPhase, AgentState, Argv, Body, Credentials, Event, Executable, Executed, ExitStatus, Exited,
-    Finding, Gap, GapSource, Hook, Method, NamespaceJoined, Namespaces, Process, SessionEnded, SessionId,
-    SessionStarted, Start, Tty,
+    AgentPhase, AgentState, Argv, Attributed, Body, Credentials, Event, Executable, Executed, ExitStatus,
+    Exited, Finding, Folded, Gap, GapSource, Hook, Method, NamespaceJoined, Namespaces, Probe, Process,
+    SessionEnded, SessionId, SessionStarted, Start, Tty,
 };
 use crate::trail::Moment;
 
@@ -31,6 +31,7 @@ pub fn event(event: Event, info: Option<&ContainerInfo>, offset: WallOffset) -> 
         .or_else(|| cgroup_id.map(|cgroup_id| v1::Container { cgroup_id, ..v1::Container::default() }));
     v1::Event {
         id: None,
+        attribution: None,
         time: Some(offset.wall(time)),
         boottime_ns: time.0,
         container,
@@ -49,6 +50,8 @@ fn body(body: Body, offset: WallOffset) -> v1::event::Body {
         Body::SessionEnded(ended) => Out::SessionEnded(session_ended(&ended)),
         Body::Gap(gap) => Out::Gap(self::gap(gap, offset)),
         Body::AgentState(state) => Out::AgentState(agent_state(state, offset)),
+        Body::Attributed(attributed) => Out::Attributed(self::attributed(*attributed)),
+        Body::Folded(folded) => Out::Folded(self::folded(*folded, offset)),
     }
 }
 
@@ -64,6 +67,7 @@ pub fn container(info: &ContainerInfo) -> v1::Container {
         name: name.clone().unwrap_or_default(),
         pod: pod_uid.clone().map(|uid| v1::Pod { uid, ..v1::Pod::default() }),
         cgroup_path: cgroup_path.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned(),
+        ..v1::Container::default()
     }
 }
 
@@ -78,7 +82,15 @@ fn session_started(started: SessionStarted, offset: WallOffset) -> v1::SessionSt
         login_uid,
         audit_session,
         recovered,
+        exec_id,
+        exec_audit_id,
+        exec_request_uid,
+        observable,
+        labels,
+        probe,
+        spoofed,
     } = started;
+    let lossy = |bytes: Option<Vec<u8>>| text(bytes.unwrap_or_default()).text;
     v1::SessionStarted {
         method: Some(self::method(method).into()),
         evidence,
@@ -91,6 +103,43 @@ fn session_started(started: SessionStarted, offset: WallOffset) -> v1::SessionSt
         audit_session,
         recovered: Some(recovered.is_some()),
         observed_from: recovered.map(|from| offset.wall(from)),
+        exec_id: exec_id.unwrap_or_default(),
+        exec_audit_id: lossy(exec_audit_id),
+        exec_request_uid: lossy(exec_request_uid),
+        observable: Some(observable),
+        labels,
+        probe: probe.map(self::probe),
+        spoofed,
+    }
+}
+
+fn probe(probe: Probe) -> v1::Probe {
+    let Probe { kind, period_ns } = probe;
+    v1::Probe { kind: kind.as_str().to_owned(), period: period_ns.map(duration) }
+}
+
+/// The container goes with the event, and once more with what became known of it.
+fn attributed(attributed: Attributed) -> v1::Attributed {
+    let Attributed { evidence, method } = attributed;
+    v1::Attributed {
+        evidence,
+        method: method.map(|method| self::method(method).into()),
+        ..v1::Attributed::default()
+    }
+}
+
+fn folded(folded: Folded, offset: WallOffset) -> v1::Folded {
+    let Folded { like: SessionId(like), method, sessions, commands, first, last, status } = folded;
+    let (exit_code, signal, _) = self::status(status);
+    v1::Folded {
+        like_session_id: like,
+        method: Some(self::method(method).into()),
+        sessions: Some(sessions),
+        commands: Some(commands),
+        first: Some(offset.wall(first)),
+        last: Some(offset.wall(last)),
+        exit_code,
+        signal,
     }
 }
 
@@ -98,6 +147,9 @@ fn method(method: Method) -> v1::EntryMethod {
     match method {
         Method::Unknown => v1::EntryMethod::Unknown,
         Method::RuntimeExec => v1::EntryMethod::RuntimeExec,
+        Method::ExecProbe => v1::EntryMethod::ExecProbe,
+        Method::LifecycleHook => v1::EntryMethod::LifecycleHook,
+        Method::EphemeralContainer => v1::EntryMethod::EphemeralContainer,
         Method::NamespaceJoin => v1::EntryMethod::NamespaceJoin,
         Method::HostNamespace => v1::EntryMethod::HostNamespace,
     }
@@ -118,6 +170,7 @@ fn executed(executed: Executed) -> v1::Executed {
         cgroup_id,
         root,
         argv_over_budget,
+        spoof_suspected,
     } = executed;
     let Argv { args, total, cut } = argv;
     let Text { text: path, raw: path_raw } = text(path);
@@ -145,6 +198,7 @@ fn executed(executed: Executed) -> v1::Executed {
         path_incomplete,
         cgroup_id,
         argv_over_budget,
+        spoof_suspected,
     }
 }
 

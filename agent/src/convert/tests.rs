@@ -26,6 +26,7 @@ fn executed_with(args: Vec<Vec<u8>>, path: &[u8]) -> Event {
             cgroup_id: 43,
             root: true,
             argv_over_budget: false,
+            spoof_suspected: false,
         })),
     }
 }

@@ -338,6 +338,7 @@ impl Machine {
             cgroup_id,
             root,
             argv_over_budget,
+            spoof_suspected: false,
         };
         if let Some(bytes) = open.executed(time, executed, Assembly::new(argv), out) {
             self.waiting_bytes = self.waiting_bytes.saturating_add(bytes);

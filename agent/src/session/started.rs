@@ -53,6 +53,13 @@ pub(super) fn started(exec: &Exec, entry: Option<&Entry>, recovered: Option<Boot
             .or_else(|| enter.and_then(|enter| enter.audit_session))
             .or_else(|| join.and_then(|join| join.audit_session)),
         recovered,
+        exec_id: None,
+        exec_audit_id: None,
+        exec_request_uid: None,
+        observable: true,
+        labels: Vec::new(),
+        probe: None,
+        spoofed: Vec::new(),
     }
 }
 

@@ -102,6 +102,7 @@ impl Pending {
                 boottime_ns: boot.0,
                 container: None,
                 session_id: String::new(),
+                attribution: None,
                 body: Some(v1::event::Body::Gap(missing.into_gap(source, detail))),
             })
             .collect()

@@ -42,6 +42,9 @@ fn body(event: &Event) -> String {
         Body::SessionStarted(started) => {
             let method = match started.method {
                 Method::RuntimeExec => "runtime exec",
+                Method::ExecProbe => "exec probe",
+                Method::LifecycleHook => "lifecycle hook",
+                Method::EphemeralContainer => "ephemeral container",
                 Method::NamespaceJoin => "namespace join",
                 Method::HostNamespace => "host namespace",
                 Method::Unknown => "unknown",
@@ -81,6 +84,8 @@ fn body(event: &Event) -> String {
         ),
         Body::Gap(gap) => format!("gap {:?} {}: {}", gap.source, gap.count, gap.detail),
         Body::AgentState(state) => format!("agent {:?}", state.phase),
+        Body::Attributed(attributed) => format!("attributed {container}, {:?}", attributed.method),
+        Body::Folded(folded) => format!("folded {} like {}", folded.sessions, folded.like),
     }
 }
 

@@ -104,7 +104,9 @@ impl Tree {
                     | Body::SessionEnded(_)
                     | Body::Attributed(_)
                     | Body::NodeCondition(_)
-                    | Body::AgentState(_),
+                    | Body::AgentState(_)
+                    | Body::ApiRequest(_)
+                    | Body::Folded(_),
                 )
                 | None => {}
             }

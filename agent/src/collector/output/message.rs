@@ -91,6 +91,8 @@ fn kind(event: &v1::Event) -> (&'static str, u8) {
                 ("AgentState", 5)
             }
         },
+        Some(Body::ApiRequest(_)) => ("ApiRequest", 5),
+        Some(Body::Folded(_)) => ("Folded", 6),
         None => ("-", 6),
     }
 }

@@ -240,6 +240,7 @@ fn options(open: v1::SubscribeOpen, log: LogId) -> Result<Options, Status> {
         max_in_flight_bytes,
         heartbeat,
         gap_if_trimmed,
+        hold: _,
     } = open;
     let defaults = Options::default();
     // `false` is what a client sends that means nothing by it.

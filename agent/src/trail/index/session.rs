@@ -141,6 +141,8 @@ impl Session {
             attributed: self.attributed.clone(),
             first_command: self.first_command.clone(),
             cluster: node.cluster.clone(),
+            method: self.started.as_ref().and_then(|started| started.method),
+            folded: 0,
         }
     }
 }

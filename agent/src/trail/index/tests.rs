@@ -45,7 +45,7 @@ fn a_session_from_its_events() {
     let attributed = Body::Attributed(v1::Attributed {
         container: Some(container("abc", Some(("prod", "payments-0")))),
         user: Some(v1::User { name: "ann".to_owned(), ..v1::User::default() }),
-        evidence: vec![],
+        ..v1::Attributed::default()
     });
     let index = index(vec![
         first,

@@ -208,7 +208,14 @@ impl Account {
             }
             Some(Body::Gap(gap)) => self.gaps.push(gap.clone()),
             Some(Body::AgentState(state)) => self.states.push(state.clone()),
-            Some(Body::NamespaceJoined(_) | Body::Attributed(_) | Body::NodeCondition(_)) | None => {}
+            Some(
+                Body::NamespaceJoined(_)
+                | Body::Attributed(_)
+                | Body::NodeCondition(_)
+                | Body::ApiRequest(_)
+                | Body::Folded(_),
+            )
+            | None => {}
         }
     }
 
