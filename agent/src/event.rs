@@ -93,6 +93,42 @@ pub struct SessionStarted {
     pub probe: Option<Probe>,
     /// audit ids found where none belongs
     pub spoofed: Vec<String>,
+    /// stdin, stdout and stderr of the root as it began; `None`: not known. Not on the wire.
+    pub descriptors: Option<[Descriptor; 3]>,
+    /// of whoever joined the namespaces: who started it, the nearest first
+    pub ancestors: Vec<Process>,
+}
+
+/// What a descriptor is open to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Descriptor {
+    /// `/dev/null`
+    Null,
+    Pipe,
+    Terminal {
+        major: u32,
+        minor: u32,
+    },
+    File,
+    Socket,
+    /// a directory, another device, or something that is no file at all, as an eventfd
+    Other,
+    /// not open
+    Closed,
+}
+
+impl fmt::Display for Descriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("/dev/null"),
+            Self::Pipe => f.write_str("a pipe"),
+            Self::Terminal { major, minor } => write!(f, "terminal {major}:{minor}"),
+            Self::File => f.write_str("a file"),
+            Self::Socket => f.write_str("a socket"),
+            Self::Other => f.write_str("something else"),
+            Self::Closed => f.write_str("closed"),
+        }
+    }
 }
 
 /// A command that the pod's specification tells the kubelet to run.
@@ -265,6 +301,8 @@ pub struct NamespaceJoined {
     pub joined: Namespaces,
     pub login_uid: Option<u32>,
     pub audit_session: Option<u32>,
+    /// who started the process, the nearest first
+    pub ancestors: Vec<Process>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -108,6 +108,9 @@ fn exec(time: u64, key: TaskKey, argv: &[u8]) -> RawRecord {
         executable: Executable::default(),
         argv: RawArgv { total: argv.len() as u64, head: length, tail: 0, bytes: argv.to_vec(), fault: false },
         argv_over_budget: false,
+        descriptors: None,
+        environment: None,
+        spoof_suspected: false,
     })))
 }
 

@@ -89,6 +89,8 @@ fn session_started(started: SessionStarted, offset: WallOffset) -> v1::SessionSt
         labels,
         probe,
         spoofed,
+        descriptors: _,
+        ancestors,
     } = started;
     let lossy = |bytes: Option<Vec<u8>>| text(bytes.unwrap_or_default()).text;
     v1::SessionStarted {
@@ -110,6 +112,7 @@ fn session_started(started: SessionStarted, offset: WallOffset) -> v1::SessionSt
         labels,
         probe: probe.map(self::probe),
         spoofed,
+        ancestors: ancestors.into_iter().map(process).collect(),
     }
 }
 
@@ -223,7 +226,7 @@ fn status(status: Option<ExitStatus>) -> (Option<i32>, Option<i32>, bool) {
 }
 
 fn namespace_joined(joined: NamespaceJoined) -> v1::NamespaceJoined {
-    let NamespaceJoined { process: task, joined, login_uid, audit_session } = joined;
+    let NamespaceJoined { process: task, joined, login_uid, audit_session, ancestors } = joined;
     v1::NamespaceJoined {
         process: Some(process(task)),
         namespaces: Some(namespaces(joined)),
@@ -231,6 +234,7 @@ fn namespace_joined(joined: NamespaceJoined) -> v1::NamespaceJoined {
         path: String::new(),
         login_uid,
         audit_session,
+        ancestors: ancestors.into_iter().map(process).collect(),
     }
 }
 

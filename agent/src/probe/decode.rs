@@ -219,6 +219,9 @@ fn exec(time: BootTime, exec: &layout::Exec, rest: &[u8]) -> Option<record::Exec
             fault: has(exec_flags::ARGV_FAULT),
         },
         argv_over_budget: has(exec_flags::ARGV_OVER_BUDGET),
+        descriptors: None,
+        environment: None,
+        spoof_suspected: false,
     })
 }
 
@@ -250,6 +253,7 @@ fn join(time: BootTime, join: &layout::Join) -> record::Join {
         pid_ns: *pid_ns,
         login_uid: set(task.login_uid),
         audit_session: set(task.audit_session),
+        ancestors: Vec::new(),
     }
 }
 

@@ -61,9 +61,10 @@ impl From<Join> for NamespaceJoined {
             pid_ns,
             login_uid,
             audit_session,
+            ancestors,
         } = join;
         let joined = Namespaces { mnt: mnt_ns, pid: pid_ns, ..Namespaces::default() };
-        Self { process, joined, login_uid, audit_session }
+        Self { process, joined, login_uid, audit_session, ancestors }
     }
 }
 

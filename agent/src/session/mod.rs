@@ -319,6 +319,9 @@ impl Machine {
             executable,
             argv,
             argv_over_budget,
+            descriptors: _,
+            environment: _,
+            spoof_suspected,
         } = exec;
         let key = process.key;
         self.release_task(entry, key, out);
@@ -338,7 +341,7 @@ impl Machine {
             cgroup_id,
             root,
             argv_over_budget,
-            spoof_suspected: false,
+            spoof_suspected,
         };
         if let Some(bytes) = open.executed(time, executed, Assembly::new(argv), out) {
             self.waiting_bytes = self.waiting_bytes.saturating_add(bytes);

@@ -6,7 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    AgentState, BootTime, Credentials, Executable, ExitStatus, GapSource, Namespaces, Process, TaskKey, Tty,
+    AgentState, BootTime, Credentials, Descriptor, Executable, ExitStatus, GapSource, Namespaces, Process,
+    TaskKey, Tty,
 };
 
 /// One report of the kernel side, or of what was found in `/proc` at start.
@@ -76,6 +77,32 @@ pub struct Exec {
     pub argv: RawArgv,
     /// less of it is here than the limit allows
     pub argv_over_budget: bool,
+    /// of a root: stdin, stdout and stderr; `None`: not known
+    pub descriptors: Option<[Descriptor; 3]>,
+    /// of a root; `None`: nobody looked
+    pub environment: Option<Environment>,
+    /// its environment names a request, and not as its session's root does
+    pub spoof_suspected: bool,
+}
+
+/// What was looked for in the environment of a session's root, and nothing else of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// the first KUBERNETES_EXEC_AUDIT_ID and the first SPO_EXEC_REQUEST_UID
+    pub audit_id: Option<EnvironmentValue>,
+    pub request_uid: Option<EnvironmentValue>,
+    /// bytes of all of it, and how many of them were looked at
+    pub total: u64,
+    pub searched: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentValue {
+    pub bytes: Vec<u8>,
+    /// it is longer than what is kept
+    pub cut: bool,
+    /// the container's own init has this variable too: the value may be the pod's own, and says nothing
+    pub of_container: bool,
 }
 
 /// The argument area, as far as it is here. The rest comes in [`ArgvChunk`]s.
@@ -147,6 +174,8 @@ pub struct Join {
     pub pid_ns: u32,
     pub login_uid: Option<u32>,
     pub audit_session: Option<u32>,
+    /// who started the process, the nearest first, as far as the kernel side followed
+    pub ancestors: Vec<Process>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -60,6 +60,8 @@ pub(super) fn started(exec: &Exec, entry: Option<&Entry>, recovered: Option<Boot
         labels: Vec::new(),
         probe: None,
         spoofed: Vec::new(),
+        descriptors: exec.descriptors,
+        ancestors: join.map(|join| join.ancestors.clone()).unwrap_or_default(),
     }
 }
 

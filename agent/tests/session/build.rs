@@ -48,6 +48,9 @@ pub(crate) fn exec(entry: u32, pid: u32, time: u64) -> Exec {
         executable: Executable::default(),
         argv: argv(format!("p{pid}\0").as_bytes()),
         argv_over_budget: false,
+        descriptors: None,
+        environment: None,
+        spoof_suspected: false,
     }
 }
 
@@ -98,6 +101,7 @@ pub(crate) fn join(pid: u32, time: u64) -> Join {
         pid_ns: PID_NS,
         login_uid: Some(1000),
         audit_session: Some(3),
+        ancestors: Vec::new(),
     }
 }
 

@@ -251,6 +251,9 @@ fn session(
             executable,
             argv,
             argv_over_budget: false,
+            descriptors: None,
+            environment: None,
+            spoof_suspected: false,
         });
     }
     if live == 0 {

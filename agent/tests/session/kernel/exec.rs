@@ -134,6 +134,9 @@ impl Kernel {
             executable: Executable::default(),
             argv: RawArgv { total: u64::from(total), head: total, tail: 0, bytes: argv, fault: false },
             argv_over_budget: false,
+            descriptors: None,
+            environment: None,
+            spoof_suspected: false,
         };
         self.records.push(Record::Exec(Box::new(record)));
     }

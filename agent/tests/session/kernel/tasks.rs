@@ -162,6 +162,7 @@ impl Kernel {
             pid_ns,
             login_uid: None,
             audit_session: None,
+            ancestors: Vec::new(),
         })));
     }
 
