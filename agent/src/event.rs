@@ -168,6 +168,10 @@ pub struct Attributed {
     pub evidence: Vec<String>,
     /// what it was taken for before was wrong
     pub method: Option<Method>,
+    /// the runtime's name for the session
+    pub exec_id: Option<String>,
+    /// how its root ended, by the runtime's word
+    pub status: Option<ExitStatus>,
 }
 
 /// Sessions like one that was told in full, which were only counted.

@@ -8,6 +8,7 @@
 //! | [`probe`] | loads and attaches the BPF programs, reads their ring: the only `unsafe`, the only one that names aya |
 //! | [`session`] | a pure state machine from the kernel's records to events: no clock, no I/O |
 //! | [`container`] | cgroup id → container; what `/proc` says at start |
+//! | [`pods`] | what the node's container runtime says of containers: pod, name, image |
 //! | [`state`] | what session and container know, as bytes that outlive the agent |
 //! | [`convert`] | events → `podtrail.v1` messages: proto types stop here |
 //! | [`spool`] | numbers events and keeps them until they are acknowledged |
@@ -44,6 +45,7 @@ pub mod convert;
 pub mod doctor;
 pub mod filter;
 pub mod local;
+pub mod pods;
 pub mod probe;
 pub mod spool;
 pub mod telemetry;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroupfs::Found;
 use super::name::{self, Runtime};
 use crate::event::BootTime;
+use crate::pods::Lookup;
 use crate::session::record::{ContainerEnded, ContainerStarted};
 use crate::state::{Changes, State, StateError, Table};
 
@@ -28,8 +29,8 @@ pub struct ContainerInfo {
     /// in the host's tree, bytes as the kernel has them
     pub cgroup_path: Option<Vec<u8>>,
     pub pod_uid: Option<String>,
-    pub name: Option<String>,
-    pub image: Option<String>,
+    /// what its runtime says of it
+    pub metadata: Lookup,
 }
 
 /// What a directory keeps at most.
@@ -186,7 +187,7 @@ impl Directory {
         self.cgroups.get(&container)?.container.as_ref()
     }
 
-    /// For those who learn a container's name and image later.
+    /// For those who learn more of a container later.
     pub fn find_mut(&mut self, cgroup_id: u64) -> Option<&mut ContainerInfo> {
         let container = self.container_above(cgroup_id)?;
         self.changed.insert(container);
@@ -224,8 +225,8 @@ impl Directory {
         let Some(cgroup) = self.cgroups.get_mut(&id).filter(|_| !path.is_empty()) else { return };
         let before = cgroup.container.take();
         let is_container = before.is_some() || name::kind(path) == rules::Name::Container;
-        let (name, image) = before.map_or((None, None), |info| (info.name, info.image));
-        cgroup.container = is_container.then(|| ContainerInfo { name, image, ..describe(id, Some(path)) });
+        let metadata = before.map(|info| info.metadata).unwrap_or_default();
+        cgroup.container = is_container.then(|| ContainerInfo { metadata, ..describe(id, Some(path)) });
         cgroup.parent = parent;
         cgroup.path = Some(path.to_vec());
         self.changed.insert(id);
@@ -309,8 +310,7 @@ fn describe(cgroup_id: u64, path: Option<&[u8]>) -> ContainerInfo {
         cgroup_id,
         cgroup_path: path.map(<[u8]>::to_vec),
         pod_uid,
-        name: None,
-        image: None,
+        metadata: Lookup::default(),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::event::{
     Exited, Finding, Folded, Gap, GapSource, Hook, Method, NamespaceJoined, Namespaces, Probe, Process,
     SessionEnded, SessionId, SessionStarted, Start, Tty,
 };
+use crate::pods::{ContainerFacts, Lookup, Missing, PodFacts};
 use crate::trail::Moment;
 
 /// One event as the world sees it, still without its id. `info` is what is known of `event.container`.
@@ -58,16 +59,52 @@ fn body(body: Body, offset: WallOffset) -> v1::event::Body {
 /// A container, with its pod as far as the cgroup's name tells.
 #[must_use]
 pub fn container(info: &ContainerInfo) -> v1::Container {
-    let ContainerInfo { id, runtime, cgroup_id, cgroup_path, pod_uid, name, image } = info;
-    v1::Container {
+    let ContainerInfo { id, runtime, cgroup_id, cgroup_path, pod_uid, metadata } = info;
+    let (told, detail) = self::metadata(metadata);
+    let out = v1::Container {
         id: id.clone().unwrap_or_default(),
         cgroup_id: *cgroup_id,
         runtime: runtime.map(|runtime| runtime.as_str().to_owned()).unwrap_or_default(),
-        image: image.clone().unwrap_or_default(),
-        name: name.clone().unwrap_or_default(),
         pod: pod_uid.clone().map(|uid| v1::Pod { uid, ..v1::Pod::default() }),
         cgroup_path: cgroup_path.as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned(),
+        metadata: Some(told.into()),
+        metadata_detail: detail.unwrap_or_default(),
         ..v1::Container::default()
+    };
+    let Lookup::Known(facts) = metadata else { return out };
+    let ContainerFacts {
+        name,
+        sandbox: _,
+        image,
+        image_digest,
+        runtime_handler,
+        pod,
+        pre_stop: _,
+        observable: _,
+    } = &**facts;
+    let PodFacts { namespace, name: pod_name, uid, labels } = &**pod;
+    v1::Container {
+        image: image.clone().unwrap_or_default(),
+        name: name.clone().unwrap_or_default(),
+        image_digest: image_digest.clone().unwrap_or_default(),
+        runtime_handler: runtime_handler.clone().unwrap_or_default(),
+        pod: Some(v1::Pod {
+            namespace: namespace.clone(),
+            name: pod_name.clone(),
+            uid: uid.clone(),
+            labels: labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        }),
+        ..out
+    }
+}
+
+fn metadata(lookup: &Lookup) -> (v1::Metadata, Option<String>) {
+    match lookup {
+        Lookup::Known(_) => (v1::Metadata::Known, None),
+        Lookup::Pending => (v1::Metadata::Pending, None),
+        Lookup::Missing(Missing::NoRuntime) => (v1::Metadata::NoRuntime, None),
+        Lookup::Missing(Missing::NotFound) => (v1::Metadata::NotFound, None),
+        Lookup::Missing(Missing::Unavailable(why)) => (v1::Metadata::Unavailable, Some(why.clone())),
     }
 }
 
@@ -123,9 +160,12 @@ fn probe(probe: Probe) -> v1::Probe {
 
 /// The container goes with the event, and once more with what became known of it.
 fn attributed(attributed: Attributed) -> v1::Attributed {
-    let Attributed { evidence, method } = attributed;
+    let Attributed { evidence, method, exec_id, status } = attributed;
+    let (exit_code, _signal, _core) = self::status(status);
     v1::Attributed {
         evidence,
+        exec_id: exec_id.unwrap_or_default(),
+        exit_code,
         method: method.map(|method| self::method(method).into()),
         ..v1::Attributed::default()
     }

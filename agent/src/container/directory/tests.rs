@@ -28,8 +28,7 @@ fn a_pods_container_is_known_from_its_making() {
             cgroup_id: 11,
             cgroup_path: Some(path.into_bytes()),
             pod_uid: Some("0b5c4c3e-6a2f-4f0e-9a3b-1c2d3e4f5a6b".to_owned()),
-            name: None,
-            image: None,
+            metadata: Lookup::default(),
         })
     );
     assert_eq!(directory.find(10), None, "the pod's own cgroup is no container");
@@ -134,7 +133,7 @@ fn too_many_cgroups_are_counted_and_the_gone_make_room() {
 fn seeds_do_not_overwrite_what_was_reported_meanwhile() {
     let mut directory = Directory::default();
     directory.created(at(5), 11, 1, format!("/docker/{ID}").as_bytes(), Some(11));
-    directory.find_mut(11).expect("a container").name = Some("web".to_owned());
+    directory.find_mut(11).expect("a container").metadata = Lookup::Pending;
     directory.seed(
         at(6),
         &[
@@ -144,7 +143,7 @@ fn seeds_do_not_overwrite_what_was_reported_meanwhile() {
             Found { id: 21, parent: 20, path: b"/box/sub".to_vec(), container: Some(20) },
         ],
     );
-    assert_eq!(directory.find(11).and_then(|info| info.name.as_deref()), Some("web"));
+    assert_eq!(directory.find(11).map(|info| &info.metadata), Some(&Lookup::Pending));
     assert_eq!(directory.find(21).and_then(|info| info.id.as_deref()), Some("box"));
     assert_eq!(directory.find(1), None);
 }
