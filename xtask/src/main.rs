@@ -13,6 +13,7 @@ mod setup;
 mod sh;
 mod stage;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,8 @@ enum Command {
     Bench(bench::Subject),
     /// Run every test; as root also those against the real kernel and real containers
     Test(test::Options),
+    /// Run the integration tests on other kernels, in virtual machines
+    Vm(vm::Options),
     /// Feed the fuzz targets with what nobody would think of
     Fuzz(fuzz::Options),
     /// Check formatting, lints, the rules of the code, and dependencies
@@ -86,6 +89,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(subject) => bench::run(&subject),
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Vm(options) => vm::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Lint => lint::run(),
         Command::Deny => lint::deny::run(),

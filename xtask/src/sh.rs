@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     io,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -57,6 +58,11 @@ impl Cmd {
         let at = self.shown.iter().take_while(|word| word.contains('=') && !word.starts_with('-')).count();
         self.shown.insert(at, format!("{name}={}", quote(value.as_ref())));
         self.inner.env(name, value);
+        self
+    }
+
+    pub(crate) fn current_dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.inner.current_dir(dir);
         self
     }
 

@@ -19,6 +19,8 @@ pub(crate) enum For {
     Tests,
     /// benchmarks: the tools to compare with
     Bench,
+    /// virtual machines with other kernels
+    Vm,
 }
 
 /// Installs what is missing.

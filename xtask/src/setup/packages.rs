@@ -47,11 +47,20 @@ const PACKAGES: &[Package] = &[
     Package { name: "bpftrace", version: None, purpose: For::Bench },
     // `ss`, which knows how many bytes a connection has carried.
     Package { name: "iproute2", version: None, purpose: For::Bench },
+    Package { name: "qemu-system-x86", version: None, purpose: For::Vm },
+    Package { name: "cpio", version: None, purpose: For::Vm },
+    Package { name: "binutils", version: None, purpose: For::Vm },
+    Package { name: "xz-utils", version: None, purpose: For::Vm },
+    Package { name: "zstd", version: None, purpose: For::Vm },
+    Package { name: "debian-archive-keyring", version: None, purpose: For::Vm },
 ];
 
 /// Installs the packages that are missing.
 pub(super) fn install(purpose: For) -> Result<()> {
-    let wanted: Vec<&Package> = PACKAGES.iter().filter(|package| package.purpose <= purpose).collect();
+    // Benchmarks and virtual machines need what the tests need, and nothing of one another.
+    let needed =
+        |package: &&Package| package.purpose == purpose || package.purpose <= purpose.min(For::Tests);
+    let wanted: Vec<&Package> = PACKAGES.iter().filter(needed).collect();
     let Some(installed) = installed(&wanted)? else {
         if Path::new("/usr/bin/rustc").exists() || root::find("rustup").is_some() {
             eprintln!("note: no dpkg here, so nothing is installed; {}", by_hand(&wanted));

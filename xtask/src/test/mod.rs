@@ -33,10 +33,10 @@ pub(crate) struct Options {
 
 /// What test programs said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
 }
 
 /// Runs the tests.
@@ -100,13 +100,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 /// The target that test programs are built for: named, so that flags for it do not reach build scripts.
-fn triple() -> String {
+pub(crate) fn triple() -> String {
     format!("{}-unknown-linux-gnu", env::consts::ARCH)
 }
 
 /// Without shared libraries, so that the integration tests run in a container or an initramfs that holds nothing; the
 /// unit tests too, so that dependencies are built once.
-fn static_build(build: Cmd) -> Cmd {
+pub(crate) fn static_build(build: Cmd) -> Cmd {
     build.args(["--target", &triple()]).env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
 }
 
@@ -130,7 +130,7 @@ fn count(tests: Cmd, counts: &mut Counts) -> Result<bool> {
 }
 
 /// Reads `test result: ok. 5 passed; 0 failed; 1 ignored; …`.
-fn summary(line: &str) -> Option<Counts> {
+pub(crate) fn summary(line: &str) -> Option<Counts> {
     let rest = line.trim_start().strip_prefix("test result: ")?;
     let number = |word: &str| -> Option<u64> {
         rest.split(['.', ';']).find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())

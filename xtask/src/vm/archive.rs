@@ -1,0 +1,212 @@
+//! Debian's archive, by an apt of our own: its configuration, state and cache are in the target folder, and nothing of
+//! the machine's apt is read or written. Debian's keyring says what is genuine.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::folder;
+use crate::sh::{Cmd, cmd, step};
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// A release of Debian, with the line of kernels that is its own.
+#[derive(Debug)]
+pub(super) struct Release {
+    name: &'static str,
+    /// suite and archive
+    sources: &'static [(&'static str, &'static str)],
+    /// begins the names of the kernel's packages, before the version
+    kernel: &'static str,
+    line: &'static str,
+    /// ends them
+    ending: &'static str,
+    /// the archive's lists say until when they are good, and this one is not renewed everywhere
+    may_be_old: bool,
+}
+
+const MAIN: &str = "http://deb.debian.org/debian";
+const SECURITY: &str = "http://deb.debian.org/debian-security";
+
+pub(super) static BULLSEYE: Release = Release {
+    name: "bullseye",
+    sources: &[("bullseye", MAIN), ("bullseye-security", SECURITY)],
+    kernel: "linux-image-",
+    line: "5.10.0-",
+    // The unsigned ones are listed, and gone.
+    ending: "-cloud-amd64",
+    may_be_old: true,
+};
+pub(super) static BOOKWORM: Release = Release {
+    name: "bookworm",
+    sources: &[("bookworm", MAIN), ("bookworm-security", SECURITY)],
+    kernel: "linux-image-",
+    line: "6.1.0-",
+    ending: "-cloud-amd64-unsigned",
+    may_be_old: false,
+};
+pub(super) static TRIXIE: Release = Release {
+    name: "trixie",
+    sources: &[("trixie", MAIN), ("trixie-security", SECURITY)],
+    kernel: "linux-image-",
+    line: "6.12.",
+    ending: "-cloud-amd64-unsigned",
+    may_be_old: false,
+};
+pub(super) static SID: Release = Release {
+    name: "sid",
+    sources: &[("sid", MAIN)],
+    kernel: "linux-binary-",
+    line: "7.",
+    ending: "-cloud-amd64",
+    may_be_old: true,
+};
+
+/// What a virtual machine is made of.
+#[derive(Clone, Debug)]
+pub(super) struct Userland {
+    pub(super) name: &'static str,
+    pub(super) kernel: PathBuf,
+    pub(super) kernel_version: String,
+    /// `runc 1.1.5, crun 1.8.1`
+    pub(super) runtimes: String,
+    /// runtimes, busybox, and the libraries that they need
+    pub(super) tree: PathBuf,
+    pub(super) modules: Option<PathBuf>,
+}
+
+/// Gets it, unless it is here.
+pub(super) fn fetch(release: &'static Release) -> Result<Userland> {
+    let dir = folder()?.join(release.name);
+    let done = dir.join("done");
+    if !done.exists() {
+        step(&format!("fetching kernel and runtimes of Debian {} (about 60 MB)", release.name));
+        download(release, &dir)?;
+        fs::write(&done, "").with_context(|| format!("cannot write {}", done.display()))?;
+    }
+    found(release, &dir)
+}
+
+fn download(release: &Release, dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    for part in ["etc/preferences.d", "state/lists/partial", "cache/archives/partial", "none", "kernel", "tree"] {
+        let part = dir.join(part);
+        fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
+    }
+    let put = |name: &str, text: &str| -> Result<()> {
+        fs::write(dir.join(name), text).with_context(|| format!("cannot write {name} in {}", dir.display()))
+    };
+    let source =
+        |(suite, archive): &(&str, &str)| format!("deb [signed-by={KEYRING}] {archive} {suite} main\n");
+    put("sources.list", &release.sources.iter().map(source).collect::<String>())?;
+    put("status", "")?;
+    put("apt.conf", &configuration(dir, release.may_be_old))?;
+
+    apt(dir, "apt-get").args(["update", "-q"]).run()?;
+    let kernel = newest(release, dir)?;
+    // The machine of these packages has nothing yet, so apt brings the libraries that they need.
+    apt(dir, "apt-get")
+        .args(["install", "-q", "-y", "--download-only", "runc", "crun", "busybox-static"])
+        .run()?;
+    let archives = dir.join("cache/archives");
+    unpack(&archives, &dir.join("tree"))?;
+    let mut packages = vec![kernel.clone()];
+    // From 7 on modules are packages of their own.
+    packages.extend(kernel.strip_prefix("linux-binary-").map(|version| format!("linux-modules-{version}")));
+    let fetched = dir.join("kernel-packages");
+    fs::create_dir_all(&fetched)?;
+    apt(dir, "apt-get").current_dir(&fetched).args(["download", "-q"]).args(packages).run()?;
+    unpack(&fetched, &dir.join("kernel"))
+}
+
+fn configuration(dir: &Path, may_be_old: bool) -> String {
+    let dir = dir.display();
+    let valid = if may_be_old { "Acquire::Check-Valid-Until \"false\";\n" } else { "" };
+    format!(
+        "Dir \"{dir}/\";\nDir::Etc \"{dir}/etc\";\nDir::Etc::sourcelist \"{dir}/sources.list\";\n\
+         Dir::Etc::sourceparts \"{dir}/none\";\nDir::Etc::main \"{dir}/none/none\";\nDir::Etc::parts \"{dir}/none\";\n\
+         Dir::State \"{dir}/state\";\nDir::State::status \"{dir}/status\";\nDir::Cache \"{dir}/cache\";\n\
+         APT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\nAPT::Install-Recommends \"false\";\n\
+         APT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n{valid}"
+    )
+}
+
+fn apt(dir: &Path, program: &str) -> Cmd {
+    cmd(program).env("APT_CONFIG", dir.join("apt.conf")).env("DEBIAN_FRONTEND", "noninteractive")
+}
+
+/// The kernel's package of the highest version.
+fn newest(release: &Release, dir: &Path) -> Result<String> {
+    let begin = format!("{}{}", release.kernel, release.line);
+    let listed = apt(dir, "apt-cache").args(["search", "--names-only", &format!("^{begin}")]).peek()?;
+    let listed = listed.context("apt-cache is missing")?;
+    let names = listed.lines().filter_map(|line| line.split(' ').next());
+    let kernels = names.filter(|name| {
+        name.strip_prefix(&*begin).and_then(|rest| rest.strip_suffix(release.ending)).is_some_and(|version| {
+            // Neither `-rt` nor `-dbg`, nor a backport's.
+            version
+                .bytes()
+                .all(|b| b.is_ascii_digit() || b == b'.' || b == b'-' || b == b'+' || b.is_ascii_lowercase())
+                && !version.contains("rt-")
+        })
+    });
+    let numbers = |name: &str| -> Vec<u64> {
+        name.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
+    };
+    match kernels.max_by_key(|name| numbers(name)) {
+        Some(name) => Ok(name.to_owned()),
+        None => bail!("Debian {} has no kernel {begin}*{}", release.name, release.ending),
+    }
+}
+
+fn unpack(packages: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(packages).with_context(|| format!("cannot read {}", packages.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "deb") {
+            cmd("dpkg-deb").arg("-x").arg(&path).arg(to).quiet().run()?;
+        }
+    }
+    Ok(())
+}
+
+fn found(release: &'static Release, dir: &Path) -> Result<Userland> {
+    let boot = dir.join("kernel/boot");
+    let mut kernels = Vec::new();
+    for entry in fs::read_dir(&boot).with_context(|| format!("cannot read {}", boot.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some(version) = name.strip_prefix("vmlinuz-") {
+            kernels.push((version.to_owned(), path.clone()));
+        }
+    }
+    let Some((kernel_version, kernel)) = kernels.pop() else {
+        bail!("there is no kernel in {}: remove {} and try again", boot.display(), dir.display());
+    };
+    let modules =
+        ["lib/modules", "usr/lib/modules"].map(|place| dir.join("kernel").join(place).join(&kernel_version));
+    let version = |name: &str| -> Result<String> {
+        let archives = dir.join("cache/archives");
+        for entry in fs::read_dir(&archives).with_context(|| format!("cannot read {}", archives.display()))? {
+            let file = entry?.file_name().to_string_lossy().into_owned();
+            let version =
+                file.strip_prefix(&format!("{name}_")).and_then(|rest| rest.split(['+', '_', '-']).next());
+            if let Some(version) = version {
+                return Ok(format!("{name} {version}"));
+            }
+        }
+        bail!("no {name} in {}", archives.display())
+    };
+    Ok(Userland {
+        name: release.name,
+        kernel,
+        kernel_version,
+        runtimes: format!("{}, {}", version("runc")?, version("crun")?),
+        tree: dir.join("tree"),
+        modules: modules.into_iter().find(|place| place.is_dir()),
+    })
+}

@@ -1,0 +1,165 @@
+//! A virtual machine that runs the tests once, and what it printed.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use super::{Cgroups, Hook, archive::Userland};
+use crate::{sh::cmd, test::Counts};
+
+/// All tests of one machine.
+const AT_MOST: Duration = Duration::from_secs(45 * 60);
+/// Without a word.
+const SILENT: Duration = Duration::from_secs(8 * 60);
+/// Kernels that die before the first program are the emulator's fault: about one boot in a hundred.
+const BOOTS: u32 = 4;
+
+const REACHED: &str = "podtrail-vm: init reached";
+const ENDED: &str = "podtrail-vm: ended with ";
+
+/// One run.
+#[derive(Debug)]
+pub(super) struct Boot<'a> {
+    pub(super) userland: &'a Userland,
+    pub(super) image: &'a Path,
+    pub(super) mode: Cgroups,
+    pub(super) hook: Hook,
+    pub(super) tests: &'a [String],
+}
+
+/// How it went.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) counts: Counts,
+    /// names of tests that failed
+    pub(super) failed: Vec<String>,
+    /// why there is no result; empty: there is one
+    pub(super) trouble: String,
+    /// boots that died before the first program
+    pub(super) again: u32,
+    code: Option<i32>,
+    reached: bool,
+}
+
+impl Outcome {
+    pub(super) fn is_good(&self) -> bool {
+        self.trouble.is_empty() && self.code == Some(0) && self.counts.failed == 0 && self.counts.passed > 0
+    }
+}
+
+impl Boot<'_> {
+    /// Boots, and boots again what did not come up.
+    pub(super) fn run(&self) -> Result<Outcome> {
+        let mut again = 0;
+        loop {
+            let mut outcome = self.once()?;
+            if outcome.reached || again + 1 >= BOOTS {
+                outcome.again = again;
+                return Ok(outcome);
+            }
+            again += 1;
+            eprintln!("it did not come up: once more ({})", outcome.trouble);
+        }
+    }
+
+    fn once(&self) -> Result<Outcome> {
+        let Self { userland, image, mode, hook, tests } = self;
+        let append = format!(
+            "console=ttyS0 loglevel=3 panic=-1 oops=panic no_timer_check podtrail.cgroup={} podtrail.setns={} \
+             podtrail.slow=6 podtrail.tests={}{}",
+            mode.as_str(),
+            hook.as_str(),
+            tests.join(","),
+            if *mode == Cgroups::Hybrid { " systemd.unified_cgroup_hierarchy=0" } else { "" },
+        );
+        let machine = cmd("qemu-system-x86_64")
+            .args([
+                "-accel",
+                "tcg",
+                "-cpu",
+                "qemu64,-cx16",
+                "-smp",
+                "1",
+                "-m",
+                "3072",
+                "-nographic",
+                "-no-reboot",
+            ])
+            .args(["-nic", "none", "-monitor", "none", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(&userland.kernel)
+            .arg("-initrd")
+            .arg(image)
+            .args(["-append", &append]);
+        let (shown, mut machine) = machine.announced();
+        let mut machine = Machine(
+            machine
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()
+                .with_context(|| format!("cannot start `{shown}`"))?,
+        );
+        let output = machine.0.stdout.take().context("no output to read")?;
+        let (lines, printed) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+                if lines.send(String::from_utf8_lossy(&line).trim_end().to_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut outcome = Outcome::default();
+        let began = Instant::now();
+        loop {
+            let left = AT_MOST.saturating_sub(began.elapsed()).min(SILENT);
+            match printed.recv_timeout(left) {
+                Ok(line) => outcome.take(&line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    outcome.trouble = format!("nothing came for {} s", left.as_secs());
+                    break;
+                }
+            }
+        }
+        if outcome.trouble.is_empty() && outcome.code.is_none() {
+            outcome.trouble = "it died before the tests ended".to_owned();
+        }
+        Ok(outcome)
+    }
+}
+
+impl Outcome {
+    fn take(&mut self, line: &str) {
+        let mut out = std::io::stdout().lock();
+        // Nobody reads it: the result counts.
+        _ = writeln!(out, "    {line}");
+        if line.contains(REACHED) {
+            self.reached = true;
+        } else if let Some(code) = line.strip_prefix(ENDED) {
+            self.code = code.trim().parse().ok();
+        } else if line.contains("Kernel panic - not syncing") || line.contains("Oops:") {
+            self.trouble = line.trim().to_owned();
+        } else if let Some(counts) = crate::test::summary(line) {
+            self.counts = counts;
+        } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix("FAILED")) {
+            self.failed.push(name.trim().trim_end_matches("...").trim().to_owned());
+        }
+    }
+}
+
+/// Gone when it is dropped.
+struct Machine(Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
