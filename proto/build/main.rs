@@ -14,7 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = files.encode_to_vec();
     fs::write(out.join("podtrail.v1.bin"), &descriptors)?;
 
-    fs::write(out.join("podtrail.v1.reflect.rs"), reflect::generate(&files, "Event")?)?;
+    fs::write(out.join("podtrail.v1.reflect.rs"), reflect::generate(&files, "ReportRequest")?)?;
 
     tonic_prost_build::configure()
         .bytes(".")

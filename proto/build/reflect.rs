@@ -141,6 +141,7 @@ fn write_message(
         out,
         "pub(crate) static {info}: crate::reflect::MessageInfo = crate::reflect::MessageInfo {{
     name: {rust:?},
+    size: ::core::mem::size_of::<{rust}>(),
     fields: &[
 {infos}    ],
 }};

@@ -1,6 +1,6 @@
 //! An event's fields by number, and what they are called: for what works on any of them, such as filters.
 //!
-//! Generated for `Event` and all that is in it, without a copy and without a second schema.
+//! Generated for `Event`, for what agents report them in, and for all that is in them, without a copy and without a second schema.
 
 use std::{collections::HashMap, fmt};
 
@@ -60,6 +60,8 @@ pub trait Element {
 pub struct MessageInfo {
     /// "Executed"
     pub name: &'static str,
+    /// of one in memory, in bytes, without what it points to
+    pub size: usize,
     pub fields: &'static [FieldInfo],
 }
 
@@ -111,6 +113,12 @@ pub struct EnumInfo {
 #[must_use]
 pub fn event() -> &'static MessageInfo {
     &crate::v1::INFO_EVENT
+}
+
+/// The fields of what an agent sends.
+#[must_use]
+pub fn report() -> &'static MessageInfo {
+    &crate::v1::INFO_REPORTREQUEST
 }
 
 impl MessageInfo {

@@ -36,6 +36,7 @@
 
 mod codec;
 mod identity;
+mod inspect;
 mod reach;
 mod recover;
 mod room;
@@ -169,12 +170,13 @@ impl Log for DiskLog {
             let value = Stored::encode(Header { logged, before }, &event);
             let bytes = value.len() - Header::BYTES;
             before += bytes as u64;
+            let cost = codec::cost(&value);
             batch.insert(&store.events, cursor.to_be_bytes(), value);
             if let Some((node, seq)) = NodeEpoch::of(&event) {
                 let time = event.time.as_ref().map_or(logged, Moment::from_timestamp);
                 reached.insert(node, Reached { seq, time, cursor });
             }
-            entries.push((Entry { cursor, logged, event }, bytes));
+            entries.push((Entry { cursor, logged, event }, cost));
         }
         for (node, reached) in &reached {
             batch.insert(&store.sequences, node.encode(), reached.encode());
@@ -224,7 +226,7 @@ impl Log for DiskLog {
         let mut total = 0;
         for &cursor in cursors.iter().filter(|c| (oldest..=newest).contains(c)) {
             let (entry, bytes) = match store.events.get(cursor.to_be_bytes()) {
-                Ok(Some(value)) => (self.entry(store, cursor, &value), value.len()),
+                Ok(Some(value)) => (self.entry(store, cursor, &value), codec::cost(&value)),
                 Ok(None) => (self.gap(store, cursor, cursor, "it is not in the store"), 0),
                 Err(_) => (self.gap(store, cursor, cursor, "the store cannot read it"), 0),
             };

@@ -28,6 +28,7 @@ mod sequence;
 mod silence;
 pub mod subscribe;
 mod watchdog;
+pub mod weight;
 mod writer;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Instant};
@@ -228,6 +229,8 @@ fn open(
 ) -> Result<(Arc<Indexed<DiskLog>>, Subscriptions), LogError> {
     let began = Instant::now();
     let indexed = Indexed::open(Arc::new(DiskLog::open(data)?))?;
+    let nodes = indexed.index().nodes();
+    indexed.log().confirm(&nodes)?;
     let bounds = indexed.log().bounds()?;
     let (sessions, _) = indexed.index().session_counts();
     let path = data.display().to_string();

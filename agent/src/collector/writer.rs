@@ -241,6 +241,8 @@ impl Thread {
             self.indexed.log().reopen()?;
             // What was not acknowledged may be in it all the same.
             self.indexed.catch_up()?;
+            let nodes = self.indexed.index().nodes();
+            self.indexed.log().confirm(&nodes)?;
             self.sequences = Sequences::new(self.indexed.log().sequences()?);
         }
         Ok(())

@@ -58,7 +58,7 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
     pub max_events: usize,
-    /// as encoded; the event that exceeds it is left for the next page
+    /// as encoded, or an eighth of what they take decoded where that is more; the event that exceeds it is left for the next page
     pub max_bytes: usize,
 }
 

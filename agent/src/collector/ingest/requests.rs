@@ -5,8 +5,8 @@
 //!
 //! - Of a request that there is no room for nothing is read but its length. What the agent sent of it waits in the
 //!   connection's window ([`WINDOW`]), the rest in the agent.
-//! - Room is taken for the whole of it, in the order of asking, and held until it is in the log. Long requests have
-//!   half of the room, so that they never take all of it.
+//! - Room is taken for the whole of it, in the order of asking, until it is decoded; and before that for what it becomes
+//!   by decoding ([`weight`]), until it is in the log. Large requests have half of either, so that they never take all.
 //! - A request that was begun has to come to its end in time: nobody holds room and sends nothing.
 
 use std::{fmt, future::poll_fn, mem, pin::Pin, sync::Arc, time::Duration};
@@ -15,10 +15,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http_body_util::Full;
 use hyper::body::Body as _;
 use podtrail_proto::v1;
-use prost::{
-    DecodeError, Message as _,
-    encoding::{DecodeContext, decode_key, skip_field},
-};
+use prost::{DecodeError, Message as _};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
@@ -29,41 +26,50 @@ use tonic::{
     codec::{DecodeBuf, Decoder},
 };
 
-use super::check::MAX_EVENTS;
 use crate::{
+    collector::weight,
     telemetry::{Emit as _, collector::IngestRoom},
     trail::MAX_MESSAGE_BYTES,
 };
 
 /// What a connection, and a stream on it, may have sent and not been read: the least that HTTP/2 knows.
 pub(in crate::collector) const WINDOW: u32 = 64 * 1024;
-/// Length of the requests that are taken in at once: being received, or waiting to be written.
-const ROOM_BYTES: usize = 32 * 1024 * 1024;
-/// Longer requests share half of the room. What agents of this version send is shorter, but for single large events.
-const LONG_BYTES: usize = 1024 * 1024;
+/// Length of the requests that are being received at once. Larger ones than the second share half of it. What agents of
+/// this version send is shorter, but for single large events.
+const RECEIVED: (usize, usize) = (32 * 1024 * 1024, 1024 * 1024);
+/// What requests become by decoding, and by being written: likewise.
+const DECODED: (usize, usize) = (128 * 1024 * 1024, 8 * 1024 * 1024);
+/// Beside what is decoded there are, while it is written: the store's copy, and the journal's.
+const WRITTEN: usize = 2;
 /// What a request costs, however short it is.
 const LEAST_BYTES: usize = 1024;
 /// From its length to its last byte.
 const IN_TIME: Duration = Duration::from_secs(30);
-/// An event without anything is two bytes, and hundreds once it is decoded: so many fields a request may have. How many
-/// of them may be what is checked once they are decoded.
-const MAX_FIELDS: usize = 1 + 2 * MAX_EVENTS + 2;
 /// Of a frame of gRPC: whether it is compressed, and the length of what follows.
 const HEADER_BYTES: usize = 5;
 
 /// Room for requests; clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Room {
-    all: Arc<Semaphore>,
-    long: Arc<Semaphore>,
+    received: Share,
+    decoded: Share,
     in_time: Duration,
+}
+
+/// Of the memory, for one purpose.
+#[derive(Clone, Debug)]
+struct Share {
+    bytes: usize,
+    all: Arc<Semaphore>,
+    large_bytes: usize,
+    large: Arc<Semaphore>,
 }
 
 /// Room that is taken, until dropped.
 #[derive(Debug)]
 pub(in crate::collector) struct Taken {
     bytes: u32,
-    _long: Option<OwnedSemaphorePermit>,
+    _large: Option<OwnedSemaphorePermit>,
     _all: OwnedSemaphorePermit,
 }
 
@@ -79,24 +85,27 @@ impl Room {
     }
 
     fn with(in_time: Duration) -> Self {
-        Self {
-            in_time,
-            all: Arc::new(Semaphore::new(ROOM_BYTES)),
-            long: Arc::new(Semaphore::new(ROOM_BYTES / 2)),
-        }
+        Self { received: Share::new(RECEIVED), decoded: Share::new(DECODED), in_time }
+    }
+}
+
+impl Share {
+    fn new((bytes, large_bytes): (usize, usize)) -> Self {
+        let (all, large) = (Arc::new(Semaphore::new(bytes)), Arc::new(Semaphore::new(bytes / 2)));
+        Self { bytes, all, large_bytes, large }
     }
 
     async fn take(&self, bytes: usize) -> Result<Taken, Status> {
         let gone = |_| Status::unavailable("shutting down: come again");
-        let permits = u32::try_from(bytes.clamp(LEAST_BYTES, ROOM_BYTES / 2)).unwrap_or(u32::MAX);
-        let long = if bytes > LONG_BYTES {
-            Some(self.long.clone().acquire_many_owned(permits).await.map_err(gone)?)
+        let permits = u32::try_from(bytes.clamp(LEAST_BYTES, self.bytes / 2)).unwrap_or(u32::MAX);
+        let large = if bytes > self.large_bytes {
+            Some(self.large.clone().acquire_many_owned(permits).await.map_err(gone)?)
         } else {
             None
         };
         let all = self.all.clone().acquire_many_owned(permits).await.map_err(gone)?;
         IngestRoom { bytes: permits.into() }.emit();
-        Ok(Taken { bytes: permits, _long: long, _all: all })
+        Ok(Taken { bytes: permits, _large: large, _all: all })
     }
 }
 
@@ -116,7 +125,7 @@ enum State {
         /// with its header
         frame: BytesMut,
         length: usize,
-        taken: Taken,
+        _taken: Taken,
         until: Instant,
     },
 }
@@ -154,10 +163,11 @@ impl Requests {
     pub(super) async fn next(&mut self) -> Result<Option<(v1::ReportRequest, Taken)>, Status> {
         let Some(length) = self.begun().await? else { return Ok(None) };
         if let State::Header(header) = &self.state {
-            let taken = self.room.take(length).await?;
+            let taken = self.room.received.take(length).await?;
             let mut frame = BytesMut::with_capacity(HEADER_BYTES + length);
             frame.extend_from_slice(header);
-            self.state = State::Message { frame, length, taken, until: Instant::now() + self.room.in_time };
+            self.state =
+                State::Message { frame, length, _taken: taken, until: Instant::now() + self.room.in_time };
         }
         while let State::Message { frame, length, until, .. } = &mut self.state {
             fill(frame, HEADER_BYTES + *length, &mut self.rest);
@@ -169,12 +179,10 @@ impl Requests {
                 return Err(cut_short());
             }
         }
-        match mem::take(&mut self.state) {
-            State::Message { frame, taken, .. } => {
-                Ok(decode(frame.freeze()).await?.map(|request| (request, taken)))
-            }
-            State::Header(_) => Ok(None),
-        }
+        let State::Message { frame, .. } = &self.state else { return Ok(None) };
+        let decoded = self.room.decoded.take(decodes_to(frame)?).await?;
+        let State::Message { frame, _taken, .. } = mem::take(&mut self.state) else { return Ok(None) };
+        Ok(decode(frame.freeze()).await?.map(|request| (request, decoded)))
     }
 }
 
@@ -234,23 +242,28 @@ impl Decoder for Copied {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<v1::ReportRequest>, Status> {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
-        let no_request = |e| Status::invalid_argument(format!("that is no ReportRequest: {e}"));
-        if fields(&bytes).map_err(no_request)? > MAX_FIELDS {
-            return Err(Status::invalid_argument("more events in one request than there may be"));
-        }
         v1::ReportRequest::decode(&*bytes).map(Some).map_err(no_request)
     }
 }
 
-/// Fields of a message, without what is in them; counting ends where they are too many.
-fn fields(mut message: &[u8]) -> Result<usize, DecodeError> {
-    let mut fields = 0;
-    while !message.is_empty() && fields <= MAX_FIELDS {
-        let (tag, wire_type) = decode_key(&mut message)?;
-        skip_field(wire_type, tag, &mut message, DecodeContext::default())?;
-        fields += 1;
+fn no_request(e: DecodeError) -> Status {
+    Status::invalid_argument(format!("that is no ReportRequest: {e}"))
+}
+
+/// What a frame becomes, until it is in the log.
+fn decodes_to(frame: &[u8]) -> Result<usize, Status> {
+    // Who refuses what is compressed is asked later.
+    let Some((&0, rest)) = frame.split_first() else { return Ok(0) };
+    let message = rest.get(HEADER_BYTES - 1..).unwrap_or_default();
+    let bytes = weight::report(message).map_err(no_request)?;
+    if bytes > DECODED.0 / 2 {
+        // Counted as what is too long on the wire is.
+        return Err(Status::out_of_range(format!(
+            "decoded message length too large: found {bytes} bytes, the limit is: {} bytes",
+            DECODED.0 / 2
+        )));
     }
-    Ok(fields)
+    Ok(bytes + WRITTEN * message.len())
 }
 
 fn cut_short() -> Status {
@@ -281,6 +294,10 @@ mod tests {
     fn framed(request: &v1::ReportRequest) -> Vec<u8> {
         let bytes = request.encode_to_vec();
         [&[0][..], &u32::try_from(bytes.len()).unwrap().to_be_bytes(), &bytes].concat()
+    }
+
+    fn free(room: &Room) -> (usize, usize) {
+        (room.received.all.available_permits(), room.decoded.all.available_permits())
     }
 
     fn request(seq: u64) -> v1::ReportRequest {
@@ -318,7 +335,7 @@ mod tests {
             }
             assert!(requests.next().await.unwrap().is_none());
         }
-        assert_eq!(room.all.available_permits(), ROOM_BYTES);
+        assert_eq!(free(&room), (RECEIVED.0, DECODED.0));
         for cut in [1, 5, 6, bytes.len() - 1] {
             let mut requests = requests(&bytes[..cut], 7, true, &room);
             let error = loop {
@@ -347,22 +364,22 @@ mod tests {
             assert!(tokio::time::timeout(Duration::from_millis(50), requests.next()).await.is_err());
         }
         // Two of them have half of the room; the others are not read.
-        assert_eq!(room.all.available_permits(), ROOM_BYTES / 2);
+        assert_eq!(free(&room).0, RECEIVED.0 / 2);
         assert!(
             matches!(stalled[1].state, State::Message { .. }) && matches!(stalled[2].state, State::Header(_))
         );
         let mut short = requests(&framed(&request(3)), 1000, false, &room);
         let taken = short.next().await.unwrap().unwrap();
         assert_eq!(taken.0, request(3));
-        assert_eq!(room.all.available_permits(), ROOM_BYTES / 2 - LEAST_BYTES);
+        assert_eq!(free(&room).0, RECEIVED.0 / 2);
         drop(taken);
 
         let Err(late) = stalled[0].next().await else { panic!("it is there") };
         assert_eq!(late.code(), Code::DeadlineExceeded);
         stalled.truncate(0);
         assert_eq!(
-            (room.all.available_permits(), room.long.available_permits()),
-            (ROOM_BYTES, ROOM_BYTES / 2)
+            (free(&room), room.received.large.available_permits()),
+            ((RECEIVED.0, DECODED.0), RECEIVED.0 / 2)
         );
     }
 
@@ -374,10 +391,7 @@ mod tests {
             (header(u32::MAX), Code::OutOfRange),
             (header(2), Code::InvalidArgument),
             // A million events without anything.
-            (
-                [&[0][..], &(2_u32 << 20).to_be_bytes(), &[0x12, 0].repeat(1 << 20)].concat(),
-                Code::InvalidArgument,
-            ),
+            ([&[0][..], &(2_u32 << 20).to_be_bytes(), &[0x12, 0].repeat(1 << 20)].concat(), Code::OutOfRange),
             ([&[1, 0, 0, 0, 2][..], b"xx"].concat(), Code::Internal),
         ] {
             assert_eq!(
@@ -385,6 +399,6 @@ mod tests {
                 wanted
             );
         }
-        assert_eq!(room.all.available_permits(), ROOM_BYTES);
+        assert_eq!(free(&room), (RECEIVED.0, DECODED.0));
     }
 }

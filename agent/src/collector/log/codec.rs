@@ -5,7 +5,10 @@ use std::sync::Arc;
 use podtrail_proto::v1;
 use prost::Message as _;
 
-use crate::trail::{Moment, log::Cursor};
+use crate::{
+    collector::weight,
+    trail::{Moment, log::Cursor},
+};
 
 /// Before every event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,11 @@ pub struct Reached {
     pub time: Moment,
     /// where it stands
     pub cursor: Cursor,
+}
+
+/// Of a stored event, what it takes of a page or of the tail.
+pub(super) fn cost(value: &[u8]) -> usize {
+    weight::event(value.get(Header::BYTES..).unwrap_or_default())
 }
 
 /// The number in these bytes, if they are one.

@@ -106,6 +106,29 @@ impl DiskLog {
         batch.commit().map_err(store_error)
     }
 
+    /// `seen` is what somebody who has read all events knows of their nodes. Where the store knows less (a batch's number
+    /// in its journal is damaged, and an older batch is taken for the newest), numbers are counted anew.
+    pub fn confirm(&self, seen: &[v1::Node]) -> Result<(), LogError> {
+        let mut known = self.sequences()?;
+        let behind = |node: &v1::Node| {
+            let v1::Node { cluster, name, epoch, last_seq, .. } = node.clone();
+            let node = NodeEpoch { cluster, node: name, epoch };
+            last_seq > known.get(&node).map_or(0, |reached| reached.seq)
+        };
+        if !seen.iter().any(behind) {
+            return Ok(());
+        }
+        let _writing = self.write_lock();
+        let (oldest, newest) = {
+            let ends = self.ends();
+            (ends.oldest, ends.newest)
+        };
+        let store = self.store()?;
+        count(&store, &mut known, oldest, newest);
+        SequencesCounted { nodes: known.len() }.emit();
+        write_sequences(&store, &known)
+    }
+
     /// Says, as the first event of this log, that there was another.
     fn begun_anew(&self, known: Option<reach::Reached>, aside: &Path, why: &str) -> Result<(), LogError> {
         let count = known.map_or(0, reach::Reached::count);
@@ -220,8 +243,21 @@ fn heal(store: &Store, ends: &Ends) -> Result<(), LogError> {
     };
     let whole = from > ends.oldest;
     let before = known.clone();
+    count(store, &mut known, from, ends.newest);
+    if whole && before == known {
+        return Ok(());
+    }
+    write_sequences(store, &known)?;
+    if before != known {
+        SequencesCounted { nodes: known.len() }.emit();
+    }
+    Ok(())
+}
+
+/// Takes the numbers of the events `from..=to`.
+fn count(store: &Store, known: &mut BTreeMap<NodeEpoch, Reached>, from: Cursor, to: Cursor) {
     let mut cursor = from;
-    while cursor <= ends.newest {
+    while cursor <= to {
         let value = store.events.get(cursor.to_be_bytes()).ok().flatten();
         if let Some(Stored { header, event }) = value.and_then(|value| Stored::decode(&value).ok())
             && let Some((node, seq)) = NodeEpoch::of(&event)
@@ -234,18 +270,14 @@ fn heal(store: &Store, ends: &Ends) -> Result<(), LogError> {
         }
         cursor += 1;
     }
-    if whole && before == known {
-        return Ok(());
-    }
+}
+
+fn write_sequences(store: &Store, known: &BTreeMap<NodeEpoch, Reached>) -> Result<(), LogError> {
     let mut batch = store.database.batch().durability(Some(PersistMode::SyncData));
-    for (node, reached) in &known {
+    for (node, reached) in known {
         batch.insert(&store.sequences, node.encode(), reached.encode());
     }
-    batch.commit().map_err(store_error)?;
-    if before != known {
-        SequencesCounted { nodes: known.len() }.emit();
-    }
-    Ok(())
+    batch.commit().map_err(store_error)
 }
 
 /// What of them can be read, and whether that is all.

@@ -35,7 +35,7 @@ impl DiskLog {
                 return;
             }
             next = cursor + 1;
-            if !take(self.entry(store, cursor, &value), value.len()) {
+            if !take(self.entry(store, cursor, &value), codec::cost(&value)) {
                 return;
             }
         }
@@ -64,7 +64,7 @@ impl DiskLog {
         let mut next = from;
         while next <= to {
             let (entry, bytes) = match store.events.get(next.to_be_bytes()) {
-                Ok(Some(value)) => (self.entry(store, next, &value), value.len()),
+                Ok(Some(value)) => (self.entry(store, next, &value), codec::cost(&value)),
                 Ok(None) | Err(_) => {
                     let good = next_readable(store, next, to);
                     (self.gap(store, next, good - 1, "the store cannot read them"), 0)

@@ -1,26 +1,25 @@
 //! The embedded store: opened, told from a damaged one, closed again.
 //!
-//! What fjall finds damaged when it opens it refuses as a whole. It may panic on it too, which is caught here; and it
-//! takes the length of a table of contents for granted, and asks for so much memory that the process is aborted. That
-//! length is looked at before (`preposterous`).
+//! What fjall finds damaged when it opens it refuses as a whole. It may panic on it too, which is caught here. What it
+//! takes for granted, and would be aborted over, is looked at before (`inspect`).
 
 use std::{
+    collections::BTreeMap,
     error::Error,
-    fs::{self, File},
     io,
-    os::unix::fs::FileExt as _,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use fjall::{
-    CompressionType, Database, Keyspace, KeyspaceCreateOptions,
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode,
     config::{BlockSizePolicy, CompressionPolicy},
 };
 
+use super::inspect;
 use crate::trail::log::LogError;
 
 /// The store's caches; all in bytes.
@@ -29,6 +28,11 @@ pub(super) const MEMTABLE: u64 = 32 * 1024 * 1024;
 const JOURNAL: u64 = 128 * 1024 * 1024;
 /// What is compressed, and what is lost where the disk is damaged, as one: see docs/decisions/0019.
 const BLOCK: u32 = 16 * 1024;
+const EVENTS: &str = "events";
+/// Threads that flush and compact.
+const WORKERS: usize = 2;
+/// Every batch has a number of the store's own, one after the other: more there never are.
+const MAX_BATCHES: u64 = 1 << 56;
 /// How long readers may take to let go of it.
 const CLOSE_WAIT: Duration = Duration::from_secs(30);
 
@@ -49,24 +53,39 @@ pub(super) enum OpenError {
 }
 
 impl Store {
+    /// Mends what is beside the events, where it is damaged: compaction would come upon it, and end all writing.
     pub(super) fn open(path: &Path, memtable: u64) -> Result<Self, OpenError> {
-        catch_unwind(AssertUnwindSafe(|| Self::try_open(path, memtable)))
+        let store = Self::open_with(path, memtable, WORKERS)?;
+        if store.damaged().is_empty() {
+            return Ok(store);
+        }
+        drop(store);
+        // Nothing compacts meanwhile.
+        let store = Self::open_with(path, memtable, 0)?;
+        store.mend().map_err(|e| OpenError::Failed(store_error(e)))?;
+        drop(store);
+        Self::open_with(path, memtable, WORKERS)
+    }
+
+    fn open_with(path: &Path, memtable: u64, workers: usize) -> Result<Self, OpenError> {
+        catch_unwind(AssertUnwindSafe(|| Self::try_open(path, memtable, workers)))
             .unwrap_or_else(|_| Err(OpenError::Damaged("the store panicked over it".to_owned())))
     }
 
-    fn try_open(path: &Path, memtable: u64) -> Result<Self, OpenError> {
-        if let Some(file) = find(&path.join("keyspaces"), &preposterous) {
-            return Err(OpenError::Damaged(format!(
-                "the table of contents of {} is damaged",
-                file.display()
-            )));
+    fn try_open(path: &Path, memtable: u64, workers: usize) -> Result<Self, OpenError> {
+        if let Some(damage) = inspect::keyspaces(&path.join("keyspaces")) {
+            return Err(OpenError::Damaged(damage));
         }
         let database = Database::builder(path)
             .cache_size(CACHE)
             .max_journaling_size(JOURNAL)
-            .worker_threads(2)
+            .worker_threads_unchecked(workers)
             .open()
             .map_err(sort)?;
+        // The journal does not protect them, and the store panics when they come to an end.
+        if database.seqno() > MAX_BATCHES {
+            return Err(OpenError::Damaged("a batch's number is damaged".to_owned()));
+        }
         let keyspace = |name, memtable| {
             database
                 .keyspace(name, || {
@@ -79,10 +98,35 @@ impl Store {
                 })
                 .map_err(sort)
         };
-        let events = keyspace("events", memtable)?;
+        let events = keyspace(EVENTS, memtable)?;
         let sequences = keyspace("sequences", 4 * 1024 * 1024)?;
         let state = keyspace("state", 1024 * 1024)?;
         Ok(Self { database, events, sequences, state })
+    }
+
+    /// What of all but the events cannot be read. It is small.
+    fn damaged(&self) -> Vec<Keyspace> {
+        let all = self.database.list_keyspace_names();
+        let others = all.iter().filter(|name| &***name != EVENTS);
+        let others =
+            others.filter_map(|name| self.database.keyspace(name, KeyspaceCreateOptions::default).ok());
+        others.filter(|keyspace| keyspace.iter().any(|item| item.into_inner().is_err())).collect()
+    }
+
+    /// Keeps of that what can be read. Whose it is knows how to go on without the rest.
+    fn mend(&self) -> Result<(), fjall::Error> {
+        for keyspace in self.damaged() {
+            let front = keyspace.iter().map_while(|item| item.into_inner().ok());
+            let back = keyspace.iter().rev().map_while(|item| item.into_inner().ok());
+            let left: BTreeMap<_, _> = front.chain(back).collect();
+            keyspace.clear()?;
+            let mut batch = self.database.batch();
+            for (key, value) in left {
+                batch.insert(&keyspace, key, value);
+            }
+            batch.commit()?;
+        }
+        self.database.persist(PersistMode::SyncAll)
     }
 
     /// Waits until nobody reads it, and closes it. What was handed to the store and not synced may be on the disk
@@ -102,38 +146,6 @@ impl Store {
             thread::sleep(Duration::from_millis(1));
         }
     }
-}
-
-/// The first file below `folder` of which `is` holds. What cannot be read is left to the store.
-fn find(folder: &Path, is: &impl Fn(&Path) -> io::Result<bool>) -> Option<PathBuf> {
-    fs::read_dir(folder).ok()?.filter_map(Result::ok).find_map(|entry| {
-        let path = entry.path();
-        if path.is_dir() { find(&path, is) } else { is(&path).unwrap_or(false).then_some(path) }
-    })
-}
-
-/// Whether a file says that it has more sections than it has room for. The format is that of the crate `sfa` 1:
-///
-/// ```text
-/// sections · "TOC!" · count u32 · count × (position u64 · length u64 · length of its name u16 · name)
-/// · "SFA!" · version u8 · kind of checksum u8 · checksum u128 · position of the contents u64 · their length u64
-/// ```
-/// All little-endian. What is of another form is not judged.
-fn preposterous(path: &Path) -> io::Result<bool> {
-    const TRAILER: u64 = 4 + 1 + 1 + 16 + 8 + 8;
-    const ENTRY: u64 = 8 + 8 + 2;
-    let file = File::open(path)?;
-    let len = file.metadata()?.len();
-    let Some(at) = len.checked_sub(TRAILER) else { return Ok(false) };
-    let mut trailer = [0; 30];
-    file.read_exact_at(&mut trailer, at)?;
-    let (Some(b"SFA!"), Some(position)) = (trailer.first_chunk(), trailer.last_chunk()) else {
-        return Ok(false);
-    };
-    let mut head = [0; 8];
-    file.read_exact_at(&mut head, u64::from_le_bytes(*position))?;
-    let (Some(b"TOC!"), Some(count)) = (head.first_chunk(), head.last_chunk()) else { return Ok(false) };
-    Ok(u64::from(u32::from_le_bytes(*count)) * ENTRY > len)
 }
 
 /// Whether another try may go better.

@@ -15,7 +15,7 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Adds what was just appended: entries with their lengths.
+    /// Adds what was just appended: entries with what they cost.
     pub(super) fn extend(&mut self, entries: Vec<(Entry, usize)>) {
         for (entry, bytes) in entries {
             self.bytes += bytes;
