@@ -110,6 +110,88 @@ async fn a_thousand_large_requests_at_once_are_taken_in_within_bounded_memory() 
     assert_eq!(collector.metric("podtrail_collector_events_total"), 1000.0);
 }
 
+/// Nothing, as often as 256 KiB of the wire have room for it: what it becomes is many times that.
+fn worst(shape: &str, node: &str) -> v1::Event {
+    const BYTES: usize = 256 * 1024;
+    let texts = || vec![String::new(); BYTES / 2];
+    let body = match shape {
+        "arguments" => Body::Executed(v1::Executed { argv: texts(), ..v1::Executed::default() }),
+        "exact arguments" => {
+            let argv_raw = vec![Bytes::new(); BYTES / 2];
+            Body::Executed(v1::Executed { argv_raw, ..v1::Executed::default() })
+        }
+        "findings" => {
+            let findings = vec![v1::Finding::default(); BYTES / 2];
+            Body::AgentState(v1::AgentState { findings, ..v1::AgentState::default() })
+        }
+        "sessions of a gap" => Body::Gap(v1::Gap { session_ids: texts(), ..v1::Gap::default() }),
+        "labels" => {
+            let labels = (0..BYTES / 11).map(|n| (format!("{n:x}"), "x".to_owned())).collect();
+            let pod = v1::Pod { labels, ..v1::Pod::default() };
+            let container = v1::Container { pod: Some(pod), ..v1::Container::default() };
+            return v1::Event { container: Some(container), ..event(node, 1, 1) };
+        }
+        shape => panic!("{shape}"),
+    };
+    v1::Event { body: Some(body), ..event(node, 1, 1) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_requests_become_by_decoding_is_within_bounded_memory() {
+    // Without a bound: 28 MiB and more each.
+    const AGENTS: usize = 24;
+    many_files();
+    for shape in ["arguments", "exact arguments", "findings", "sessions of a gap", "labels"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = command(dir.path());
+        command.args(["--streams-per-peer", "2000"]);
+        let collector = Arc::new(start_with(command));
+        let begin = Arc::new(tokio::sync::Barrier::new(AGENTS));
+        let agents: Vec<_> = (0..AGENTS)
+            .map(|n| {
+                let (collector, begin) = (collector.clone(), begin.clone());
+                tokio::spawn(async move {
+                    let node = format!("n{n}");
+                    let request = v1::ReportRequest {
+                        hello: Some(hello(&node, 1)),
+                        events: vec![worst(shape, &node)],
+                        gone: Vec::new(),
+                    };
+                    begin.wait().await;
+                    let mut agent = Agent::connect(&collector).await;
+                    agent.requests.send(request).await.unwrap();
+                    let response = timeout(6 * SOON, agent.responses.message()).await.expect("it starves");
+                    assert_eq!(response.unwrap().unwrap().acked_seq, 1);
+                })
+            })
+            .collect();
+        for agent in agents {
+            agent.await.unwrap();
+        }
+        let high = highest(&collector);
+        println!("{AGENTS} requests of 256 KiB of empty {shape}: {} MiB", high / 1024);
+        assert!(high < MEMORY_KIB, "{shape}: {high} KiB");
+        assert_eq!(collector.metric("podtrail_collector_ingest_bytes"), 0.0);
+    }
+}
+
+#[tokio::test]
+async fn what_becomes_too_much_by_decoding_is_refused_unread_and_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = start(dir.path());
+    let mut agent = Agent::connect(&collector).await;
+    let executed = v1::Executed { argv: vec![String::new(); 1 << 20], ..v1::Executed::default() };
+    let huge = v1::Event { body: Some(Body::Executed(executed)), ..event("n", 1, 1) };
+    let request = v1::ReportRequest { hello: Some(hello("n", 1)), events: vec![huge], gone: Vec::new() };
+    agent.requests.send(request).await.unwrap();
+    let error = timeout(SOON, agent.responses.message()).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Code::OutOfRange, "{error}");
+    assert!(error.message().contains("too large: a request of 2097"), "{error}");
+    assert_eq!(collector.metric("podtrail_collector_refused_total{reason=\"message_too_long\"}"), 1.0);
+    let high = highest(&collector);
+    assert!(high < MEMORY_KIB / 4, "{high} KiB");
+}
+
 /// Promises a request of that length, sends the half of it, and no more.
 async fn stall(collector: &Collector, length: usize) {
     use tower::ServiceExt as _;

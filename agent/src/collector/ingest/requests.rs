@@ -242,11 +242,11 @@ impl Decoder for Copied {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<v1::ReportRequest>, Status> {
         let bytes = buffer.copy_to_bytes(buffer.remaining());
-        v1::ReportRequest::decode(&*bytes).map(Some).map_err(no_request)
+        v1::ReportRequest::decode(&*bytes).map(Some).map_err(|e| no_request(&e))
     }
 }
 
-fn no_request(e: DecodeError) -> Status {
+fn no_request(e: &DecodeError) -> Status {
     Status::invalid_argument(format!("that is no ReportRequest: {e}"))
 }
 
@@ -255,11 +255,12 @@ fn decodes_to(frame: &[u8]) -> Result<usize, Status> {
     // Who refuses what is compressed is asked later.
     let Some((&0, rest)) = frame.split_first() else { return Ok(0) };
     let message = rest.get(HEADER_BYTES - 1..).unwrap_or_default();
-    let bytes = weight::report(message).map_err(no_request)?;
+    let bytes = weight::report(message).map_err(|e| no_request(&e))?;
     if bytes > DECODED.0 / 2 {
         // Counted as what is too long on the wire is.
         return Err(Status::out_of_range(format!(
-            "decoded message length too large: found {bytes} bytes, the limit is: {} bytes",
+            "decoded message length too large: a request of {} bytes takes {bytes}, the limit is: {} bytes",
+            message.len(),
             DECODED.0 / 2
         )));
     }

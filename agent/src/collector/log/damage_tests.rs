@@ -163,8 +163,9 @@ fn go_on(log: &DiskLog, mut last: Cursor, what: &str) -> Cursor {
     for _ in 0..5 {
         append();
         for keyspace in keyspaces {
-            let key = if std::ptr::eq(keyspace, &store.state) { Some("test") } else { None };
-            key.map(|key| keyspace.insert(key, "test").unwrap());
+            if std::ptr::eq(keyspace, &store.state) {
+                keyspace.insert("test", "test").unwrap();
+            }
             keyspace.rotate_memtable_and_wait().unwrap();
         }
     }
