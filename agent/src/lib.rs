@@ -10,6 +10,7 @@
 //! | [`container`] | cgroup id → container; what `/proc` says at start |
 //! | [`pods`] | what the node's container runtime says of containers: pod, name, image |
 //! | [`state`] | what session and container know, as bytes that outlive the agent |
+//! | [`wayin`] | how a session in a pod came in; probes, folded |
 //! | [`convert`] | events → `podtrail.v1` messages: proto types stop here |
 //! | [`spool`] | numbers events and keeps them until they are acknowledged |
 //! | [`uplink`] | the stream to the collector |
@@ -52,3 +53,4 @@ pub mod telemetry;
 pub mod tls;
 pub mod trail;
 pub mod uplink;
+pub mod wayin;

@@ -58,6 +58,9 @@ impl Table {
     pub(crate) const WAITING: Self = Self(b'w');
     pub(crate) const CGROUPS: Self = Self(b'g');
     pub(crate) const MEMBERS: Self = Self(b'm');
+    pub(crate) const HELD: Self = Self(b'h');
+    pub(crate) const PROBES: Self = Self(b'p');
+    pub(crate) const WAYS_VERSION: Self = Self(b'y');
 
     /// All rows of the kind.
     pub(crate) fn rows<K: DeserializeOwned, V: DeserializeOwned>(
@@ -71,6 +74,11 @@ impl Table {
             Ok((key, postcard::from_bytes(value).map_err(damaged)?))
         })
         .collect()
+    }
+
+    /// How many rows of the kind there are, whether or not they can be read.
+    pub(crate) fn len(self, state: &State) -> usize {
+        state.range(vec![self.0]..vec![self.0 + 1]).count()
     }
 
     /// The only row of the kind.

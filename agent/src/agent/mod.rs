@@ -11,6 +11,7 @@ mod pipeline;
 mod source;
 mod start;
 mod stdout;
+mod ways;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub use self::{
     pipeline::{First, Pipeline},
     source::{Source, SourceError},
     start::{examine, start, unload},
+    ways::Ways,
 };
 use crate::{
     config::agent::AgentConfig,

@@ -12,7 +12,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{About, AgentError, Containers, Source, SourceError, integrity::Integrity, metrics::Metrics};
+use super::{
+    About, AgentError, Containers, Source, SourceError, Ways, integrity::Integrity, metrics::Metrics,
+};
 use crate::{
     convert::{self, WallOffset, boot_now},
     event::{AgentPhase, AgentState, Event, Finding, Start},
@@ -67,6 +69,7 @@ pub struct Pipeline<S> {
     source: S,
     containers: Containers,
     machine: Machine,
+    ways: Ways,
     about: About,
     offset: WallOffset,
     looks: u8,
@@ -87,6 +90,7 @@ impl<S: Source> Pipeline<S> {
             source,
             containers,
             machine: Machine::new(&about.boot_id),
+            ways: Ways::default(),
             about,
             offset: WallOffset::measure(),
             looks: 0,
@@ -112,6 +116,13 @@ impl<S: Source> Pipeline<S> {
     #[must_use]
     pub fn goes_on(mut self, machine: Option<Machine>) -> Self {
         self.machine = machine.unwrap_or(self.machine);
+        self
+    }
+
+    /// How sessions in pods are told apart.
+    #[must_use]
+    pub fn looks_with(mut self, ways: Ways) -> Self {
+        self.ways = ways;
         self
     }
 
@@ -144,6 +155,7 @@ impl<S: Source> Pipeline<S> {
             self.batch(&sinks);
         }
         self.machine.finish(boot_now(), &mut self.events);
+        self.ways.finish(&mut self.events, &self.containers);
         self.say(AgentPhase::Stopped, Vec::new(), None);
         self.send(&sinks, true);
         self.measure(&sinks);
@@ -165,6 +177,10 @@ impl<S: Source> Pipeline<S> {
                     read?;
                     self.batch(sinks);
                 }
+                () = self.ways.answer() => {
+                    self.ways.answered(&mut self.events, &self.containers);
+                    self.send(sinks, false);
+                }
             }
         }
     }
@@ -172,6 +188,7 @@ impl<S: Source> Pipeline<S> {
     fn batch(&mut self, sinks: &Sinks) {
         for raw in self.raw.drain(..) {
             if let Some(record) = self.containers.pass(raw) {
+                self.ways.hear(&record, &mut self.events, &self.containers);
                 self.machine.handle(record, &mut self.events);
             }
         }
@@ -190,6 +207,7 @@ impl<S: Source> Pipeline<S> {
                 self.say(AgentPhase::Integrity, findings, None);
             }
         }
+        self.ways.flush(&mut self.events, &self.containers);
         // Even without events: what was dropped is reported when there is room.
         self.send(sinks, false);
         if let Some(indexed) = &sinks.indexed
@@ -237,7 +255,7 @@ impl<S: Source> Pipeline<S> {
     }
 
     fn send(&mut self, sinks: &Sinks, last: bool) {
-        for event in self.events.drain(..) {
+        for event in self.ways.pass(&mut self.events, &self.containers) {
             let container = event.container.and_then(|id| self.containers.find(id));
             self.out.push(convert::event(event, container, self.offset));
         }
@@ -246,9 +264,11 @@ impl<S: Source> Pipeline<S> {
         if let Some(all) = sinks.spool.wants_state() {
             self.machine.save(all, &mut state);
             self.containers.save(all, &mut state);
+            self.ways.save(all, &mut state);
         } else {
             self.machine.forget_changes();
             self.containers.forget_changes();
+            self.ways.forget_changes();
         }
         let batch = Batch { events: &mut self.out, position: self.source.position(), state, last };
         sinks.spool.commit(batch, now, &mut self.kept);

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    About, AgentError, Containers, First, Pipeline, Source, SourceError, lock::Lock, open_spool, run,
+    About, AgentError, Containers, First, Pipeline, Source, SourceError, Ways, lock::Lock, open_spool, run,
 };
 use crate::{
     config::agent::AgentConfig,
@@ -27,8 +27,10 @@ use crate::{
         Followed, Machine,
         record::{Lost, Record},
     },
-    telemetry::{Health, Metrics, http},
+    state::State,
+    telemetry::{self, Health, Metrics, http},
     trail::Moment,
+    wayin::{Kubelet, WayIn},
 };
 
 /// Runs the agent on this node until it is told to stop.
@@ -132,6 +134,26 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     } else {
         spool.forget_state();
     }
+    let (mut ways, lost) = match WayIn::restore(config.ways, &saved.state) {
+        Ok(restored) => (Ways::new(restored), None),
+        Err(error) => {
+            findings.push(Finding {
+                subject: "state".to_owned(),
+                detail: format!("sessions that were held back are gone: {error}"),
+                time: attached,
+            });
+            (Ways::new(WayIn::new(config.ways)), held_back(&saved.state, attached))
+        }
+    };
+    if machine.is_none() {
+        // Nothing comes of these sessions any more.
+        ways.let_go();
+    }
+    if let Some(options) = &config.kubelet {
+        telemetry::kubelet::describe();
+        ways.ask(Kubelet::start(options.clone()));
+    }
+    let losses: Vec<Lost> = losses.into_iter().chain(lost).collect();
     let absent = absent(&resumed, &losses, saved.last_at_work, attached);
     let lost = losses.into_iter().chain(absent).map(|lost| RawRecord::Session(Record::Lost(lost)));
     let records: Vec<RawRecord> = lost.chain(recovered).chain(left).collect();
@@ -152,10 +174,23 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     let containers =
         Containers::new(directory, Some(Owners::new(host, hierarchy.clone(), namespaces)), Some(hierarchy));
     let pipeline = Pipeline::new(probe, containers, about).begins(first, config.integrity_every, integrity);
-    let pipeline = pipeline.goes_on(machine);
+    let pipeline = pipeline.goes_on(machine).looks_with(ways);
     let ended = Box::pin(run(config, spool, pipeline, records, stop)).await;
     hooks.not_ready("stopped");
     ended
+}
+
+/// What was held back, in a state that cannot be read.
+fn held_back(state: &State, now: BootTime) -> Option<Lost> {
+    let count = WayIn::lost_with(state);
+    (count > 0).then(|| Lost {
+        from: BootTime(0),
+        time: now,
+        source: GapSource::AgentBuffer,
+        count,
+        exact: false,
+        detail: "sessions that were held back".to_owned(),
+    })
 }
 
 /// The time in which nothing was hooked, as far as it is not told by `losses` already: from the last word of the agent

@@ -15,9 +15,15 @@ use super::{
         Settings, SettingsError,
         value::{address, bytes_within, duration, log_format, log_level, one_of, optional, path, quoted},
     },
-    tls,
+    tls, ways,
 };
-use crate::{probe::Setns, spool::Fsync, telemetry::LogFormat, tls::Files};
+use crate::{
+    probe::Setns,
+    spool::Fsync,
+    telemetry::LogFormat,
+    tls::Files,
+    wayin::{self, kubelet},
+};
 
 /// Where everything of an agent on its node is.
 pub const SOCKET: &str = "/run/podtrail/agent.sock";
@@ -145,6 +151,8 @@ pub struct Flags {
     /// BTF of the running kernel, where /sys/kernel/btf/vmlinux is not it
     #[arg(long, value_name = "FILE")]
     pub btf: Option<String>,
+    #[command(flatten)]
+    pub ways: ways::Flags,
     /// Log what the BPF programs do (level debug)
     #[arg(long, hide = true)]
     pub diagnose: bool,
@@ -204,6 +212,9 @@ pub struct AgentConfig {
     /// the agent runs before everything that has no real-time priority
     pub realtime: bool,
     pub metrics_listen: Option<SocketAddr>,
+    /// `None`: no kubelet is asked
+    pub kubelet: Option<kubelet::Options>,
+    pub ways: wayin::Options,
     pub setns: Setns,
     pub btf: Option<PathBuf>,
     pub diagnose: bool,
@@ -213,7 +224,7 @@ pub struct AgentConfig {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 28] = [
     "node-name",
     "cluster",
     "collector",
@@ -237,6 +248,11 @@ const KEYS: [&str; 23] = [
     "btf",
     "log-level",
     "log-format",
+    ways::KEYS[0],
+    ways::KEYS[1],
+    ways::KEYS[2],
+    ways::KEYS[3],
+    ways::KEYS[4],
 ];
 
 impl AgentConfig {
@@ -269,6 +285,7 @@ impl AgentConfig {
             log_format,
             setns,
             btf,
+            ways,
             diagnose,
             lock,
         } = flags;
@@ -299,6 +316,7 @@ impl AgentConfig {
         settings.flag("--setns", setns);
         settings.flag("--btf", btf);
         settings.flag("--lock", lock);
+        ways.put_into(&mut settings);
         // A host name is whatever somebody set it to: checked like one that was written.
         settings.otherwise("node-name", "--node-name (not given; the host name)", || {
             gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default()
@@ -320,8 +338,11 @@ impl AgentConfig {
         let argv_budget = settings.check("session-argv-budget", ARGV_BUDGET, |text| {
             bytes_within(text, &(ARGV_BUDGET_MIN..=ARGV_BUDGET_MAX))
         });
+        let node_name = settings.check("node-name", String::new(), name);
         Self {
-            node_name: settings.check("node-name", String::new(), name),
+            kubelet: ways::kubelet(settings, &node_name),
+            ways: ways::options(settings),
+            node_name,
             cluster: settings.check("cluster", "default".to_owned(), name),
             collector: settings.check("collector", None, |text| collector_url(text, secure).map(Some)),
             tls,

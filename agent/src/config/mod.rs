@@ -6,3 +6,4 @@ pub mod outputs;
 mod principals;
 pub mod settings;
 mod tls;
+pub mod ways;

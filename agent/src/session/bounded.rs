@@ -11,7 +11,7 @@ use crate::state::{Changes, State, StateError, Table};
 
 /// At most `limit` values by key; what does not fit pushes out the oldest.
 #[derive(Debug)]
-pub(super) struct Bounded<K, V> {
+pub(crate) struct Bounded<K, V> {
     limit: usize,
     next: u64,
     values: HashMap<K, (u64, V)>,
@@ -21,7 +21,7 @@ pub(super) struct Bounded<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit: limit.max(1),
             next: 0,
@@ -31,23 +31,23 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.values.len()
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.values.len() >= self.limit
     }
 
-    pub(super) fn contains(&self, key: &K) -> bool {
+    pub(crate) fn contains(&self, key: &K) -> bool {
         self.values.contains_key(key)
     }
 
-    pub(super) fn get(&self, key: &K) -> Option<&V> {
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.values.get(key).map(|(_, value)| value)
     }
 
-    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         let (_, value) = self.values.get_mut(key)?;
         self.changed.insert(key.clone());
         Some(value)
@@ -55,7 +55,7 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
 
     /// Puts a value in place of an older one of the same key, as the newest. Returns what had to go for it.
     #[must_use]
-    pub(super) fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
+    pub(crate) fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
         self.remove(&key);
         let evicted = if self.is_full() { self.pop_oldest() } else { None };
         let number = self.next;
@@ -67,7 +67,7 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
     }
 
     /// The value of `key`, a default one where there is none, and what had to go for it.
-    pub(super) fn of(&mut self, key: K) -> (&mut V, Option<(K, V)>)
+    pub(crate) fn of(&mut self, key: K) -> (&mut V, Option<(K, V)>)
     where
         V: Default,
     {
@@ -85,14 +85,14 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
         (value, evicted)
     }
 
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let (number, value) = self.values.remove(key)?;
         self.order.remove(&number);
         self.changed.insert(key.clone());
         Some(value)
     }
 
-    pub(super) fn pop_oldest(&mut self) -> Option<(K, V)> {
+    pub(crate) fn pop_oldest(&mut self) -> Option<(K, V)> {
         let (_, key) = self.order.pop_first()?;
         let (_, value) = self.values.remove(&key)?;
         self.changed.insert(key.clone());
@@ -100,17 +100,17 @@ impl<K: Clone + Eq + Hash, V> Bounded<K, V> {
     }
 
     /// Oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.order.values().filter_map(|key| self.get(key).map(|value| (key, value)))
     }
 
     /// Nobody saves it.
-    pub(super) fn forget_changes(&mut self) {
+    pub(crate) fn forget_changes(&mut self) {
         self.changed.clear();
     }
 
     /// In no order. `change` says whether it changed the value.
-    pub(super) fn change_each(&mut self, mut change: impl FnMut(&mut V) -> bool) {
+    pub(crate) fn change_each(&mut self, mut change: impl FnMut(&mut V) -> bool) {
         for (key, (_, value)) in &mut self.values {
             if change(value) {
                 self.changed.insert(key.clone());
@@ -125,7 +125,7 @@ where
     V: Serialize + DeserializeOwned,
 {
     /// What changed since the last time; all there is, if `all`.
-    pub(super) fn save(&mut self, table: Table, all: bool, out: &mut Changes) {
+    pub(crate) fn save(&mut self, table: Table, all: bool, out: &mut Changes) {
         if all {
             self.changed.extend(self.values.keys().cloned());
         }
@@ -135,7 +135,7 @@ where
     }
 
     /// What was saved, in its order; no more than there may be.
-    pub(super) fn restore(limit: usize, table: Table, state: &State) -> Result<Self, StateError> {
+    pub(crate) fn restore(limit: usize, table: Table, state: &State) -> Result<Self, StateError> {
         let mut this = Self::new(limit);
         for (key, (number, value)) in table.rows::<K, (u64, V)>(state)? {
             this.next = this.next.max(number.wrapping_add(1));

@@ -16,7 +16,7 @@
 //!   [`Gap`], except for an entry by the cgroup that has run nothing: its first command says everything again.
 
 mod argv;
-mod bounded;
+pub(crate) mod bounded;
 mod entries;
 mod id;
 mod missing;

@@ -9,6 +9,7 @@
 pub mod collector;
 pub mod health;
 pub mod http;
+pub mod kubelet;
 pub mod logs;
 pub mod metrics;
 pub mod outputs;

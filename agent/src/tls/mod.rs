@@ -7,6 +7,7 @@
 //! | [`peer`] | somebody who is connected |
 //! | [`counts`] | how many of something each has |
 //! | [`client`] | the side of agents and of `podtrail` |
+//! | [`node`] | the side of agents that ask their node's kubelet |
 //! | [`server`] | the side of the collector |
 //! | `verifier` | whose certificates it believes |
 //! | [`incoming`] | its connections, bounded in number and in time |
@@ -19,6 +20,7 @@ pub mod counts;
 pub mod files;
 pub mod identity;
 pub mod incoming;
+pub mod node;
 pub mod peer;
 pub mod server;
 mod verifier;
