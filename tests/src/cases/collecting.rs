@@ -40,7 +40,7 @@ fn id(event: &Event) -> Id {
 }
 
 /// Waits until the collector has the agent's newest event, and fails unless it then has exactly what the agent told.
-fn same(agent: &Agent, collector: &Collector) -> Result<()> {
+pub(super) fn same(agent: &Agent, collector: &Collector) -> Result<()> {
     let newest = agent.events().last().map(|event| id(event)).context("the agent told nothing")?;
     let mut have = Vec::new();
     until("the collector has the newest event", || {
@@ -65,7 +65,12 @@ fn same(agent: &Agent, collector: &Collector) -> Result<()> {
     Ok(())
 }
 
-fn storm(cx: &Cx, agent: &Agent, runs: u32, meanwhile: impl FnOnce() -> Result<()>) -> Result<Session> {
+pub(super) fn storm(
+    cx: &Cx,
+    agent: &Agent,
+    runs: u32,
+    meanwhile: impl FnOnce() -> Result<()>,
+) -> Result<Session> {
     let container = cx.container()?;
     let runs = runs.to_string();
     let running = container.exec(&[ITEST, "payload", "storm", &runs, "/bin/true", "storm"]).spawn()?;

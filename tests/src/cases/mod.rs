@@ -14,6 +14,7 @@ mod spools;
 mod storms;
 mod tasks;
 mod text;
+mod tls;
 
 use anyhow::{Result, ensure};
 
@@ -36,6 +37,7 @@ pub(crate) fn all() -> Vec<Case> {
         pins::cases(),
         collecting::cases(),
         spools::cases(),
+        tls::cases(),
     ]
     .concat()
 }

@@ -15,7 +15,10 @@ use nix::{
 };
 use podtrail_proto::v1::{Event, TailResponse};
 
-use super::{daemon, host, process, until};
+use super::{
+    certificates::{Authority, Files},
+    daemon, host, process, until,
+};
 
 /// A place for a collector: it may run, be killed, and run again there.
 #[derive(Debug)]
@@ -24,7 +27,19 @@ pub(crate) struct Collector {
     port: u16,
     metrics: u16,
     child: Option<(Child, Option<ChildStdin>)>,
+    tls: Option<Tls>,
 }
+
+/// Its own certificate, and that of whoever reads its events.
+#[derive(Debug)]
+struct Tls {
+    server: Files,
+    reader: Files,
+}
+
+/// May read everything.
+const READER: &str =
+    "[[principal]]\nname = \"itest\"\nverbs = [\"tail\"]\nnamespaces = [\"*\"]\nfields = [\"*\"]\n";
 
 impl Collector {
     /// A place, with no collector yet.
@@ -33,7 +48,23 @@ impl Collector {
         let free = || TcpListener::bind("127.0.0.1:0").context("is the loopback interface up?");
         let (grpc, metrics) = (free()?, free()?);
         let (port, metrics) = (grpc.local_addr()?.port(), metrics.local_addr()?.port());
-        Ok(Self { dir: host().dir(name)?, port, metrics, child: None })
+        Ok(Self { dir: host().dir(name)?, port, metrics, child: None, tls: None })
+    }
+
+    /// The same, for one that takes in nobody without a certificate of this authority.
+    pub(crate) fn secure_place(name: &str, authority: &Authority) -> Result<Self> {
+        let mut this = Self::place(name)?;
+        this.renew(authority)?;
+        fs::write(this.dir.join("collector.toml"), READER)?;
+        Ok(this)
+    }
+
+    /// New certificates, in the place of those that are there.
+    pub(crate) fn renew(&mut self, authority: &Authority) -> Result<()> {
+        let server = authority.collector(&self.dir.join("server"))?;
+        let reader = authority.of("podtrail://reader/itest", &self.dir.join("reader"))?;
+        self.tls = Some(Tls { server, reader });
+        Ok(())
     }
 
     /// Where its log is to be.
@@ -43,8 +74,19 @@ impl Collector {
 
     /// What `/readyz` answers.
     pub(crate) fn readiness(&self) -> Result<String> {
+        self.get("readyz")
+    }
+
+    /// One of its metrics, named with its labels; 0 where it is not there.
+    pub(crate) fn metric(&self, name: &str) -> Result<f64> {
+        let metrics = self.get("metrics")?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.map_or(Ok(0.0), |value| value.trim().parse())?)
+    }
+
+    fn get(&self, page: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.metrics))?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET /{page} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)
@@ -52,7 +94,13 @@ impl Collector {
 
     /// Its address, for agents and readers.
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address())
+    }
+
+    /// The same, without a scheme.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// Runs it there, and waits until it answers.
@@ -61,11 +109,18 @@ impl Collector {
         let [listen, metrics] = [self.port, self.metrics].map(|port| format!("127.0.0.1:{port}"));
         command.args(["run", "--metrics-listen", &metrics, "--listen", &listen]);
         command.arg("--data").arg(self.data());
+        if let Some(tls) = &self.tls {
+            command.args(tls.server.args()).arg("--config").arg(self.dir.join("collector.toml"));
+        }
         let log = File::options().create(true).append(true).open(self.dir.join("log"))?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn()?;
         let lifeline = child.stdin.take();
         let port = self.port;
-        let answers = until("the collector answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        // One with certificates counts whoever comes without.
+        let answers = until("the collector answers", || match self.tls {
+            None => TcpStream::connect(("127.0.0.1", port)).is_ok(),
+            Some(_) => self.readiness().is_ok_and(|answer| answer.contains("log: ready")),
+        });
         self.child = Some((child, lifeline));
         answers.with_context(|| self.logged())
     }
@@ -79,8 +134,10 @@ impl Collector {
 
     /// All events it has, in its order, each once.
     pub(crate) fn events(&self) -> Result<Vec<Event>> {
-        let output =
-            podtrail(&["tail", "--collector", &self.url(), "--from", "oldest", "--no-follow", "-o", "json"])?;
+        let mut command = daemon::command("podtrail");
+        command.args(["tail", "--collector", &self.url(), "--from", "oldest", "--no-follow", "-o", "json"]);
+        command.envs(self.tls.iter().flat_map(|tls| tls.reader.env())).stdin(Stdio::null());
+        let output = command.output().context("cannot run podtrail")?;
         text(&output)?.lines().map(event).collect()
     }
 
