@@ -99,28 +99,52 @@ fn describe(event: &v1::Event) -> (&'static str, Style, String) {
             ("node", Style::Warn, text)
         }
         Some(Body::AgentState(state)) => {
-            let phase = match Phase::try_from(state.phase.unwrap_or_default()) {
-                Ok(Phase::Started) => "started",
-                Ok(Phase::Stopped) => "stopped",
-                Ok(Phase::Upgraded) => "upgraded",
-                Ok(Phase::Integrity) if state.findings.is_empty() => "whole again",
-                Ok(Phase::Integrity) => "disturbed",
-                Ok(Phase::Silent) => "silent",
-                Ok(Phase::Returned) => "heard again",
-                Ok(Phase::Unspecified) | Err(_) => "changed",
-            };
-            let text = format!(
-                "agent {phase}, version {}, kernel {}, {}",
-                escape::name(&state.version),
-                escape::name(&state.kernel),
-                words::count(state.hooks.len() as u64, "hook")
-            );
-            ("agent", Style::Note, text)
+            let style = if state.findings.is_empty() { Style::Note } else { Style::Warn };
+            ("agent", style, agent(state))
         }
         Some(Body::ApiRequest(request)) => ("api", Style::Note, words::api_request(request)),
         Some(Body::Folded(folded)) => ("probe", Style::Dim, words::folded(folded)),
         None => ("?", Style::Warn, "an event of a newer podtrail: upgrade this one to read it".to_owned()),
     }
+}
+
+/// What an agent says of itself, or the collector of one that says nothing.
+fn agent(state: &v1::AgentState) -> String {
+    /// All of them are in JSON.
+    const FINDINGS: usize = 8;
+    let (phase, begins) = match Phase::try_from(state.phase.unwrap_or_default()) {
+        Ok(Phase::Started) => ("started", true),
+        Ok(Phase::Upgraded) => ("upgraded", true),
+        Ok(Phase::Stopped) => ("stopped", false),
+        Ok(Phase::Integrity) if state.findings.is_empty() => ("whole again", false),
+        Ok(Phase::Integrity) => ("disturbed", false),
+        Ok(Phase::Silent) => ("silent", false),
+        Ok(Phase::Returned) => ("heard again", false),
+        Ok(Phase::Unspecified) | Err(_) => ("changed", false),
+    };
+    let mut text = format!("agent {phase}");
+    if let Some(since) = time::moment(state.since.as_ref()) {
+        let what = if begins { "the one before was last at work" } else { "nothing came since" };
+        text += &format!(", {what} {} {}", time::date(since), time::clock(since));
+    }
+    if !state.version.is_empty() {
+        let (version, kernel) = (escape::name(&state.version), escape::name(&state.kernel));
+        let hooks = words::count(state.hooks.len() as u64, "hook");
+        text += &format!(", version {version}, kernel {kernel}, {hooks}");
+    }
+    if state.adopted() {
+        text += ", reads on: the kernel side recorded meanwhile";
+    }
+    if begins && state.stopped_cleanly == Some(false) {
+        text += ", the one before did not say that it stopped";
+    }
+    for v1::Finding { subject, detail, time: _ } in state.findings.iter().take(FINDINGS) {
+        text += &format!("; {}: {}", escape::prose(subject), escape::prose(detail));
+    }
+    if let Some(more @ 1..) = state.findings.len().checked_sub(FINDINGS) {
+        text += &format!("; and {more} more");
+    }
+    text
 }
 
 fn after(duration: Option<&podtrail_proto::Duration>) -> String {

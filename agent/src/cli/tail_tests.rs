@@ -85,3 +85,39 @@ fn an_event_of_a_newer_version_is_not_hidden() {
     Printer::new(look).push(&mut out, &v1::Event::default());
     assert!(out.contains("upgrade this one"), "{out}");
 }
+
+#[test]
+fn agents_say_what_they_found_and_whether_anything_was_missed() {
+    let state = |phase: Phase| v1::AgentState { phase: Some(phase.into()), ..Default::default() };
+    let finding = |n: usize| v1::Finding {
+        subject: format!("link {n}"),
+        detail: "gone\x1b[2J: attached again".to_owned(),
+        time: None,
+    };
+    let since = Some(podtrail_proto::Timestamp { seconds: 1_795_378_000, nanos: 0 });
+    let bodies = [
+        v1::AgentState {
+            version: "0.2.0".to_owned(),
+            kernel: "6.18".to_owned(),
+            adopted: Some(true),
+            stopped_cleanly: Some(false),
+            since,
+            ..state(Phase::Upgraded)
+        },
+        v1::AgentState { findings: vec![finding(1)], ..state(Phase::Integrity) },
+        v1::AgentState { findings: (1..=10).map(finding).collect(), ..state(Phase::Integrity) },
+        state(Phase::Integrity),
+        v1::AgentState { since, ..state(Phase::Silent) },
+    ];
+    let shown = shown(bodies.into_iter().map(Body::AgentState).collect());
+    let lines: Vec<&str> =
+        shown.lines().filter_map(|line| line.split_once("agent  ")).map(|(_, text)| text).collect();
+    assert_eq!(
+        lines[0],
+        "agent upgraded, the one before was last at work 2026-11-22 20:06:40, version 0.2.0, kernel 6.18, 0 hooks, \
+         reads on: the kernel side recorded meanwhile, the one before did not say that it stopped"
+    );
+    assert_eq!(lines[1], "agent disturbed; link 1: gone\\x1b[2J: attached again");
+    assert!(lines[2].contains("; link 8: ") && lines[2].ends_with("; and 2 more"), "{}", lines[2]);
+    assert_eq!(lines[3..], ["agent whole again", "agent silent, nothing came since 2026-11-22 20:06:40"]);
+}
