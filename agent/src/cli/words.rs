@@ -164,6 +164,7 @@ pub fn gap(gap: &v1::Gap) -> String {
         Ok(GapSource::SessionBudget) => "the session filled more than its share of the ring",
         Ok(GapSource::AgentSpool) => "the agent's spool cannot read them",
         Ok(GapSource::Retention) => "dropped from the collector's log by age or size",
+        Ok(GapSource::Audit) => "audit of the API server could not be read",
         Ok(GapSource::Unspecified) | Err(_) => "reason not told",
     };
     text.push_str(": ");

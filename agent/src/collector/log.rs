@@ -12,11 +12,12 @@
 //!    never a panic.
 //!
 //! # Format 1
-//! Three keyspaces of one fjall database, beside those of `subscribe::store`; numbers are big-endian, so that keys sort as numbers do.
+//! Four keyspaces of one fjall database, beside those of `subscribe::store`; numbers are big-endian, so that keys sort as numbers do.
 //!
 //! ```text
 //! events      cursor u64                                → logged i64 (unix ns) · before u64 · Event (protobuf)
 //! sequences   len u16 · cluster · len u16 · node · epoch u64 → seq u64 · time i64 (unix ns) · cursor u64
+//! beside      whatever is to be of the same moment as events, see `beside`
 //! state       "trimmed"                                 → cursor u64, the last that is trimmed
 //!             "id"                                      → id u32 · inode u64 · birth i64 (unix ns), see `identity`
 //! ```
@@ -34,6 +35,7 @@
 //! dropped. Newest is the last key (or `trimmed`), all else follows from it. The index is not kept here: it is
 //! counted anew from the events.
 
+mod beside;
 mod codec;
 mod identity;
 mod inspect;
@@ -68,6 +70,7 @@ use crate::trail::{
     moment::Clock,
 };
 
+pub use beside::Beside;
 pub use codec::{NodeEpoch, Reached};
 
 const TRIMMED: &[u8] = b"trimmed";
@@ -126,6 +129,63 @@ impl DiskLog {
         recover::sequences(&*self.store()?)
     }
 
+    /// [`Log::append`], with what is kept beside: all of it or nothing.
+    pub fn append_with(&self, events: Vec<Arc<v1::Event>>, beside: &[Beside]) -> Result<Cursor, LogError> {
+        let _writing = self.write_lock();
+        let (mut cursor, mut before, newest_logged) = {
+            let ends = self.ends();
+            (ends.newest, ends.total, ends.newest_logged)
+        };
+        if events.is_empty() && beside.is_empty() {
+            return Ok(cursor);
+        }
+        let store = self.store()?;
+        let logged = (self.clock)().max(newest_logged);
+        let first_header = Header { logged, before };
+        let mut batch = store.database.batch().durability(Some(PersistMode::SyncData));
+        let mut reached: BTreeMap<NodeEpoch, Reached> = BTreeMap::new();
+        let mut entries = Vec::with_capacity(events.len());
+        for event in events {
+            cursor += 1;
+            let value = Stored::encode(Header { logged, before }, &event);
+            let bytes = value.len() - Header::BYTES;
+            before += bytes as u64;
+            let cost = codec::cost(&value);
+            batch.insert(&store.events, cursor.to_be_bytes(), value);
+            if let Some((node, seq)) = NodeEpoch::of(&event) {
+                let time = event.time.as_ref().map_or(logged, Moment::from_timestamp);
+                reached.insert(node, Reached { seq, time, cursor });
+            }
+            entries.push((Entry { cursor, logged, event }, cost));
+        }
+        for (node, reached) in &reached {
+            batch.insert(&store.sequences, node.encode(), reached.encode());
+        }
+        if !beside.is_empty() {
+            let keyspace = beside::keyspace(&store)?;
+            for Beside { key, value } in beside {
+                match value {
+                    Some(value) => batch.insert(&keyspace, key.as_slice(), value.as_slice()),
+                    None => batch.remove(&keyspace, key.as_slice()),
+                }
+            }
+        }
+        batch.commit().map_err(store_error)?;
+        if entries.is_empty() {
+            return Ok(cursor);
+        }
+        let mut ends = self.ends();
+        ends.newest = cursor;
+        ends.newest_logged = logged;
+        ends.total = before;
+        ends.oldest_header.get_or_insert(first_header);
+        ends.tail.extend(entries);
+        self.reach.write(reach::Reached { oldest: ends.oldest, newest: cursor });
+        drop(ends);
+        self.newest.send_replace(cursor);
+        Ok(cursor)
+    }
+
     /// Forgets epochs that ended before everything that the log holds; the latest of each node is kept.
     fn prune_sequences(store: &Store, oldest: Cursor) -> Result<(), LogError> {
         let all = recover::sequences(store)?;
@@ -151,47 +211,7 @@ impl Log for DiskLog {
     }
 
     fn append(&self, events: Vec<Arc<v1::Event>>) -> Result<Cursor, LogError> {
-        let _writing = self.write_lock();
-        let (mut cursor, mut before, newest_logged) = {
-            let ends = self.ends();
-            (ends.newest, ends.total, ends.newest_logged)
-        };
-        if events.is_empty() {
-            return Ok(cursor);
-        }
-        let store = self.store()?;
-        let logged = (self.clock)().max(newest_logged);
-        let first_header = Header { logged, before };
-        let mut batch = store.database.batch().durability(Some(PersistMode::SyncData));
-        let mut reached: BTreeMap<NodeEpoch, Reached> = BTreeMap::new();
-        let mut entries = Vec::with_capacity(events.len());
-        for event in events {
-            cursor += 1;
-            let value = Stored::encode(Header { logged, before }, &event);
-            let bytes = value.len() - Header::BYTES;
-            before += bytes as u64;
-            let cost = codec::cost(&value);
-            batch.insert(&store.events, cursor.to_be_bytes(), value);
-            if let Some((node, seq)) = NodeEpoch::of(&event) {
-                let time = event.time.as_ref().map_or(logged, Moment::from_timestamp);
-                reached.insert(node, Reached { seq, time, cursor });
-            }
-            entries.push((Entry { cursor, logged, event }, cost));
-        }
-        for (node, reached) in &reached {
-            batch.insert(&store.sequences, node.encode(), reached.encode());
-        }
-        batch.commit().map_err(store_error)?;
-        let mut ends = self.ends();
-        ends.newest = cursor;
-        ends.newest_logged = logged;
-        ends.total = before;
-        ends.oldest_header.get_or_insert(first_header);
-        ends.tail.extend(entries);
-        self.reach.write(reach::Reached { oldest: ends.oldest, newest: cursor });
-        drop(ends);
-        self.newest.send_replace(cursor);
-        Ok(cursor)
+        self.append_with(events, &[])
     }
 
     fn read(&self, after: Cursor, page: Page) -> Result<Vec<Entry>, LogError> {

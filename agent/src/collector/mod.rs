@@ -9,6 +9,7 @@
 //! | `writer` | the one thread that writes it: one fsync for what comes together |
 //! | `sequence` | what is taken of a report: duplicates, and holes, which are asked for again |
 //! | `ingest` | `podtrail.v1.Ingest` |
+//! | [`audit`] | the API server's audit: its webhook, its files |
 //! | [`subscribe`] | durable subscriptions |
 //! | `reload` | principals, when the configuration's file changes |
 //! | `silence` | nodes of which nothing comes any more |
@@ -18,6 +19,7 @@
 //! here depends on what it carries.
 
 mod admission;
+pub mod audit;
 mod directory;
 mod ingest;
 pub mod log;
@@ -45,6 +47,7 @@ use tonic::transport::Server;
 
 use self::{
     admission::{Admission, Principals},
+    audit::Audit,
     ingest::Ingest,
     log::DiskLog,
     silence::Silence,
@@ -58,7 +61,10 @@ use crate::{
         self, Component, Emit as _, Health, Metrics,
         collector::{Listening, LogOpened, Stopping},
     },
-    tls::{ServerTls, TlsError, incoming},
+    tls::{
+        ServerTls, TlsError, incoming,
+        server::{Others, Protocol},
+    },
     trail::viewer::Viewer,
     trail::{
         Indexed, Moment,
@@ -124,6 +130,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         retention,
         outputs,
         silent_after,
+        audit,
         log_level: _,
         log_format: _,
         flags: _,
@@ -132,14 +139,21 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     _ = Metrics::global();
     telemetry::collector::describe();
     telemetry::subscriptions::describe();
+    telemetry::audit::describe();
     let health = Health::new();
     let log_health = health.component("log");
 
+    let files = tls.as_ref().map(|tls| tls.files.clone());
     let tls = match tls {
-        Some(Tls { files, kubelets }) => Some(Arc::new(ServerTls::load(files, kubelets)?)),
+        Some(Tls { files, kubelets }) => {
+            Some(Arc::new(ServerTls::load(files, kubelets.map(Others::Kubelets), Protocol::Grpc)?))
+        }
         None => None,
     };
     let grpc = bind(listen)?;
+    let webhook =
+        audit.listen.map(|address| Ok::<_, CollectorError>((bind(address)?, address))).transpose()?;
+    let audit = Audit::new(audit, files, &health)?;
     let metrics = match metrics_listen {
         Some(address) => Some(bind(address)?),
         None => None,
@@ -147,6 +161,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     let listening = Listening {
         grpc: local(&grpc, listen)?,
         metrics: metrics.as_ref().map(|m| local(m, listen)).transpose()?,
+        audit: webhook.as_ref().map(|(w, address)| local(w, *address)).transpose()?,
     };
     // Health and metrics answer from the first moment and to the last.
     let end = CancellationToken::new();
@@ -178,6 +193,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     let written = TaskTracker::new();
     output::start(outputs, &subscriptions, indexed.log().id(), &stop, &written);
     written.close();
+    audit.start(webhook.map(|(listener, _)| listener), writer.clone(), indexed.clone(), &stop)?;
     listening.emit();
     log_health.ready();
 

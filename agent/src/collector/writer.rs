@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ingest::Taken,
-    log::DiskLog,
+    log::{Beside, DiskLog},
     sequence::{Answer, Report, Sequences},
     watchdog::Pulse,
 };
@@ -54,9 +54,17 @@ struct Waiting {
 #[derive(Debug)]
 enum Order {
     Write(Waiting),
-    /// an event of the collector's own
-    Note(Box<v1::Event>, oneshot::Sender<()>),
+    Note(Notes),
     Finish,
+}
+
+/// Events of the collector's own, and what is kept with them.
+#[derive(Debug)]
+struct Notes {
+    events: Vec<v1::Event>,
+    beside: Vec<Beside>,
+    bytes: usize,
+    done: oneshot::Sender<()>,
 }
 
 /// Hands reports to the thread.
@@ -111,8 +119,27 @@ impl Writer {
 
     /// Waits until an event of the collector's own is in the log.
     pub(super) async fn note(&self, event: v1::Event) -> Result<(), Unwritten> {
+        self.notes(vec![event]).await
+    }
+
+    /// Waits until all of these are in the log: all of them, or none.
+    pub(super) async fn notes(&self, events: Vec<v1::Event>) -> Result<(), Unwritten> {
+        self.notes_with(events, Vec::new()).await
+    }
+
+    /// The same with what is to be kept beside them.
+    pub(super) async fn notes_with(
+        &self,
+        events: Vec<v1::Event>,
+        beside: Vec<Beside>,
+    ) -> Result<(), Unwritten> {
+        if self.failing.load(Ordering::Relaxed) {
+            return Err(Unwritten);
+        }
+        let bytes = events.iter().map(prost::Message::encoded_len).sum::<usize>();
         let (done, written) = oneshot::channel();
-        self.orders.send(Order::Note(Box::new(event), done)).await.map_err(|_| Unwritten)?;
+        let notes = Notes { events, beside, bytes, done };
+        self.orders.send(Order::Note(notes)).await.map_err(|_| Unwritten)?;
         written.await.map_err(|_| Unwritten)
     }
 
@@ -136,7 +163,7 @@ struct Thread {
 #[derive(Default)]
 struct Batch {
     reports: Vec<Waiting>,
-    notes: Vec<(v1::Event, oneshot::Sender<()>)>,
+    notes: Vec<Notes>,
     bytes: usize,
 }
 
@@ -173,15 +200,18 @@ impl Thread {
         let mut batch = std::mem::take(&mut group.batch);
         let (duplicates, held) = (group.duplicates, group.held);
         let mut noted = Vec::with_capacity(notes.len());
-        for (event, done) in notes {
-            batch.push(Arc::new(event));
+        let mut beside = Vec::new();
+        for Notes { events, beside: with, bytes: _, done } in notes {
+            batch.extend(events.into_iter().map(Arc::new));
+            beside.extend(with);
             noted.push(done);
         }
         let events = batch.len() as u64;
-        if events > 0 {
+        if events > 0 || !beside.is_empty() {
             let _beat = self.pulse.begin();
             self.indexed.log().check_room()?;
-            self.indexed.append(batch)?;
+            self.indexed.log().append_with(batch, &beside)?;
+            self.indexed.catch_up()?;
         }
         group.keep();
         drop(rooms);
@@ -211,7 +241,7 @@ impl Thread {
             while Instant::now() < until {
                 match self.orders.try_recv() {
                     // Dropped: whoever waits for it is refused.
-                    Ok(Order::Write(_) | Order::Note(..)) => {}
+                    Ok(Order::Write(_) | Order::Note(_)) => {}
                     Ok(Order::Finish) | Err(mpsc::error::TryRecvError::Disconnected) => return Ok(false),
                     Err(mpsc::error::TryRecvError::Empty) => thread::sleep(TICK),
                 }
@@ -261,7 +291,10 @@ impl Batch {
                 self.bytes += waiting.bytes;
                 self.reports.push(waiting);
             }
-            Order::Note(event, done) => self.notes.push((*event, done)),
+            Order::Note(notes) => {
+                self.bytes += notes.bytes;
+                self.notes.push(notes);
+            }
             Order::Finish => return false,
         }
         true

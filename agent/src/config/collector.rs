@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    audit::{self, Audit},
     outputs::{self, OUTPUT, Output},
     principals,
     settings::{
@@ -97,6 +98,8 @@ pub struct Flags {
     /// For tests, which do not wait for so long: silent-after may be less than agents need
     #[arg(long, hide = true)]
     pub silent_soon: bool,
+    #[command(flatten)]
+    pub audit: audit::AuditFlags,
     /// Where to serve /metrics, /healthz and /readyz, or "none" [default: 127.0.0.1:9443]
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<String>,
@@ -127,6 +130,7 @@ pub struct CollectorConfig {
     pub outputs: Vec<Output>,
     /// `None`: never
     pub silent_after: Option<Duration>,
+    pub audit: Audit,
     /// a filter as in `RUST_LOG`
     pub log_level: Option<String>,
     pub log_format: LogFormat,
@@ -142,7 +146,7 @@ pub struct Tls {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 24] = [
     "listen",
     "data",
     "max-age",
@@ -157,6 +161,13 @@ const KEYS: [&str; 17] = [
     "subscription-slow-after",
     "subscription-max-idle",
     "silent-after",
+    audit::KEYS[0],
+    audit::KEYS[1],
+    audit::KEYS[2],
+    audit::KEYS[3],
+    audit::KEYS[4],
+    audit::KEYS[5],
+    audit::KEYS[6],
     "metrics-listen",
     "log-level",
     "log-format",
@@ -182,6 +193,7 @@ impl CollectorConfig {
             subscription_max_idle,
             silent_after,
             silent_soon: _,
+            audit,
             metrics_listen,
             log_level,
             log_format,
@@ -201,6 +213,7 @@ impl CollectorConfig {
         settings.flag("--subscription-slow-after", subscription_slow_after);
         settings.flag("--subscription-max-idle", subscription_max_idle);
         settings.flag("--silent-after", silent_after);
+        audit.put(&mut settings);
         settings.flag("--metrics-listen", metrics_listen);
         settings.flag("--log-level", log_level);
         settings.flag("--log-format", log_format);
@@ -240,6 +253,7 @@ impl CollectorConfig {
                 }),
             },
             outputs: outputs::check(settings),
+            audit: audit::check(settings, secure),
             silent_after: settings.check("silent-after", Some(SILENT_AFTER), |text| match text {
                 "never" => Ok(None),
                 text if flags.silent_soon => duration(text, Duration::ZERO).map(Some),
@@ -276,7 +290,7 @@ fn check_tls(settings: &mut Settings) -> Option<Tls> {
     Some(Tls { files: files?, kubelets: ca.zip(cluster).map(|(ca, cluster)| Kubelets { ca, cluster }) })
 }
 
-fn name(text: &str) -> Result<String, String> {
+pub(super) fn name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 253 || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         return Err(format!("{} is no name: 1 to 253 bytes, without spaces", quoted(text)));
     }
@@ -332,6 +346,7 @@ mod tests {
                 subscription_slow_after: Duration::from_secs(60),
                 subscription_max_idle: Duration::from_secs(30 * 86_400),
                 silent_after: Some(Duration::from_secs(60)),
+                audit: Audit::default(),
                 log_level: None,
                 log_format: LogFormat::Auto,
                 flags: Flags::default(),
@@ -362,6 +377,7 @@ mod tests {
                 subscription_slow_after: Duration::from_secs(5),
                 subscription_max_idle: Duration::from_secs(86_400),
                 silent_after: None,
+                audit: Audit::default(),
                 log_level: Some("debug".to_owned()),
                 log_format: LogFormat::Json,
                 flags: Flags::default(),
@@ -384,6 +400,10 @@ mod tests {
             subscription_max_idle: Some("2d".to_owned()),
             silent_after: Some("90s".to_owned()),
             silent_soon: false,
+            audit: audit::AuditFlags {
+                audit_cluster: Some("flag".to_owned()),
+                ..audit::AuditFlags::default()
+            },
             metrics_listen: Some("127.0.0.1:0".to_owned()),
             log_level: Some("warn".to_owned()),
             log_format: Some("text".to_owned()),
@@ -406,6 +426,7 @@ mod tests {
                 subscription_slow_after: Duration::from_secs(90),
                 subscription_max_idle: Duration::from_secs(2 * 86_400),
                 silent_after: Some(Duration::from_secs(90)),
+                audit: Audit { cluster: "flag".to_owned(), ..Audit::default() },
                 log_level: Some("warn".to_owned()),
                 log_format: LogFormat::Text,
                 flags: Flags::default(),

@@ -456,13 +456,16 @@ impl Emit for ConfigRefused<'_> {
 pub struct Listening {
     pub grpc: std::net::SocketAddr,
     pub metrics: Option<std::net::SocketAddr>,
+    /// the audit webhook
+    pub audit: Option<std::net::SocketAddr>,
 }
 
 impl Emit for Listening {
     fn emit(self) {
-        let Self { grpc, metrics } = self;
-        let metrics = metrics.map_or_else(|| "none".to_owned(), |m| m.to_string());
-        info!(%grpc, metrics, "listening");
+        let Self { grpc, metrics, audit } = self;
+        let [metrics, audit] =
+            [metrics, audit].map(|address| address.map_or_else(|| "none".to_owned(), |a| a.to_string()));
+        info!(%grpc, metrics, audit, "listening");
     }
 }
 

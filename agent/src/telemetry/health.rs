@@ -15,6 +15,8 @@ pub struct Health(Arc<Shared>);
 struct Shared {
     /// what is missing; `None`: nothing, it is ready
     components: Mutex<BTreeMap<&'static str, Option<String>>>,
+    /// of parts that are ready, and of which there is something to say all the same
+    remarks: Mutex<BTreeMap<&'static str, String>>,
     ready: watch::Sender<bool>,
 }
 
@@ -45,6 +47,12 @@ impl Health {
         self.0.components.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What there is to say of parts that are ready.
+    #[must_use]
+    pub fn remarks(&self) -> BTreeMap<&'static str, String> {
+        self.0.remarks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// All parts are; a daemon without any is not.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -57,7 +65,14 @@ impl Health {
         self.0.ready.subscribe()
     }
 
-    fn set(&self, name: &'static str, missing: Option<String>) {
+    fn set(&self, name: &'static str, missing: Option<String>, remark: Option<String>) {
+        {
+            let mut remarks = self.0.remarks.lock().unwrap_or_else(PoisonError::into_inner);
+            match remark {
+                Some(remark) => _ = remarks.insert(name, remark),
+                None => _ = remarks.remove(name),
+            }
+        }
         let mut components = self.0.components.lock().unwrap_or_else(PoisonError::into_inner);
         components.insert(name, missing);
         let ready = components.values().all(Option::is_none);
@@ -67,11 +82,16 @@ impl Health {
 
 impl Component {
     pub fn ready(&self) {
-        self.health.set(self.name, None);
+        self.health.set(self.name, None, None);
+    }
+
+    /// Ready, but a person should know: what it waits for would not come if nobody could reach the daemon.
+    pub fn ready_but(&self, remark: impl Into<String>) {
+        self.health.set(self.name, None, Some(remark.into()));
     }
 
     /// `reason` is what a person reads: what is missing.
     pub fn not_ready(&self, reason: impl Into<String>) {
-        self.health.set(self.name, Some(reason.into()));
+        self.health.set(self.name, Some(reason.into()), None);
     }
 }

@@ -90,10 +90,12 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
 
 fn readiness(health: &Health) -> String {
     let mut lines = String::new();
+    let remarks = health.remarks();
     for (name, missing) in health.components() {
-        _ = match missing {
-            None => writeln!(lines, "{name}: ready"),
-            Some(reason) => writeln!(lines, "{name}: not ready: {}", escape::guard(&reason)),
+        _ = match (missing, remarks.get(name)) {
+            (None, None) => writeln!(lines, "{name}: ready"),
+            (None, Some(remark)) => writeln!(lines, "{name}: ready, but {}", escape::guard(remark)),
+            (Some(reason), _) => writeln!(lines, "{name}: not ready: {}", escape::guard(&reason)),
         };
     }
     lines
@@ -141,8 +143,12 @@ mod tests {
         let answer = get(address, "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
         assert!(answer.ends_with("\r\n\r\nlog: not ready: disk\\x1b full\nring: ready\n"), "{answer}");
+        log.ready_but("nearly \x1bfull");
+        let answer = get(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.ends_with("\r\n\r\nlog: ready, but nearly \\x1bfull\nring: ready\n"), "{answer}");
         log.ready();
-        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200 "));
+        assert!(get(address, "/readyz").await.ends_with("\r\n\r\nlog: ready\nring: ready\n"));
 
         _ = Metrics::global();
         counter!("podtrail_http_test_total", "kind" => "a").increment(3);

@@ -1,8 +1,9 @@
 //! Who a certificate says somebody is.
 //!
 //! A certificate of podtrail's own authority carries one URI among its alternative names:
-//! `podtrail://agent/CLUSTER/NODE` or `podtrail://reader/PRINCIPAL`. Where the operator has named the authority of the
-//! kubelets, a certificate of that one is a node's by its subject, and nothing else.
+//! `podtrail://agent/CLUSTER/NODE`, `podtrail://reader/PRINCIPAL` or `podtrail://audit/CLUSTER`. Where the operator has
+//! named the authority of the kubelets, a certificate of that one is a node's by its subject, and nothing else; where they
+//! have named that of the API servers, one is an API server's by its common name.
 
 use std::{fmt, sync::Arc};
 
@@ -31,6 +32,10 @@ pub enum Identity {
     Reader {
         principal: Arc<str>,
     },
+    /// an API server of this cluster
+    Audit {
+        cluster: Arc<str>,
+    },
     /// a certificate of the right authority, with no name of ours in it
     Unnamed,
 }
@@ -46,12 +51,15 @@ pub enum IdentityError {
     Several(usize),
     /// {0} is no name
     #[error(
-        "{0:?} in the certificate is neither podtrail://agent/CLUSTER/NODE nor podtrail://reader/PRINCIPAL"
+        "{0:?} in the certificate is none of podtrail://agent/CLUSTER/NODE, podtrail://reader/PRINCIPAL and podtrail://audit/CLUSTER"
     )]
     Malformed(String),
     /// no kubelet's
     #[error("a certificate of the kubelets' authority, but of {0:?} and not of a node")]
     NoKubelet(String),
+    /// no API server's
+    #[error("a certificate of the API servers' authority, but of {0:?}, which is none of audit-client")]
+    NoApiServer(String),
 }
 
 impl Identity {
@@ -88,6 +96,19 @@ impl Identity {
         }
         Ok(Self::Agent { cluster: cluster.into(), node })
     }
+
+    /// By the common name in an API server's certificate (DER), whose authority signs many others.
+    pub fn of_api_server(der: &[u8], cluster: &str, names: &[String]) -> Result<Self, IdentityError> {
+        let certificate = read(der)?;
+        let subject = certificate.subject();
+        let mut found = subject.iter_common_name().filter_map(|name| name.as_str().ok());
+        match (found.next(), found.next()) {
+            (Some(name), None) if names.iter().any(|wanted| wanted == name) => {
+                Ok(Self::Audit { cluster: cluster.into() })
+            }
+            _ => Err(IdentityError::NoApiServer(subject.to_string())),
+        }
+    }
 }
 
 impl fmt::Display for Identity {
@@ -96,6 +117,7 @@ impl fmt::Display for Identity {
             Self::Loopback => f.write_str("loopback"),
             Self::Agent { cluster, node } => write!(f, "agent {cluster}/{node}"),
             Self::Reader { principal } => write!(f, "reader {principal}"),
+            Self::Audit { cluster } => write!(f, "audit of {cluster}"),
             Self::Unnamed => f.write_str("a certificate without a podtrail:// name"),
         }
     }
@@ -119,6 +141,7 @@ fn parse(uri: &str) -> Option<Identity> {
             Some(Identity::Agent { cluster: decoded(cluster)?, node: decoded(node)? })
         }
         ("reader", principal, None, None) => Some(Identity::Reader { principal: decoded(principal)? }),
+        ("audit", cluster, None, None) => Some(Identity::Audit { cluster: decoded(cluster)? }),
         _ => None,
     }
 }
@@ -164,6 +187,7 @@ mod tests {
         assert_eq!(of(&["PODTRAIL://agent/prod/n"]), Ok(agent("prod", "n")));
         let reader = Identity::Reader { principal: "siem".into() };
         assert_eq!(of(&["spiffe://x/y", "podtrail://reader/siem"]), Ok(reader));
+        assert_eq!(of(&["podtrail://audit/prod"]), Ok(Identity::Audit { cluster: "prod".into() }));
         assert_eq!(of(&["spiffe://x/y"]), Ok(Identity::Unnamed));
         assert_eq!(of(&[]), Ok(Identity::Unnamed));
     }
@@ -184,6 +208,8 @@ mod tests {
             "podtrail://agent/c/%ff",
             "podtrail://reader/",
             "podtrail://reader/a/b",
+            "podtrail://audit/",
+            "podtrail://audit/a/b",
             "podtrail://Reader/a",
             "podtrail://",
         ] {
@@ -210,6 +236,20 @@ mod tests {
                 matches!(of(organization, name), Err(IdentityError::NoKubelet(_))),
                 "{organization} {name}"
             );
+        }
+    }
+
+    #[test]
+    fn an_api_server_is_known_by_its_common_name_alone() {
+        let names = ["kube-apiserver-audit".to_owned(), "other".to_owned()];
+        let of = |name: &str| {
+            let uris = &["podtrail://audit/elsewhere"];
+            let wanted = Wanted { uris, subject: Some(("system:masters", name)), ..Wanted::default() };
+            Identity::of_api_server(&der(&Authority::new("ca").issue(wanted)), "prod", &names)
+        };
+        assert_eq!(of("kube-apiserver-audit"), Ok(Identity::Audit { cluster: "prod".into() }));
+        for name in ["kubernetes-admin", "", "kube-apiserver-audit "] {
+            assert!(matches!(of(name), Err(IdentityError::NoApiServer(_))), "{name:?}");
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio_rustls::{TlsConnector, client};
 use super::*;
 use crate::tls::{
     Files, provider,
+    server::Protocol,
     testing::{Authority, Wanted},
 };
 
@@ -39,7 +40,7 @@ impl Door {
             .issue(Wanted { hosts: &["127.0.0.1"], ..Wanted::default() })
             .write(files.path(), &authority.pem());
         let [ca, cert, key] = ["ca.pem", "cert.pem", "key.pem"].map(|name| files.path().join(name));
-        let tls = ServerTls::load(Files { ca, cert, key }, None).unwrap();
+        let tls = ServerTls::load(Files { ca, cert, key }, None, Protocol::Grpc).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = Box::pin(accept(listener, Some(Arc::new(tls)), limits, CancellationToken::new()));

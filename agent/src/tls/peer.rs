@@ -28,7 +28,9 @@ impl Peer {
         match &self.identity {
             Identity::Loopback => self.address.to_string(),
             Identity::Unnamed => format!("{} ({})", self.address, self.identity),
-            named @ (Identity::Agent { .. } | Identity::Reader { .. }) => named.to_string(),
+            named @ (Identity::Agent { .. } | Identity::Reader { .. } | Identity::Audit { .. }) => {
+                named.to_string()
+            }
         }
     }
 
@@ -38,7 +40,7 @@ impl Peer {
         match &self.identity {
             Identity::Loopback => true,
             Identity::Agent { cluster: c, node: n } => &**c == cluster && &**n == node,
-            Identity::Reader { .. } | Identity::Unnamed => false,
+            Identity::Reader { .. } | Identity::Audit { .. } | Identity::Unnamed => false,
         }
     }
 }

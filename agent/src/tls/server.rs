@@ -19,11 +19,10 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ALPN,
     files::{Contents, Files, Fingerprint, Own, TlsError, expiry},
     peer::Peer,
     provider,
-    verifier::{OfKubelets, Verifier},
+    verifier::{OfOthers, Verifier},
 };
 use crate::telemetry::{
     Emit as _,
@@ -44,11 +43,56 @@ pub struct Kubelets {
     pub cluster: String,
 }
 
+/// API servers' own certificates, which may send audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiServers {
+    /// who signs them, and others
+    pub ca: PathBuf,
+    /// the cluster whose API servers they are
+    pub cluster: String,
+    /// their common names
+    pub names: Vec<String>,
+}
+
+/// Who may come with a certificate that is not of our authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Others {
+    Kubelets(Kubelets),
+    ApiServers(ApiServers),
+}
+
+impl Others {
+    fn ca(&self) -> &Path {
+        match self {
+            Self::Kubelets(Kubelets { ca, .. }) | Self::ApiServers(ApiServers { ca, .. }) => ca,
+        }
+    }
+}
+
+/// What is spoken behind the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2
+    Grpc,
+    /// HTTP/1.1
+    Http,
+}
+
+impl Protocol {
+    fn alpn(self) -> Vec<u8> {
+        match self {
+            Self::Grpc => super::ALPN.to_vec(),
+            Self::Http => b"http/1.1".to_vec(),
+        }
+    }
+}
+
 /// Certificate, key and authorities of the collector.
 #[derive(Debug)]
 pub struct ServerTls {
     files: Files,
-    kubelets: Option<Kubelets>,
+    others: Option<Others>,
+    protocol: Protocol,
     state: Mutex<State>,
 }
 
@@ -105,12 +149,12 @@ impl Unwelcome {
 
 impl ServerTls {
     /// Reads the files.
-    pub fn load(files: Files, kubelets: Option<Kubelets>) -> Result<Self, TlsError> {
-        let contents = read(&files, kubelets.as_ref())?;
-        let loaded = Loaded::new(&files, kubelets.as_ref(), &contents)?;
+    pub fn load(files: Files, others: Option<Others>, protocol: Protocol) -> Result<Self, TlsError> {
+        let contents = read(&files, others.as_ref())?;
+        let loaded = Loaded::new(&files, others.as_ref(), protocol, &contents)?;
         files.tell(&loaded.own);
         let state = State { tried: Some(contents.fingerprint()), loaded: Arc::new(loaded) };
-        Ok(Self { files, kubelets, state: Mutex::new(state) })
+        Ok(Self { files, others, protocol, state: Mutex::new(state) })
     }
 
     /// Looks at the files every few seconds, until `stop`.
@@ -134,7 +178,7 @@ impl ServerTls {
     /// Looks whether the files have changed. Connections from now on use what is there, if it can be used. Blocks.
     pub fn refresh(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let contents = match read(&self.files, self.kubelets.as_ref()) {
+        let contents = match read(&self.files, self.others.as_ref()) {
             Ok(contents) => contents,
             Err(error) => {
                 if state.tried.take().is_some() {
@@ -148,7 +192,7 @@ impl ServerTls {
             return;
         }
         state.tried = fingerprint;
-        match Loaded::new(&self.files, self.kubelets.as_ref(), &contents) {
+        match Loaded::new(&self.files, self.others.as_ref(), self.protocol, &contents) {
             Ok(loaded) => {
                 FilesLoaded { cert: &self.files.cert }.emit();
                 self.files.tell(&loaded.own);
@@ -182,15 +226,20 @@ impl ServerTls {
 }
 
 impl Loaded {
-    fn new(files: &Files, kubelets: Option<&Kubelets>, contents: &Contents) -> Result<Self, TlsError> {
+    fn new(
+        files: &Files,
+        others: Option<&Others>,
+        protocol: Protocol,
+        contents: &Contents,
+    ) -> Result<Self, TlsError> {
         let own = files.own(contents)?;
-        let kubelets = match kubelets {
-            Some(Kubelets { ca, cluster }) => {
-                Some(OfKubelets { verifier: verifier(contents, ca)?, cluster: cluster.clone() })
+        let others = match others {
+            Some(others) => {
+                Some(OfOthers { verifier: verifier(contents, others.ca())?, others: others.clone() })
             }
             None => None,
         };
-        let verifier = Arc::new(Verifier::new(verifier(contents, &files.ca)?, kubelets));
+        let verifier = Arc::new(Verifier::new(verifier(contents, &files.ca)?, others));
         let unusable = |e: Error| TlsError::Unusable { cert: files.cert.clone(), why: e.to_string() };
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])
@@ -198,7 +247,7 @@ impl Loaded {
             .with_client_cert_verifier(verifier.clone())
             .with_single_cert(own.chain.clone(), own.key.clone_key())
             .map_err(unusable)?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![protocol.alpn()];
         // A session taken up again would go by a certificate that may not be good any more.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
@@ -206,8 +255,8 @@ impl Loaded {
     }
 }
 
-fn read(files: &Files, kubelets: Option<&Kubelets>) -> Result<Contents, TlsError> {
-    Contents::read(files.paths().into_iter().chain(kubelets.map(|kubelets| &*kubelets.ca)))
+fn read(files: &Files, others: Option<&Others>) -> Result<Contents, TlsError> {
+    Contents::read(files.paths().into_iter().chain(others.map(Others::ca)))
 }
 
 /// Believes certificates of the authorities in this file.

@@ -9,33 +9,37 @@ use rustls::{
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
-use super::{Identity, identity::IdentityError};
+use super::{
+    Identity,
+    identity::IdentityError,
+    server::{ApiServers, Kubelets, Others},
+};
 
 /// Checks a certificate, and that it names nobody or somebody: what it says is heard before the handshake is done, so
 /// that the other side is told when it will not do.
 #[derive(Debug)]
 pub(super) struct Verifier {
     ours: Arc<dyn ClientCertVerifier>,
-    kubelets: Option<OfKubelets>,
+    others: Option<OfOthers>,
     /// which authorities would do
     hints: Vec<DistinguishedName>,
 }
 
-/// Certificates of the kubelets' authority.
+/// Certificates of an authority that is not ours.
 #[derive(Debug)]
-pub(super) struct OfKubelets {
+pub(super) struct OfOthers {
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
-    pub(super) cluster: String,
+    pub(super) others: Others,
 }
 
 impl Verifier {
-    pub(super) fn new(ours: Arc<dyn ClientCertVerifier>, kubelets: Option<OfKubelets>) -> Self {
-        let all = [Some(&ours), kubelets.as_ref().map(|kubelets| &kubelets.verifier)];
+    pub(super) fn new(ours: Arc<dyn ClientCertVerifier>, others: Option<OfOthers>) -> Self {
+        let all = [Some(&ours), others.as_ref().map(|others| &others.verifier)];
         let hints = all.into_iter().flatten().flat_map(|verifier| verifier.root_hint_subjects()).cloned();
-        Self { hints: hints.collect(), ours, kubelets }
+        Self { hints: hints.collect(), ours, others }
     }
 
-    /// Who a chain of certificates names: ours by its URI, a kubelet's by its subject, and neither the other way.
+    /// Who a chain of certificates names: ours by its URI, others by their subject, and neither the other way.
     pub(super) fn identify(
         &self,
         own: &CertificateDer<'_>,
@@ -48,13 +52,14 @@ impl Verifier {
         let Err(error) = self.ours.verify_client_cert(own, between, now) else {
             return named(Identity::of_certificate(own));
         };
-        match &self.kubelets {
-            Some(OfKubelets { verifier, cluster }) => {
-                verifier.verify_client_cert(own, between, now)?;
-                named(Identity::of_kubelet(own, cluster))
+        let Some(OfOthers { verifier, others }) = &self.others else { return Err(error) };
+        verifier.verify_client_cert(own, between, now)?;
+        named(match others {
+            Others::Kubelets(Kubelets { ca: _, cluster }) => Identity::of_kubelet(own, cluster),
+            Others::ApiServers(ApiServers { ca: _, cluster, names }) => {
+                Identity::of_api_server(own, cluster, names)
             }
-            None => Err(error),
-        }
+        })
     }
 }
 

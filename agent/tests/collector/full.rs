@@ -6,7 +6,10 @@ use super::*;
 
 /// A collector that a limit on the length of files does not kill.
 fn limited(data: &Path) -> Collector {
-    let inner = command(data);
+    limited_with(&command(data))
+}
+
+pub(super) fn limited_with(inner: &Command) -> Collector {
     let mut outer = Command::new("sh");
     outer.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
     outer.env_remove("RUST_LOG");
@@ -14,12 +17,12 @@ fn limited(data: &Path) -> Collector {
 }
 
 /// From now on no file grows beyond `bytes`; `None`: as long as they like.
-fn limit(collector: &Collector, bytes: Option<u64>) {
+pub(super) fn limit(collector: &Collector, bytes: Option<u64>) {
     let process = Process::from_raw(i32::try_from(collector.child.id()).unwrap());
     prlimit(process, Resource::Fsize, Rlimit { current: bytes, maximum: None }).unwrap();
 }
 
-async fn readiness(collector: &Collector, wanted: &str) {
+pub(super) async fn readiness(collector: &Collector, wanted: &str) {
     let until = Instant::now() + SOON;
     while !collector.get("/readyz").contains(wanted) {
         assert!(Instant::now() < until, "{}", collector.get("/readyz"));

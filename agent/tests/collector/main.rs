@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, in its helpers too; counters are whole numbers"
 )]
 
+mod audit;
 mod cli;
 mod examples;
 mod full;
@@ -47,6 +48,8 @@ struct Collector {
     child: Child,
     grpc: SocketAddr,
     metrics: SocketAddr,
+    /// the audit webhook
+    audit: Option<SocketAddr>,
     log: Arc<Mutex<String>>,
 }
 
@@ -73,14 +76,15 @@ fn start_with(mut command: Command) -> Collector {
             if line.contains("msg=listening ") {
                 let value = |key: &str| {
                     let at = line.find(key).unwrap() + key.len();
-                    line[at..].split(' ').next().unwrap().parse::<SocketAddr>().unwrap()
+                    line[at..].split(' ').next().unwrap().parse::<SocketAddr>().ok()
                 };
-                _ = found.send((value(" grpc="), value(" metrics=")));
+                let (grpc, metrics) = (value(" grpc=").unwrap(), value(" metrics=").unwrap());
+                _ = found.send((grpc, metrics, value(" audit=")));
             }
         }
     });
     match listening.recv_timeout(SOON) {
-        Ok((grpc, metrics)) => Collector { child, grpc, metrics, log },
+        Ok((grpc, metrics, audit)) => Collector { child, grpc, metrics, audit, log },
         Err(_) => {
             _ = child.kill();
             panic!("it does not listen: {}", log.lock().unwrap());
@@ -570,7 +574,7 @@ fn what_cannot_be_is_told_in_one_line() {
         &format!(
             "{config}:2:1: max-byts: no such key; there are: \
              listen, data, max-age, max-bytes, tls-ca, tls-cert, tls-key, kubelet-ca, kubelet-cluster, streams-per-peer, \
-             subscriptions-per-principal, subscription-slow-after, subscription-max-idle, silent-after, metrics-listen, log-level, log-format, [[principal]], [[output]]"
+             subscriptions-per-principal, subscription-slow-after, subscription-max-idle, silent-after, audit-listen, audit-ca, audit-client, audit-cluster, audit-max-body, audit-stale-after, audit-log, metrics-listen, log-level, log-format, [[principal]], [[output]]"
         ),
     );
     misused(

@@ -58,7 +58,7 @@ CI=true
 PODTRAIL_ITEST_SLOW=$(option slow)
 PODTRAIL_ITEST_AGENT="--setns $(option setns)"
 export CI PODTRAIL_ITEST_SLOW PODTRAIL_ITEST_AGENT
-/podtrail-itest --color never $(option tests) 2>&1
+/podtrail-itest --color never $(option tests | $bb tr , ' ') 2>&1
 echo "podtrail-vm: ended with $?"
 $bb sync
 $bb poweroff -f

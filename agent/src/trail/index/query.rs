@@ -212,6 +212,8 @@ impl Index {
             .values()
             .flat_map(|names| names.values())
             .filter_map(|n| self.nodes.get(n))
+            // What the collector says of a whole cluster is of no node.
+            .filter(|node| !node.name.is_empty())
             .map(Node::message)
             .collect()
     }

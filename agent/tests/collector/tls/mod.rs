@@ -1,7 +1,7 @@
 //! Who may: a collector with certificates, and everybody who comes to it.
 
 #[path = "../../../src/tls/testing.rs"]
-mod authority;
+pub(super) mod authority;
 mod document;
 mod door;
 mod reload;
@@ -31,13 +31,13 @@ use self::authority::{Authority, Issued, Wanted};
 use super::{Collector, SOON, command, hello, start_with};
 
 /// An authority, a collector with its certificate, and room for the certificates of others.
-struct Place {
+pub(super) struct Place {
     dir: TempDir,
-    authority: Authority,
+    pub(super) authority: Authority,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let this = Self { dir: tempfile::tempdir().unwrap(), authority: Authority::new("podtrail") };
         this.server().write(&this.dir.path().join("server"), &this.authority.pem());
         this
@@ -48,16 +48,16 @@ impl Place {
         self.authority.issue(Wanted { hosts: &["127.0.0.1", "localhost"], ..Wanted::default() })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(super) fn file(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }
 
     /// Starts the collector with this configuration beside its files.
-    fn start(&self, configuration: &str) -> Collector {
+    pub(super) fn start(&self, configuration: &str) -> Collector {
         let mut text = String::new();
         for (key, file) in [("tls-ca", "ca"), ("tls-cert", "cert"), ("tls-key", "key")] {
             writeln!(text, "{key} = {:?}", self.file(&format!("server/{file}.pem"))).unwrap();
@@ -69,22 +69,22 @@ impl Place {
     }
 
     /// Files of somebody with this certificate, who believes this authority.
-    fn files(&self, name: &str, issued: &Issued) -> Files {
+    pub(super) fn files(&self, name: &str, issued: &Issued) -> Files {
         let dir = self.path(name);
         issued.write(&dir, &self.authority.pem());
         files(&dir)
     }
 
     /// Somebody whose certificate has this name.
-    fn named(&self, uri: &str) -> Files {
+    pub(super) fn named(&self, uri: &str) -> Files {
         self.files(&uri.replace('/', "_"), &self.authority.of(&[uri]))
     }
 
-    fn agent(&self, node: &str) -> Files {
+    pub(super) fn agent(&self, node: &str) -> Files {
         self.named(&format!("podtrail://agent/c/{node}"))
     }
 
-    fn reader(&self, principal: &str) -> Files {
+    pub(super) fn reader(&self, principal: &str) -> Files {
         self.named(&format!("podtrail://reader/{principal}"))
     }
 }
@@ -102,7 +102,7 @@ async fn channel(collector: &Collector, files: Files) -> Result<Channel, String>
     })
 }
 
-async fn trail(collector: &Collector, files: Files) -> TrailClient<Channel> {
+pub(super) async fn trail(collector: &Collector, files: Files) -> TrailClient<Channel> {
     TrailClient::new(channel(collector, files).await.unwrap())
 }
 
@@ -122,7 +122,7 @@ async fn report(
     Ok(answer.unwrap().acked_seq)
 }
 
-async fn tail(
+pub(super) async fn tail(
     collector: &Collector,
     files: Files,
     from: From,
@@ -132,12 +132,12 @@ async fn tail(
     Ok(TrailClient::new(channel).tail(request).await?.into_inner())
 }
 
-async fn next(tail: &mut Streaming<v1::TailResponse>) -> Result<Option<v1::Event>, Status> {
+pub(super) async fn next(tail: &mut Streaming<v1::TailResponse>) -> Result<Option<v1::Event>, Status> {
     Ok(timeout(SOON, tail.message()).await.unwrap()?.map(|response| response.event.unwrap()))
 }
 
 /// Waits until the collector's log has this many lines with all of these words.
-async fn told(collector: &Collector, words: &[&str], times: usize) {
+pub(super) async fn told(collector: &Collector, words: &[&str], times: usize) {
     let waited = timeout(SOON, async {
         while lines(collector, words) < times {
             sleep(std::time::Duration::from_millis(20)).await;
@@ -146,19 +146,19 @@ async fn told(collector: &Collector, words: &[&str], times: usize) {
     assert!(waited.await.is_ok(), "no {words:?} in {}", collector.log.lock().unwrap());
 }
 
-fn lines(collector: &Collector, words: &[&str]) -> usize {
+pub(super) fn lines(collector: &Collector, words: &[&str]) -> usize {
     let log = collector.log.lock().unwrap();
     log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
 }
 
-fn refused(collector: &Collector, reason: &str) -> f64 {
+pub(super) fn refused(collector: &Collector, reason: &str) -> f64 {
     let text = collector.get("/metrics");
     let name = format!("podtrail_collector_refused_total{{reason=\"{reason}\"}}");
     text.lines().find_map(|line| line.strip_prefix(&name)).map_or(0.0, |value| value.trim().parse().unwrap())
 }
 
 /// Waits until more were refused than before, and says how many now are. A client may try twice.
-async fn more_refused(collector: &Collector, reason: &str, before: f64) -> f64 {
+pub(super) async fn more_refused(collector: &Collector, reason: &str, before: f64) -> f64 {
     timeout(SOON, async {
         loop {
             let now = refused(collector, reason);

@@ -1,0 +1,149 @@
+//! Takes audit in, whichever way it comes, one batch after the other: passes over what was kept before, has the log
+//! written, and says so once it is.
+//!
+//! Who sent a batch may be gone before it is written, and send it again: here nothing is given up half-way.
+
+use std::sync::Arc;
+
+use podtrail_proto::v1::{self, event::Body};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task,
+};
+
+use super::{
+    event::{self, Batch},
+    heard::{Heard, Source},
+    seen::Seen,
+};
+use crate::{
+    collector::{
+        log::{Beside, DiskLog},
+        writer::{Unwritten, Writer},
+    },
+    telemetry::{
+        Emit as _,
+        audit::{AuditTaken, AuditUnreadable},
+    },
+    trail::{Indexed, Moment},
+};
+
+/// Batches that are written together.
+const MAX_GROUP: usize = 64;
+
+/// What came from a source at once.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    pub(super) batch: Batch,
+    /// what of it cannot be read
+    pub(super) gaps: Vec<v1::Gap>,
+    /// how far the source is read with it
+    pub(super) beside: Vec<Beside>,
+}
+
+#[derive(Debug)]
+struct Order {
+    source: Source,
+    part: Part,
+    done: oneshot::Sender<()>,
+}
+
+/// Hands batches over.
+#[derive(Clone, Debug)]
+pub(super) struct Intake(mpsc::Sender<Order>);
+
+impl Intake {
+    /// Runs until the last handle is gone.
+    pub(super) fn start(writer: Writer, indexed: Arc<Indexed<DiskLog>>, heard: Heard) -> Self {
+        let (orders, rx) = mpsc::channel(MAX_GROUP);
+        tokio::spawn(Task { writer, indexed, heard, seen: None }.run(rx));
+        Self(orders)
+    }
+
+    /// Waits until what is kept of it is in the log.
+    pub(super) async fn take(&self, source: &Source, part: Part) -> Result<(), Unwritten> {
+        let (done, written) = oneshot::channel();
+        let order = Order { source: source.clone(), part, done };
+        self.0.send(order).await.map_err(|_| Unwritten)?;
+        written.await.map_err(|_| Unwritten)
+    }
+}
+
+struct Task {
+    writer: Writer,
+    indexed: Arc<Indexed<DiskLog>>,
+    heard: Heard,
+    /// `None`: what is in the log is not known
+    seen: Option<Seen>,
+}
+
+impl Task {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut group = Vec::new();
+        while orders.recv_many(&mut group, MAX_GROUP).await > 0 {
+            // Where it cannot be written all are dropped, and whoever waits is refused.
+            let orders = std::mem::take(&mut group);
+            if self.write(orders).await.is_err() {
+                self.seen = None;
+            }
+        }
+    }
+
+    async fn write(&mut self, orders: Vec<Order>) -> Result<(), Unwritten> {
+        let mut seen = match self.seen.take() {
+            Some(seen) => seen,
+            None => self.load().await?,
+        };
+        let (mut events, mut beside, mut written) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut heard, mut duplicates) = (0, 0);
+        for Order { source, part, done } in orders {
+            let Part { batch, gaps, beside: position } = part;
+            let Batch { requests, events: count, first, last } = batch;
+            heard += count;
+            for request in requests {
+                if seen.add(&source.cluster, &request, &mut beside) {
+                    events.push(event::message(&source.cluster, &source.name, request));
+                } else {
+                    duplicates += 1;
+                }
+            }
+            for gap in gaps {
+                AuditUnreadable { source: &source.name, detail: &gap.detail, count: gap.count() }.emit();
+                events.push(message(&source, gap));
+            }
+            beside.extend(position);
+            written.push((source, first.zip(last), done));
+        }
+        let requests = events.len() as u64;
+        if !events.is_empty() || !beside.is_empty() {
+            self.writer.notes_with(events, beside).await?;
+        }
+        self.seen = Some(seen);
+        AuditTaken { events: heard, requests, duplicates }.emit();
+        for (source, stages, done) in written {
+            if let Some((first, last)) = stages {
+                self.heard.hear(&source, first, last);
+            }
+            // Who does not wait any more sends it again.
+            _ = done.send(());
+        }
+        Ok(())
+    }
+
+    /// Reads what the log knows: at the start, and after a write of which nobody can say whether it was done.
+    async fn load(&self) -> Result<Seen, Unwritten> {
+        let indexed = self.indexed.clone();
+        let loaded = task::spawn_blocking(move || Seen::load(indexed.log())).await;
+        loaded.map_err(|_panicked| Unwritten)?.map_err(|_closed| Unwritten)
+    }
+}
+
+/// A gap as an event of the log.
+fn message(source: &Source, gap: v1::Gap) -> v1::Event {
+    v1::Event {
+        id: Some(v1::EventId { cluster: source.cluster.clone(), ..v1::EventId::default() }),
+        time: gap.to.or_else(|| Some(Moment::now().timestamp())),
+        body: Some(Body::Gap(gap)),
+        ..v1::Event::default()
+    }
+}
