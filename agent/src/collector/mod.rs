@@ -12,6 +12,7 @@
 //! | [`audit`] | the API server's audit: its webhook, its files |
 //! | [`subscribe`] | durable subscriptions |
 //! | `reload` | principals, when the configuration's file changes |
+//! | [`attribution`] | which person is behind a session |
 //! | `silence` | nodes of which nothing comes any more |
 //! | `retention` | trims by age and size |
 //!
@@ -19,6 +20,7 @@
 //! here depends on what it carries.
 
 mod admission;
+pub mod attribution;
 pub mod audit;
 mod directory;
 mod ingest;

@@ -1,0 +1,184 @@
+//! Whether a request may be the one behind a session.
+//!
+//! Both sides have clocks of their own, which may be apart by the skew; lengths of time are not touched by that.
+
+use std::time::Duration;
+
+use podtrail_proto::v1::{EntryMethod, api_request::Action};
+
+use super::{
+    Settings,
+    request::Request,
+    session::{Argv, Place, Session},
+};
+use crate::trail::Moment;
+
+/// The API server may take so long from a request's arrival to its answer.
+pub const ANSWER: Duration = Duration::from_secs(70);
+/// From a request for an ephemeral container until it runs: an image may have to be pulled.
+pub const EPHEMERAL: Duration = Duration::from_secs(3600);
+/// From the end of a session's root until the response is complete: what was written is still on its way.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How exactly lengths of time are told.
+const GRAIN: Duration = Duration::from_millis(50);
+
+/// How two texts of a command compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    Same,
+    /// what is there of it
+    SameButCut,
+    /// behind what a webhook put before it
+    Prefixed,
+    /// it is a script, whose interpreter stands before it
+    Script,
+}
+
+/// How the ends of both compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    Agree,
+    /// one of them is not known
+    Open,
+    Disagree,
+}
+
+/// Whether the session can have been entered by this request; ends are not looked at.
+#[must_use]
+pub fn fits(settings: &Settings, session: &Session, request: &Request) -> bool {
+    let Place::Pod(pod) = &session.place else { return false };
+    if !request.went_through() || request.pod != *pod || request.consumed {
+        return false;
+    }
+    if session.method == EntryMethod::EphemeralContainer {
+        let name = session.container_name();
+        let since = session.entered.before(EPHEMERAL);
+        return request.action == Action::EphemeralContainer
+            && request.ephemeral.iter().any(|ephemeral| ephemeral == name)
+            && (since..=after(session.entered, settings.skew)).contains(&request.begin());
+    }
+    request.action == Action::Exec
+        && same_container(session, request)
+        && session.terminal.is_none_or(|terminal| terminal == request.tty)
+        && in_time(settings, session, request)
+        && session
+            .argv
+            .as_ref()
+            .is_none_or(|argv| command(settings, argv, &request.command, request.truncated).is_some())
+}
+
+fn same_container(session: &Session, request: &Request) -> bool {
+    let name = session.container_name();
+    request.container.is_empty() || name.is_empty() || request.container == name
+}
+
+fn in_time(settings: &Settings, session: &Session, request: &Request) -> bool {
+    let entered = session.entered;
+    let begin = request.begin();
+    // Where its answer is not told, it came at some time after the request.
+    let wait = if request.started.is_some() { settings.latency } else { settings.latency + ANSWER };
+    let last = after(begin, wait).min(request.complete.unwrap_or(Moment::MAX));
+    entered >= begin.before(settings.skew) && entered <= after(last, settings.skew)
+}
+
+/// This far after, held at the end of time.
+#[must_use]
+pub fn after(moment: Moment, by: Duration) -> Moment {
+    Moment(moment.0.saturating_add(i64::try_from(by.as_nanos()).unwrap_or(i64::MAX)))
+}
+
+/// Whether what ran is what was asked for.
+#[must_use]
+pub fn command(settings: &Settings, argv: &Argv, asked: &[String], truncated: bool) -> Option<Command> {
+    if truncated || asked.is_empty() {
+        return None;
+    }
+    if equal(&argv.words, argv.cut, asked) {
+        return Some(if argv.cut.is_some() { Command::SameButCut } else { Command::Same });
+    }
+    for prefix in &settings.prefixes {
+        let n = prefix.len();
+        if let Some((head, rest)) = argv.words.split_at_checked(n)
+            && n > 0
+            && argv.cut.is_none_or(|cut| cut > n)
+            && prefix.iter().zip(head).enumerate().all(|(at, (p, word))| like(p, word, at == 0))
+            && equal(rest, argv.cut.map(|cut| cut - n), asked)
+        {
+            return Some(Command::Prefixed);
+        }
+    }
+    script(argv, asked).then_some(Command::Script)
+}
+
+/// A `*` at the end of a pattern stands for anything; the program may be named by its path.
+fn like(pattern: &str, word: &str, program: bool) -> bool {
+    let word = if program && !pattern.contains('/') { base(word) } else { word };
+    match pattern.strip_suffix('*') {
+        Some(beginning) => word.starts_with(beginning),
+        None => word == pattern,
+    }
+}
+
+fn base(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The words of a script's process are its interpreter, perhaps one argument for that, its path, and its arguments.
+fn script(argv: &Argv, asked: &[String]) -> bool {
+    let Some((program, arguments)) = asked.split_first() else { return false };
+    if argv.script.is_empty() || argv.cut.is_some() || base(&argv.script) != base(program) {
+        return false;
+    }
+    (1..=2).any(|at| {
+        argv.words.get(at).is_some_and(|word| *word == argv.script)
+            && argv.words.get(at + 1..) == Some(arguments)
+    })
+}
+
+/// Where a part is cut out, its head and its tail must be those of what was asked for.
+fn equal(words: &[String], cut: Option<usize>, asked: &[String]) -> bool {
+    let Some(cut) = cut else { return words == asked };
+    let (head, tail) = words.split_at_checked(cut).unwrap_or((words, &[]));
+    // The last word of the head may lack its end, the first of the tail its beginning.
+    let Some((broken, head)) = head.split_last() else { return tail_is(tail, asked) };
+    let Some((same, rest)) = asked.split_at_checked(head.len()) else { return false };
+    same == head && rest.first().is_some_and(|word| word.starts_with(broken.as_str())) && tail_is(tail, rest)
+}
+
+fn tail_is(tail: &[String], asked: &[String]) -> bool {
+    let Some((broken, tail)) = tail.split_first() else { return true };
+    let Some(at) = asked.len().checked_sub(tail.len() + 1) else { return false };
+    asked.get(at).is_some_and(|word| word.ends_with(broken.as_str())) && asked.get(at + 1..) == Some(tail)
+}
+
+/// Whether the session's end and that of the response belong together. `node`: how far its node has reported; `api`: up to
+/// when the API server was heard.
+#[must_use]
+pub fn ends(
+    settings: &Settings,
+    session: &Session,
+    request: &Request,
+    node: Moment,
+    api_heard: impl Fn(Moment) -> bool,
+) -> Ends {
+    let slack = settings.skew + DRAIN;
+    let root = session.root_end.or(session.end);
+    match (root, request.complete) {
+        (Some(root), Some(complete)) => {
+            // Whoever holds its output open goes on after the root, and with them the response.
+            let last = session.end.unwrap_or(Moment::MAX).max(root);
+            let lasted = root.since(session.entered);
+            let answered = complete.since(request.begin());
+            let at = complete >= root.before(settings.skew)
+                && (last == Moment::MAX || complete <= after(last, slack));
+            if at && answered + GRAIN >= lasted { Ends::Agree } else { Ends::Disagree }
+        }
+        // It ended, and the response would be complete, which would have been heard.
+        (Some(_), None) => match session.end {
+            Some(end) if api_heard(after(end, slack)) => Ends::Disagree,
+            _ => Ends::Open,
+        },
+        (None, Some(complete)) if node > after(complete, slack) => Ends::Disagree,
+        (None, _) => Ends::Open,
+    }
+}
