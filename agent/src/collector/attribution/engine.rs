@@ -14,6 +14,7 @@ use super::{
 };
 use crate::trail::{
     Moment,
+    index::Known,
     log::{Cursor, Entry},
 };
 
@@ -35,15 +36,6 @@ pub enum Heard {
     Behind,
     /// not all of it, and it will not be
     No,
-}
-
-/// What the log holds of a session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Known {
-    pub started: bool,
-    /// has a verdict
-    pub attributed: bool,
-    pub ended: bool,
 }
 
 /// What the engine asks of what is around it.
@@ -468,7 +460,8 @@ impl Engine {
     }
 
     fn bound_requests(&mut self) {
-        while self.requests.len() > self.settings.most {
+        // They are wanted longer than sessions are.
+        while self.requests.len() > self.settings.most.saturating_mul(4) {
             let Some(oldest) = self.requests.keys().next().copied() else { return };
             self.drop_request(oldest);
         }

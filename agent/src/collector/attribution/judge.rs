@@ -148,7 +148,7 @@ impl Engine {
                 None => edges.iter().copied().filter(|r| !taken.contains(r)).collect(),
             })
             .collect();
-        let (assigned, by_ends) = self.assign(together, &open, world);
+        let (assigned, by_ends) = self.assign(together, &open, now, world);
         sessions
             .iter()
             .enumerate()
@@ -254,7 +254,13 @@ impl Engine {
     }
 
     /// Pairs; by the ends too, where that leaves as many.
-    fn assign(&self, together: &Together, open: &[Vec<usize>], world: &dyn World) -> (Assigned, bool) {
+    fn assign(
+        &self,
+        together: &Together,
+        open: &[Vec<usize>],
+        now: Moment,
+        world: &dyn World,
+    ) -> (Assigned, bool) {
         let Together { sessions, requests, .. } = together;
         let plain = assign(open, requests.len());
         let agreeing: Vec<Vec<usize>> = sessions
@@ -265,7 +271,7 @@ impl Engine {
                     let session = self.sessions.get(at);
                     let request = requests.get(**place).and_then(|at| self.requests.get(at));
                     session.zip(request).is_some_and(|(session, request)| {
-                        self.ends(session, request, world) != Ends::Disagree
+                        self.ends(session, request, now, world) != Ends::Disagree
                     })
                 };
                 edges.iter().filter(keep).copied().collect()
@@ -278,12 +284,13 @@ impl Engine {
         if by_ends.pairs == plain.pairs { (by_ends, true) } else { (plain, false) }
     }
 
-    fn ends(&self, session: &Session, request: &Request, world: &dyn World) -> Ends {
+    fn ends(&self, session: &Session, request: &Request, now: Moment, world: &dyn World) -> Ends {
         let cluster = &session.key.cluster;
         let node = (cluster.clone(), session.key.node.clone());
         let reached = self.nodes.get(&node).copied().unwrap_or(Moment::MIN);
         fit::ends(&self.settings, session, request, reached, |to| {
-            world.heard(cluster, request.begin(), to) == Heard::All
+            now >= after(session.logged, self.settings.settle)
+                && world.heard(cluster, request.begin(), to) == Heard::All
         })
     }
 

@@ -30,7 +30,8 @@ pub mod verdict;
 
 use std::time::Duration;
 
-pub use self::engine::{Counts, Engine, Heard, Known, World};
+pub use self::engine::{Counts, Engine, Heard, World};
+pub use crate::trail::index::Known;
 
 /// How sure one has to be, and how long it is waited for that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,5 +67,7 @@ impl Default for Settings {
     }
 }
 
+#[cfg(test)]
+mod scene;
 #[cfg(test)]
 mod tests;

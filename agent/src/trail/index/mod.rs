@@ -31,7 +31,7 @@ use super::{
     log::{Cursor, Entry},
 };
 
-pub use query::{Filter, FindError, PageToken, SessionRef, SessionsPage};
+pub use query::{Filter, FindError, Known, PageToken, SessionRef, SessionsPage};
 
 /// Open sessions kept though the log holds nothing of them any more.
 const MAX_SILENT: usize = 10_000;

@@ -34,6 +34,15 @@ pub struct PageToken {
     key: Key,
 }
 
+/// What the log holds of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    pub started: bool,
+    /// has a verdict
+    pub attributed: bool,
+    pub ended: bool,
+}
+
 /// A part of a list of sessions, newest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionsPage {
@@ -175,6 +184,18 @@ impl Index {
             (0, _) => Err(ambiguous(&mut matches(), false)),
             (_, _) => Err(ambiguous(&mut exact(), true)),
         }
+    }
+
+    /// What is known of a session that the collector made, on no node.
+    #[must_use]
+    pub fn known(&self, cluster: &str, id: &str) -> Known {
+        let number = self.node_numbers.get(cluster).and_then(|names| names.get(""));
+        let session = number.and_then(|n| self.sessions.get(&Key { id: id.into(), node: *n }));
+        session.map_or_else(Known::default, |session| Known {
+            started: session.is_announced(),
+            attributed: session.attributed.is_some(),
+            ended: session.end.is_some(),
+        })
     }
 
     /// What is known of it; `None`: it was dropped since.

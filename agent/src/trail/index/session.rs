@@ -58,6 +58,10 @@ impl Session {
         self.root_ran.or(self.announced).unwrap_or(self.first_event)
     }
 
+    pub(super) fn is_announced(&self) -> bool {
+        self.announced.is_some()
+    }
+
     /// From when on it may have lost something.
     pub(super) fn begin(&self) -> Moment {
         let entered = self.started.as_ref().and_then(|s| s.entered.as_ref()).map(Moment::from_timestamp);
