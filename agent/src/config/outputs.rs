@@ -1,10 +1,10 @@
 //! Plain outputs of the collector, `[[output]]`: who does not speak gRPC gets lines in a file, or syslog.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use super::settings::{
     Kind, Settings, Table,
-    value::{bytes_within, one_of, path, quoted},
+    value::{bytes_within, duration, one_of, path, quoted},
 };
 use crate::filter::Filter;
 
@@ -16,6 +16,7 @@ pub const OUTPUT: Kind = Kind {
         "type",
         "filter",
         "from",
+        "hold",
         "path",
         "max-bytes",
         "keep",
@@ -32,6 +33,7 @@ const FILE_BYTES: u64 = 100 << 20;
 const FILE_BYTES_MIN: u64 = 64 << 10;
 const FILE_BYTES_MAX: u64 = 1 << 40;
 const KEEP: u64 = 10;
+const HOLD_MAX: Duration = Duration::from_secs(60);
 const MESSAGE_MAX: u64 = 64 << 10;
 /// What every receiver should take is 2,048 (RFC 5424, 6.1).
 const MESSAGE_MIN: u64 = 2 << 10;
@@ -46,6 +48,8 @@ pub struct Output {
     pub filter: String,
     /// whether a new one begins with the oldest event there is
     pub oldest: bool,
+    /// events wait for the verdict on their session, for at most so long
+    pub hold: Duration,
     pub to: To,
 }
 
@@ -115,8 +119,17 @@ fn output(table: &mut Table) -> Output {
         name: table.need("name", String::new(), name),
         filter: table.check("filter", String::new(), filter),
         oldest: table.check("from", true, |text| one_of(text, &[("oldest", true), ("latest", false)])),
+        hold: table.check("hold", Duration::ZERO, hold),
         to: if file { to_file(table) } else { to_syslog(table) },
     }
+}
+
+fn hold(text: &str) -> Result<Duration, String> {
+    let hold = duration(text, Duration::ZERO)?;
+    if hold > HOLD_MAX {
+        return Err(format!("{} is more than {} s", quoted(text), HOLD_MAX.as_secs()));
+    }
+    Ok(hold)
 }
 
 fn to_file(table: &mut Table) -> To {
@@ -235,6 +248,7 @@ mod tests {
             name: name.to_owned(),
             filter: filter.to_owned(),
             oldest,
+            hold: Duration::ZERO,
             to,
         };
         assert_eq!(

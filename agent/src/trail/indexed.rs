@@ -1,6 +1,9 @@
 //! A log and its index, kept in step.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{
+    Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+    atomic::{AtomicBool, Ordering},
+};
 
 use podtrail_proto::v1;
 
@@ -18,12 +21,14 @@ pub struct Indexed<L> {
     index: RwLock<Index>,
     /// held from an append to its counting, so that events are counted in their order
     writing: Mutex<()>,
+    /// somebody finds out whose sessions are
+    attributes: AtomicBool,
 }
 
 impl<L: Log> Indexed<L> {
     /// Takes a log as it is, and counts what it holds.
     pub fn open(log: Arc<L>) -> Result<Self, LogError> {
-        let indexed = Self { log, index: RwLock::default(), writing: Mutex::default() };
+        let indexed = Self { log, index: RwLock::default(), writing: Mutex::default(), attributes: AtomicBool::new(false) };
         indexed.catch_up()?;
         Ok(indexed)
     }
@@ -32,6 +37,16 @@ impl<L: Log> Indexed<L> {
     #[must_use]
     pub fn log(&self) -> &Arc<L> {
         &self.log
+    }
+
+    /// From now on verdicts on sessions come.
+    pub fn set_attributes(&self) {
+        self.attributes.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether verdicts on sessions are to be waited for.
+    pub fn attributes(&self) -> bool {
+        self.attributes.load(Ordering::Relaxed)
     }
 
     /// To ask it. Ask quickly: appends wait meanwhile.

@@ -3,6 +3,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`attributions`] | whose session an event is of, put on it when it is sent |
 //! | [`cursor`] | places in a log, as readers get them |
 //! | [`log`] | what a log is: append, read from a cursor, trim |
 //! | [`memory`] | a log in memory, bounded by bytes |
@@ -16,6 +17,7 @@
 //!
 //! Nothing here knows where events come from, and nothing here ever changes one.
 
+pub mod attributions;
 pub mod cursor;
 pub mod index;
 pub mod indexed;

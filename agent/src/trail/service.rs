@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding};
 
 use super::{
+    attributions::attributed,
     Indexed, LogId, MAX_MESSAGE_BYTES, Moment,
     cursor::CursorError,
     index::{self, FindError, PageToken},
@@ -77,7 +78,7 @@ impl<L> fmt::Debug for Service<L> {
     }
 }
 
-impl<L: Log> Service<L> {
+impl<L: Log + fmt::Debug> Service<L> {
     /// `retention` is what readers are told; tails end once `shutdown` is cancelled; `viewer` is who asks, where the
     /// connection does not say.
     #[must_use]
@@ -254,7 +255,7 @@ fn given(s: String) -> Option<String> {
 }
 
 #[tonic::async_trait]
-impl<L: Log> trail_server::Trail for Service<L> {
+impl<L: Log + fmt::Debug> trail_server::Trail for Service<L> {
     type SubscribeStream = SubscribeStream;
     type TailStream = BoxStream<'static, Result<v1::TailResponse, Status>>;
 
@@ -309,7 +310,7 @@ impl<L: Log> trail_server::Trail for Service<L> {
         let this = self.clone();
         tokio::spawn(async move {
             let _permit = permit;
-            let sight = Sight { filter, viewer };
+            let sight = Sight { filter, viewer, attributions: this.indexed.clone() };
             let end = tokio::select! {
                 end = this.feed(start, until, &sight, &tx) => end,
                 () = this.shutdown.cancelled() => Err(Status::unavailable("shutting down: come again")),
@@ -396,7 +397,10 @@ impl<L: Log> trail_server::Trail for Service<L> {
             // Its first events may not know its pod yet.
             let namespace = session.as_ref().and_then(namespace_of).map(str::to_owned);
             let rights = viewer.rights();
-            let shown = events.into_iter().filter_map(|event| rights.show_in(event, namespace.as_deref()));
+            let shown = events
+                .into_iter()
+                .map(|event| attributed(event, indexed))
+                .filter_map(|event| rights.show_in(event, namespace.as_deref()));
             let events = shown.map(Arc::unwrap_or_clone).collect();
             let session = session.and_then(|session| rights.show_session(session));
             let next_page_token = next.map(|c| indexed.log().id().text(c)).unwrap_or_default();
@@ -445,7 +449,9 @@ fn check_hidden(filter: &index::Filter, viewer: &Viewer) -> Result<(), Status> {
         (namespace.is_some(), &["container", "pod", "namespace"][..]),
         (pod.is_some(), &["container", "pod", "name"]),
         (user.is_some(), &["attributed", "user", "name"]),
+        (user.is_some(), &["attributed", "impersonated", "name"]),
         (method.is_some(), &["session_started", "method"]),
+        (method.is_some(), &["attributed", "method"]),
         (container.is_some(), &["container", "id"]),
     ] {
         if asked && !viewer.rights().fields.show_all_of(path) {

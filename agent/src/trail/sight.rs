@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use podtrail_proto::v1;
 
-use super::viewer::Viewer;
+use super::{
+    attributions::{Attributions, attributed},
+    viewer::Viewer,
+};
 use crate::filter::Filter;
 
 /// What they asked for, and what they may see of it.
@@ -12,6 +15,8 @@ use crate::filter::Filter;
 pub struct Sight {
     pub filter: Filter,
     pub viewer: Viewer,
+    /// who knows whose sessions are
+    pub attributions: Arc<dyn Attributions>,
 }
 
 impl Sight {
@@ -20,7 +25,7 @@ impl Sight {
     /// The filter is asked about what they may see of it: else its answer would tell them of the rest.
     #[must_use]
     pub fn show(&self, event: Arc<v1::Event>) -> Option<Arc<v1::Event>> {
-        let event = self.viewer.rights().show(event)?;
+        let event = self.viewer.rights().show(attributed(event, &*self.attributions))?;
         self.filter.passes(&event).then_some(event)
     }
 }

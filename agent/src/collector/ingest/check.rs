@@ -1,6 +1,6 @@
 //! What a report may say.
 
-use podtrail_proto::v1;
+use podtrail_proto::v1::{self, EntryMethod, event::Body};
 use tonic::Status;
 
 use crate::{
@@ -42,6 +42,8 @@ pub(super) enum ReportError {
     LongSession(usize),
     #[error("event {at} has seq {seq}: there are none above {MAX_SEQ}")]
     Seq { at: usize, seq: u64 },
+    #[error("event {at} says {what}, which the collector alone finds out")]
+    Presumes { at: usize, what: &'static str },
     #[error("what is said to be gone is no ascending list of ranges, or they are more than {MAX_EVENTS}")]
     BadGone,
 }
@@ -59,6 +61,7 @@ impl ReportError {
             Self::BadTime(_) => "time",
             Self::LongSession(_) => "session",
             Self::Seq { .. } => "seq",
+            Self::Presumes { .. } => "presumes",
             Self::BadGone => "gone",
         }
     }
@@ -118,8 +121,49 @@ pub(super) fn events(expected: &NodeEpoch, events: &[v1::Event]) -> Result<(), R
         if event.session_id.len() > MAX_NAME {
             return Err(ReportError::LongSession(at));
         }
+        if let Some(what) = presumes(event) {
+            return Err(ReportError::Presumes { at, what });
+        }
     }
     Ok(())
+}
+
+/// What no agent can know: persons, and requests to the API server. A node that could say it could write anybody's name.
+fn presumes(event: &v1::Event) -> Option<&'static str> {
+    if event.attribution.is_some() {
+        return Some("whose session it is");
+    }
+    match &event.body {
+        Some(Body::ApiRequest(_)) => Some("what the API server was asked"),
+        Some(Body::Attributed(attributed)) => {
+            let v1::Attributed {
+                container: _,
+                user,
+                evidence: _,
+                verdict,
+                candidates,
+                impersonated,
+                audit_id,
+                source_ips,
+                user_agent,
+                method: _,
+                exec_id: _,
+                exit_code: _,
+            } = attributed;
+            let person = user.is_some()
+                || verdict.is_some()
+                || impersonated.is_some()
+                || !(candidates.is_empty() && audit_id.is_empty())
+                || !(source_ips.is_empty() && user_agent.is_empty());
+            person.then_some("who is behind a session")
+        }
+        Some(Body::SessionStarted(started))
+            if matches!(started.method(), EntryMethod::Attach | EntryMethod::PortForward) =>
+        {
+            Some("that somebody attached or forwarded ports")
+        }
+        _ => None,
+    }
 }
 
 /// Short enough for an error message.
@@ -161,5 +205,58 @@ impl Gone {
     /// All up to `acked` is in the log.
     pub(super) fn forget(&mut self, acked: u64) {
         self.0.retain(|range| range.last > acked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_says_nothing_of_persons() {
+        let node = NodeEpoch { cluster: "c".to_owned(), node: "n".to_owned(), epoch: 1 };
+        let event = |body| v1::Event {
+            id: Some(v1::EventId { cluster: "c".to_owned(), node: "n".to_owned(), epoch: 1, seq: 1 }),
+            time: Some(podtrail_proto::Timestamp { seconds: 1, nanos: 0 }),
+            session_id: "s".to_owned(),
+            body: Some(body),
+            ..v1::Event::default()
+        };
+        let refused = |event: v1::Event| {
+            let e = events(&node, &[event]).unwrap_err();
+            assert_eq!((e.reason(), e.status().code()), ("presumes", tonic::Code::InvalidArgument));
+            e.to_string()
+        };
+        let who = "event 0 says who is behind a session, which the collector alone finds out";
+        let user = Some(v1::User { name: "alice".to_owned(), ..v1::User::default() });
+        let none = v1::Attributed::default;
+        for attributed in [
+            v1::Attributed { user: user.clone(), ..none() },
+            v1::Attributed { impersonated: user.clone(), ..none() },
+            v1::Attributed { verdict: Some(v1::Verdict::ExactId.into()), ..none() },
+            v1::Attributed { verdict: Some(v1::Verdict::Unspecified.into()), ..none() },
+            v1::Attributed { candidates: vec![v1::Candidate::default()], ..none() },
+            v1::Attributed { audit_id: "x".to_owned(), ..none() },
+            v1::Attributed { source_ips: vec!["192.0.2.1".to_owned()], ..none() },
+            v1::Attributed { user_agent: "kubectl".to_owned(), ..none() },
+        ] {
+            assert_eq!(refused(event(Body::Attributed(attributed))), who);
+        }
+        let asked = "event 0 says what the API server was asked, which the collector alone finds out";
+        assert_eq!(refused(event(Body::ApiRequest(v1::ApiRequest::default()))), asked);
+        for method in [EntryMethod::Attach, EntryMethod::PortForward] {
+            let started = v1::SessionStarted { method: Some(method.into()), ..Default::default() };
+            assert!(refused(event(Body::SessionStarted(started))).contains("attached or forwarded ports"));
+        }
+        let ended = Body::SessionEnded(v1::SessionEnded::default());
+        let attribution = Some(v1::Attribution { user, ..v1::Attribution::default() });
+        let said = refused(v1::Event { attribution, ..event(ended.clone()) });
+        assert!(said.contains("whose session it is"), "{said}");
+        // What it knows of the container it may say, also later.
+        let container = Some(v1::Container { name: "app".to_owned(), ..v1::Container::default() });
+        let method = Some(EntryMethod::ExecProbe.into());
+        let own = v1::Attributed { container, method, evidence: vec!["e".to_owned()], ..none() };
+        assert!(events(&node, &[event(Body::Attributed(own))]).is_ok());
+        assert!(events(&node, &[event(ended)]).is_ok());
     }
 }

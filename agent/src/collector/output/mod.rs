@@ -252,6 +252,7 @@ async fn subscribe(
             filter: output.filter.clone(),
             window: WINDOW,
             gap_if_trimmed: true,
+            hold: output.hold,
             ..Options::default()
         };
         subscriptions.open(Viewer::everything(PRINCIPAL), &output.name, options)

@@ -43,6 +43,7 @@ const MAX_EVENTS: u32 = 10_000;
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 const MAX_HEARTBEAT: Duration = Duration::from_secs(3600);
+const MAX_HOLD: Duration = Duration::from_secs(60);
 
 type Responses = mpsc::Sender<Result<v1::SubscribeResponse, Status>>;
 
@@ -240,7 +241,7 @@ fn options(open: v1::SubscribeOpen, log: LogId) -> Result<Options, Status> {
         max_in_flight_bytes,
         heartbeat,
         gap_if_trimmed,
-        hold: _,
+        hold,
     } = open;
     let defaults = Options::default();
     // `false` is what a client sends that means nothing by it.
@@ -276,7 +277,14 @@ fn options(open: v1::SubscribeOpen, log: LogId) -> Result<Options, Status> {
             .filter(|asked| (MIN_HEARTBEAT..=MAX_HEARTBEAT).contains(asked))
             .ok_or_else(|| Status::invalid_argument("heartbeat is between 100 ms and 1 h"))?,
     };
-    Ok(Options { from, filter, window: Window { events, bytes }, heartbeat, gap_if_trimmed })
+    let hold = match hold {
+        None => defaults.hold,
+        Some(asked) => Duration::try_from(asked)
+            .ok()
+            .filter(|asked| *asked <= MAX_HOLD)
+            .ok_or_else(|| Status::invalid_argument("hold is between 0 and 60 s"))?,
+    };
+    Ok(Options { from, filter, window: Window { events, bytes }, heartbeat, gap_if_trimmed, hold })
 }
 
 impl std::convert::From<FindError> for Status {

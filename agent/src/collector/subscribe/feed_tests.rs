@@ -199,17 +199,22 @@ proptest! {
     ) {
         let window = Window { events, bytes: 1 << 20 };
         let log = Arc::new(MemoryLog::new(u64::MAX));
-        let sight = Sight { filter: Filter::compile("").unwrap(), viewer: Viewer::everything("test") };
+        let sight = Sight {
+            filter: Filter::compile("").unwrap(),
+            viewer: Viewer::everything("test"),
+            attributions: Arc::new(crate::trail::attributions::Unknown),
+        };
         let mut model = Model { wanted: Vec::new(), acked: 0, next: 0, told: 0 };
         let mut clock = now();
         let mut feed = Feed::new(0, window, PACE, clock);
         // What is not wanted is taken out here, as a filter would.
         let read = |feed: &mut Feed, model: &Model| {
             let Some(after) = feed.wants(*log.newest().borrow()) else { return };
-            let mut page = look(&*log, after, &sight, true).unwrap();
+            let (mut page, held) = look(&*log, after, &sight, true, crate::trail::Moment::MAX).unwrap();
+            assert!(!held);
             page.shown.retain(|d| d.event.id.is_none() || model.is_wanted(d.cursor));
             let trimmed = log.bounds().unwrap().oldest > after + 1;
-            assert_eq!(trimmed, matches!(look(&*log, after, &sight, false), Err(LookError::Trimmed { .. })));
+            assert_eq!(trimmed, matches!(look(&*log, after, &sight, false, crate::trail::Moment::MAX), Err(LookError::Trimmed { .. })));
             feed.page(page);
         };
         let step = |feed: &mut Feed, model: &mut Model, clock: Instant| match feed.step(clock) {

@@ -1,8 +1,11 @@
 //! An open subscription: what its reader calls.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -19,7 +22,9 @@ use super::{
     store::Key,
 };
 use crate::trail::{
+    Moment,
     log::{Cursor, LogError},
+    moment::Clock,
     sight::Sight,
 };
 
@@ -113,8 +118,16 @@ pub(super) struct Reader {
     pub(super) gaps: bool,
     /// for the first page alone
     pub(super) gap_first: bool,
-    pub(super) reading: Option<JoinHandle<Result<Look, LookError>>>,
+    /// how long an event waits for the verdict on its session
+    pub(super) hold: Duration,
+    pub(super) clock: Clock,
+    /// something waits for that: when to look again
+    pub(super) again: Option<Instant>,
+    pub(super) reading: Option<JoinHandle<Result<(Look, bool), LookError>>>,
 }
+
+/// How often it is looked whether a verdict came that is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -126,7 +139,12 @@ impl Reader {
     fn start(&mut self, after: Cursor) {
         let (log, sight) = (self.log.clone(), self.sight.clone());
         let gaps = self.gaps || std::mem::take(&mut self.gap_first);
-        self.reading = Some(tokio::task::spawn_blocking(move || look(&*log, after, &sight, gaps)));
+        let held_from = match self.hold {
+            Duration::ZERO => Moment::MAX,
+            hold => (self.clock)().before(hold),
+        };
+        self.again = None;
+        self.reading = Some(tokio::task::spawn_blocking(move || look(&*log, after, &sight, gaps, held_from)));
     }
 
     /// The page that is being read; never, where none is.
@@ -134,7 +152,9 @@ impl Reader {
         let Some(reading) = &mut self.reading else { return std::future::pending().await };
         let page = reading.await;
         self.reading = None;
-        Ok(page.map_err(|_| Closed::Panicked)??)
+        let (page, held) = page.map_err(|_| Closed::Panicked)??;
+        self.again = held.then(|| Instant::now() + LOOK_EVERY);
+        Ok(page)
     }
 }
 
@@ -158,6 +178,7 @@ impl Handle {
             self.is_open()?;
             let newest = *self.reader.newest.borrow_and_update();
             if self.reader.reading.is_none()
+                && self.reader.again.is_none_or(|again| again <= Instant::now())
                 && let Some(after) = self.feed.wants(newest)
             {
                 self.reader.start(after);
@@ -172,6 +193,7 @@ impl Handle {
                 Step::Wait(until) => until,
             };
             let Self { reader, ending, shutdown, .. } = self;
+            let until = reader.again.map_or(until, |again| again.min(until));
             let mut grown = reader.newest.clone();
             tokio::select! {
                 page = reader.page() => self.feed.page(page?),

@@ -9,6 +9,7 @@ use podtrail_proto::v1::{self, event::Body};
 
 use super::feed::{Delivery, Look};
 use crate::trail::{
+    Moment,
     log::{Bounds, Cursor, Entry, Log, LogError, Page},
     sight::Sight,
 };
@@ -31,7 +32,16 @@ pub enum LookError {
 
 /// The next piece of the log after `after`. Where retention took its beginning: an error, or, with `gaps`, an event
 /// in its place that counts what is gone. May touch the disk.
-pub(super) fn look(log: &dyn Log, after: Cursor, sight: &Sight, gaps: bool) -> Result<Look, LookError> {
+///
+/// It ends before an event whose session's verdict is still to come and that was logged at `held_from` or later; then
+/// the second is `true`.
+pub(super) fn look(
+    log: &dyn Log,
+    after: Cursor,
+    sight: &Sight,
+    gaps: bool,
+    held_from: Moment,
+) -> Result<(Look, bool), LookError> {
     let entries = log.read(after, PAGE)?;
     // Looked at after the read: what was trimmed before it is noticed for certain.
     let bounds = log.bounds()?;
@@ -48,7 +58,12 @@ pub(super) fn look(log: &dyn Log, after: Cursor, sight: &Sight, gaps: bool) -> R
     }
     shown.reserve(entries.len());
     let began = Instant::now();
-    for Entry { cursor, logged: _, event } in entries {
+    let mut held = false;
+    for Entry { cursor, logged, event } in entries {
+        held = logged >= held_from && sight.attributions.is_awaited(&event);
+        if held {
+            break;
+        }
         to = cursor;
         shown.extend(sight.show(event).map(|event| Delivery::new(cursor, event)));
         // Filters are bounded for each event; a whole page of the worst of them is not to hold up a shutdown.
@@ -56,7 +71,7 @@ pub(super) fn look(log: &dyn Log, after: Cursor, sight: &Sight, gaps: bool) -> R
             break;
         }
     }
-    Ok(Look { after, to, shown })
+    Ok((Look { after, to, shown }, held))
 }
 
 /// The first cursor that an entry stands for: where the log cannot read what it has, one stands for several.
@@ -72,7 +87,7 @@ fn begin(entry: &Entry) -> Cursor {
 
 /// Says that the events after `after`, up to `to`, are gone.
 fn gap(after: Cursor, to: Cursor, bounds: &Bounds) -> v1::Event {
-    let until = bounds.oldest_time.map(crate::trail::Moment::timestamp);
+    let until = bounds.oldest_time.map(Moment::timestamp);
     let gap = v1::Gap {
         source: Some(v1::GapSource::Retention.into()),
         count: Some(to - after),

@@ -30,7 +30,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -64,6 +64,7 @@ use crate::{
     },
     trail::{
         Moment,
+        attributions::{Attributions, Unknown},
         log::{Cursor, LogError, Page},
         moment::Clock,
         sight::Sight,
@@ -127,6 +128,8 @@ pub struct Options {
     pub heartbeat: Duration,
     /// what retention took is told by a gap, instead of an error
     pub gap_if_trimmed: bool,
+    /// events wait for the verdict on their session, for at most so long after they were logged; zero: not at all
+    pub hold: Duration,
 }
 
 impl Default for Options {
@@ -137,6 +140,7 @@ impl Default for Options {
             window: Window { events: 10_000, bytes: 16 * 1024 * 1024 },
             heartbeat: Duration::from_secs(10),
             gap_if_trimmed: false,
+            hold: Duration::ZERO,
         }
     }
 }
@@ -203,6 +207,8 @@ struct Inner {
     table: Mutex<BTreeMap<Key, Known>>,
     /// something is to be written
     changed: Notify,
+    /// who knows whose sessions are
+    attributions: OnceLock<Arc<dyn Attributions>>,
 }
 
 struct Known {
@@ -251,9 +257,19 @@ impl Subscriptions {
             writing: Mutex::default(),
             table: Mutex::new(table),
             changed: Notify::new(),
+            attributions: OnceLock::new(),
         }));
         this.flush()?;
         Ok(this)
+    }
+
+    /// From now on events are sent with whose session they are of. The first time counts.
+    pub fn attribute(&self, attributions: Arc<dyn Attributions>) {
+        _ = self.0.attributions.set(attributions);
+    }
+
+    fn attributions(&self) -> Arc<dyn Attributions> {
+        self.0.attributions.get().cloned().unwrap_or_else(|| Arc::new(Unknown))
     }
 
     /// Opens a subscription for somebody; one that is not there is made. Whoever has it open is closed.
@@ -266,7 +282,7 @@ impl Subscriptions {
 
     /// As [`Self::open`], where blocking is allowed.
     pub fn open_now(&self, viewer: Viewer, name: String, options: Options) -> Result<Handle, OpenError> {
-        let Options { from, filter: text, window, heartbeat, gap_if_trimmed } = options;
+        let Options { from, filter: text, window, heartbeat, gap_if_trimmed, hold } = options;
         let Inner { log, store, settings, .. } = &*self.0;
         if !is_name(&name) {
             return Err(OpenError::Name);
@@ -326,7 +342,10 @@ impl Subscriptions {
             reader: Reader {
                 log: log.clone(),
                 newest: log.newest(),
-                sight: Arc::new(Sight { filter, viewer }),
+                sight: Arc::new(Sight { filter, viewer, attributions: self.attributions() }),
+                hold,
+                clock: self.0.clock.clone(),
+                again: None,
                 gaps: gap_if_trimmed,
                 // What is oldest may be trimmed before it is read.
                 gap_first: from == Some(From::Oldest),

@@ -37,6 +37,8 @@ pub use query::{Filter, FindError, Known, PageToken, SessionRef, SessionsPage};
 const MAX_SILENT: usize = 10_000;
 /// Sessions kept at all, against a node that makes them up.
 const MAX_SESSIONS: usize = 1_000_000;
+/// Requests and verdicts whose places are known; twice as many as attribution keeps of both.
+const MAX_FOR_ATTRIBUTION: usize = 1_000_000;
 /// Nodes kept of which the log holds nothing.
 const MAX_SILENT_NODES: usize = 10_000;
 
@@ -74,7 +76,20 @@ pub struct Index {
     runs: VecDeque<Run>,
     /// gaps of which the node is not known
     anywhere: Gaps,
+    /// requests to API servers, and verdicts: what attribution must know from before
+    for_attribution: VecDeque<Cursor>,
+    /// sessions with a verdict
+    attributed: usize,
     newest: Cursor,
+}
+
+/// A request to an API server, or a verdict of the collector's.
+fn is_for_attribution(event: &v1::Event) -> bool {
+    match &event.body {
+        Some(v1::event::Body::ApiRequest(_)) => true,
+        Some(v1::event::Body::Attributed(attributed)) => attributed.verdict.is_some(),
+        _ => false,
+    }
 }
 
 impl Index {
@@ -117,20 +132,42 @@ impl Index {
                 node.gaps.push(Gap::new(*cursor, gap, &event.session_id, time));
             }
         }
-        if !event.session_id.is_empty() {
-            self.apply_to_session(number, *cursor, time, event);
+        // Sessions that were only counted count with the one that was told.
+        let session = match &event.body {
+            Some(v1::event::Body::Folded(folded)) => &folded.like_session_id,
+            _ => &event.session_id,
+        };
+        if !session.is_empty() {
+            self.apply_to_session(session, number, *cursor, time, event);
+        }
+        if is_for_attribution(event) {
+            if self.for_attribution.len() >= MAX_FOR_ATTRIBUTION {
+                self.for_attribution.pop_front();
+            }
+            self.for_attribution.push_back(*cursor);
         }
     }
 
-    fn apply_to_session(&mut self, node: NodeNumber, cursor: Cursor, time: Moment, event: &v1::Event) {
-        let key = Key { id: event.session_id.as_str().into(), node };
+    fn apply_to_session(
+        &mut self,
+        id: &str,
+        node: NodeNumber,
+        cursor: Cursor,
+        time: Moment,
+        event: &v1::Event,
+    ) {
+        let key = Key { id: id.into(), node };
         let mut new = false;
         let session = self.sessions.entry(key.clone()).or_insert_with(|| {
             new = true;
             Session::new(time)
         });
         let (had_start, had_first, had_last) = (session.start(), session.cursors.first(), session.last_event);
+        let had_verdict = session.attribution.is_some();
         session.apply(cursor, time, event);
+        if !had_verdict && session.attribution.is_some() {
+            self.attributed += 1;
+        }
         let start = session.start();
         if !new && had_start != start {
             self.by_start.remove(&(had_start, key.clone()));
@@ -157,7 +194,7 @@ impl Index {
             }
             self.by_first.remove(&(first, key.clone()));
             let Some(session) = self.sessions.get_mut(&key) else { continue };
-            session.cursors.trim(oldest);
+            session.trim(oldest);
             match session.cursors.first() {
                 Some(first) => _ = self.by_first.insert((first, key)),
                 None if session.end.is_some() => self.drop_session(&key),
@@ -172,6 +209,7 @@ impl Index {
             node.gaps.trim(oldest);
         }
         self.anywhere.trim(oldest);
+        while self.for_attribution.pop_front_if(|cursor| *cursor < oldest).is_some() {}
         if self.nodes.len() > MAX_SILENT_NODES {
             self.nodes.retain(|_, n| !n.is_forgotten());
             self.node_numbers.retain(|_, names| {
@@ -183,6 +221,9 @@ impl Index {
 
     fn drop_session(&mut self, key: &Key) {
         if let Some(s) = self.sessions.remove(key) {
+            if s.attribution.is_some() {
+                self.attributed = self.attributed.saturating_sub(1);
+            }
             self.by_start.remove(&(s.start(), key.clone()));
             self.silent.remove(&(s.last_event, key.clone()));
             if let Some(first) = s.cursors.first() {

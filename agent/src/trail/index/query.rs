@@ -1,6 +1,6 @@
 //! Questions to the index.
 
-use std::{collections::BTreeSet, ops::Bound};
+use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 
 use podtrail_proto::v1;
 use prost::Message as _;
@@ -88,14 +88,19 @@ impl Filter {
         let same = |wanted: &Option<String>, has: Option<&str>| {
             wanted.as_deref().is_none_or(|w| has.is_some_and(|h| h == w))
         };
-        let user_name = session.attributed.as_ref().and_then(|a| a.user.as_ref()).map(|u| u.name.as_str());
+        // Whoever acted as somebody else is found by both names.
+        let is_user = |wanted: &str| {
+            let attributed = session.attributed.as_ref();
+            let users = attributed.into_iter().flat_map(|a| a.user.iter().chain(&a.impersonated));
+            users.into_iter().any(|user| user.name == wanted)
+        };
         since.is_none_or(|since| session.end.is_none_or(|end| end >= since))
             && until.is_none_or(|until| session.begin() <= until)
             && same(namespace, session.pod().map(|p| p.namespace.as_str()))
             && same(pod, session.pod().map(|p| p.name.as_str()))
-            && same(user, user_name)
+            && user.as_deref().is_none_or(is_user)
             && same(on, Some(&node.name))
-            && method.is_none_or(|m| session.started.as_ref().and_then(|s| s.method).unwrap_or(0) == m)
+            && method.is_none_or(|m| session.method().unwrap_or(0) == m)
             && container.as_deref().is_none_or(|c| container_id(session).starts_with(c))
     }
 }
@@ -196,6 +201,34 @@ impl Index {
             attributed: session.attributed.is_some(),
             ended: session.end.is_some(),
         })
+    }
+
+    /// Whose session an event is of, as far as is known; `None`: of none, or not known.
+    #[must_use]
+    pub fn attribution(&self, event: &v1::Event) -> Option<Arc<v1::Attribution>> {
+        if self.attributed == 0 {
+            return None;
+        }
+        self.session_of(event)?.attribution.clone()
+    }
+
+    /// Whether a verdict on the session of this event is still to come.
+    #[must_use]
+    pub fn awaits_verdict(&self, event: &v1::Event) -> bool {
+        self.session_of(event).is_some_and(Session::awaits_verdict)
+    }
+
+    fn session_of(&self, event: &v1::Event) -> Option<&Session> {
+        let id = event.id.as_ref().filter(|_| !event.session_id.is_empty())?;
+        let node = *self.node_numbers.get(&id.cluster)?.get(&id.node)?;
+        self.sessions.get(&Key { id: event.session_id.as_str().into(), node })
+    }
+
+    /// Where requests to API servers and verdicts stand, up to `to`: the newest `max`, ascending.
+    #[must_use]
+    pub fn for_attribution(&self, to: Cursor, max: usize) -> Vec<Cursor> {
+        let end = self.for_attribution.partition_point(|cursor| *cursor <= to);
+        self.for_attribution.range(end.saturating_sub(max)..end).copied().collect()
     }
 
     /// What is known of it; `None`: it was dropped since.

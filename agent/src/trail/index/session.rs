@@ -1,6 +1,8 @@
 //! What the index knows of one session.
 
-use podtrail_proto::v1::{self, event::Body};
+use std::{collections::VecDeque, sync::Arc};
+
+use podtrail_proto::v1::{self, EntryMethod, event::Body};
 use prost::Message;
 
 use super::{
@@ -26,7 +28,14 @@ pub(super) struct Session {
     pub(super) end: Option<Moment>,
     pub(super) started: Option<v1::SessionStarted>,
     pub(super) container: Option<v1::Container>,
+    /// the newest with a verdict
     pub(super) attributed: Option<v1::Attributed>,
+    /// the same, as it stands on events
+    pub(super) attribution: Option<Arc<v1::Attribution>>,
+    /// what it was taken for was wrong
+    corrected: Option<i32>,
+    /// sessions like it that were only counted, and where the log says so
+    folded: VecDeque<(Cursor, u64)>,
     ended: Option<v1::SessionEnded>,
     first_command: String,
     first_event: Moment,
@@ -45,6 +54,9 @@ impl Session {
             started: None,
             container: None,
             attributed: None,
+            attribution: None,
+            corrected: None,
+            folded: VecDeque::new(),
             ended: None,
             first_command: String::new(),
             first_event: time,
@@ -86,12 +98,62 @@ impl Session {
                 self.end = Some(time);
                 self.ended = Some(*e);
             }
-            Some(Body::Attributed(a)) => {
-                self.learn_container(a.container.as_ref());
-                self.attributed = bounded(a);
-            }
+            Some(Body::Attributed(a)) => self.attribute(a),
+            Some(Body::Folded(folded)) => self.folded.push_back((cursor, folded.sessions())),
             _ => {}
         }
+    }
+
+    /// What an agent says of the container, and the collector of the person, add up.
+    fn attribute(&mut self, new: &v1::Attributed) {
+        self.learn_container(new.container.as_ref());
+        if let Some(started) = self.started.as_mut().filter(|started| started.exec_id.is_empty()) {
+            started.exec_id.clone_from(&new.exec_id);
+        }
+        self.corrected = new.method.or(self.corrected);
+        if new.verdict.is_some() {
+            // Without what would make it too long, rather than not at all: whose it is must be known.
+            self.attributed = bounded(new).or_else(|| {
+                bounded(&v1::Attributed {
+                    candidates: Vec::new(),
+                    evidence: vec!["too long to be listed here: see its events".to_owned()],
+                    ..new.clone()
+                })
+            });
+            self.attribution = self.attributed.as_ref().map(|attributed| {
+                Arc::new(v1::Attribution {
+                    verdict: attributed.verdict,
+                    user: attributed.user.clone(),
+                    impersonated: attributed.impersonated.clone(),
+                })
+            });
+        }
+    }
+
+    /// How it came in, as far as is known by now.
+    pub(super) fn method(&self) -> Option<i32> {
+        self.corrected.or_else(|| self.started.as_ref().and_then(|started| started.method))
+    }
+
+    /// Whether a verdict is still to come. Of probes and hooks there is none, as long as they are not a person's.
+    pub(super) fn awaits_verdict(&self) -> bool {
+        let method = self.method().map(EntryMethod::try_from);
+        self.attributed.is_none()
+            && matches!(
+                method,
+                Some(Ok(EntryMethod::RuntimeExec
+                    | EntryMethod::Unknown
+                    | EntryMethod::EphemeralContainer
+                    | EntryMethod::NamespaceJoin
+                    | EntryMethod::Attach
+                    | EntryMethod::PortForward))
+            )
+    }
+
+    /// Forgets what stood before `oldest`.
+    pub(super) fn trim(&mut self, oldest: Cursor) {
+        self.cursors.trim(oldest);
+        while self.folded.pop_front_if(|(cursor, _)| *cursor < oldest).is_some() {}
     }
 
     /// Later events may know more of the container than the first did, never less.
@@ -145,8 +207,8 @@ impl Session {
             attributed: self.attributed.clone(),
             first_command: self.first_command.clone(),
             cluster: node.cluster.clone(),
-            method: self.started.as_ref().and_then(|started| started.method),
-            folded: 0,
+            method: self.method(),
+            folded: self.folded.iter().fold(0, |sum, (_, sessions)| sum.saturating_add(*sessions)),
         }
     }
 }

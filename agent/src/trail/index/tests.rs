@@ -45,6 +45,7 @@ fn a_session_from_its_events() {
     let attributed = Body::Attributed(v1::Attributed {
         container: Some(container("abc", Some(("prod", "payments-0")))),
         user: Some(v1::User { name: "ann".to_owned(), ..v1::User::default() }),
+        verdict: Some(v1::Verdict::Matched.into()),
         ..v1::Attributed::default()
     });
     let index = index(vec![
@@ -64,6 +65,82 @@ fn a_session_from_its_events() {
     assert_eq!(session.attributed.unwrap().user.unwrap().name, "ann");
     assert_eq!(session.started.unwrap().method, Some(EntryMethod::RuntimeExec.into()));
     assert_eq!(session.last_event, timestamp(20));
+}
+
+fn attributed(attributed: v1::Attributed) -> Body {
+    Body::Attributed(attributed)
+}
+
+#[test]
+fn what_agents_and_the_collector_learn_of_a_session_adds_up() {
+    let user = |name: &str| Some(v1::User { name: name.to_owned(), ..v1::User::default() });
+    let of_container = v1::Attributed {
+        container: Some(container("abc", Some(("prod", "web-0")))),
+        exec_id: "e1".to_owned(),
+        ..v1::Attributed::default()
+    };
+    let person = v1::Attributed {
+        user: user("alice"),
+        impersonated: user("bob"),
+        verdict: Some(v1::Verdict::Matched.into()),
+        method: Some(EntryMethod::RuntimeExec.into()),
+        ..v1::Attributed::default()
+    };
+    let mut first = event("n", 1, 11, "s", started(10, EntryMethod::ExecProbe));
+    first.container = Some(container("abc", None));
+    let mut verdict = event("n", 0, 12, "s", attributed(person.clone()));
+    verdict.id.as_mut().unwrap().epoch = 0;
+    let folded = |sessions| {
+        let folded =
+            v1::Folded { like_session_id: "s".to_owned(), sessions: Some(sessions), ..v1::Folded::default() };
+        event("n", 4, 20, "", Body::Folded(folded))
+    };
+    // Whichever comes first.
+    for late in [false, true] {
+        let container = event("n", 2, 12, "s", attributed(of_container.clone()));
+        let (one, other) =
+            if late { (verdict.clone(), container) } else { (container, verdict.clone()) };
+        let mut index = index(vec![first.clone(), one, other, folded(3), folded(4)]);
+        let session = all(&index).pop().unwrap();
+        assert_eq!(session.attributed, Some(person.clone()));
+        assert_eq!(session.container.unwrap().pod.unwrap().name, "web-0");
+        assert_eq!(session.started.unwrap().exec_id, "e1");
+        assert_eq!((session.method, session.folded), (Some(EntryMethod::RuntimeExec.into()), 7));
+        let known = v1::Attribution { verdict: person.verdict, user: user("alice"), impersonated: user("bob") };
+        assert_eq!(index.attribution(&first).as_deref(), Some(&known));
+        assert!(!index.awaits_verdict(&first));
+        // By the user and by whom they acted as, and by what it was in the end.
+        let by = |user: &str| Filter { user: Some(user.to_owned()), ..Filter::default() };
+        assert_eq!(ids(&index, &by("alice")), ["s"]);
+        assert_eq!(ids(&index, &by("bob")), ["s"]);
+        assert_eq!(ids(&index, &by("carol")), [""; 0]);
+        let by = |method: EntryMethod| Filter { method: Some(method.into()), ..Filter::default() };
+        assert_eq!(ids(&index, &by(EntryMethod::RuntimeExec)), ["s"]);
+        assert_eq!(ids(&index, &by(EntryMethod::ExecProbe)), [""; 0]);
+        // What is trimmed is not counted any more.
+        index.trim(5);
+        assert_eq!(all(&index).pop().unwrap().folded, 4);
+    }
+    let index = index(vec![first.clone(), verdict]);
+    assert_eq!(index.for_attribution(2, 10), [2]);
+    assert_eq!(index.for_attribution(1, 10), [0; 0]);
+    let elsewhere = event("m", 1, 11, "s", exited());
+    assert_eq!(index.attribution(&elsewhere), None);
+}
+
+#[test]
+fn a_verdict_is_awaited_until_it_comes() {
+    let method = |method| {
+        let first = event("n", 1, 11, "s", started(10, method));
+        index(vec![first.clone()]).awaits_verdict(&first)
+    };
+    use EntryMethod::*;
+    for awaited in [RuntimeExec, Unknown, EphemeralContainer, NamespaceJoin, Attach, PortForward] {
+        assert!(method(awaited), "{awaited:?}");
+    }
+    for never in [ExecProbe, LifecycleHook, HostNamespace] {
+        assert!(!method(never), "{never:?}");
+    }
 }
 
 #[test]

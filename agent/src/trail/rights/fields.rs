@@ -87,12 +87,8 @@ impl Fields {
                 tree.set(shown);
             } else {
                 tree.add(name, path, shown, types)?;
-                // Who a session belongs to names its container once more.
-                if let ("container", rest) = path.split_once('.').unwrap_or((path, ""))
-                    && !shown
-                {
-                    let again = format!("attributed.container.{rest}");
-                    tree.add(name, again.trim_end_matches('.'), shown, types)?;
+                for again in again(path).into_iter().filter(|_| !shown) {
+                    tree.add(name, &again, shown, types)?;
                 }
             }
         }
@@ -100,6 +96,7 @@ impl Fields {
         if event == Mask::All {
             return Ok(Self::all());
         }
+        event.put_attribution(types, &tree);
         let session = session_mask(types, &event);
         event.always(&types.event, &ALWAYS);
         Ok(Self { event, session })
@@ -143,6 +140,40 @@ impl Mask {
         fields.extend(named.map(|field| (number(field), Self::All)));
     }
 
+    /// Whose session an event is of is shown as `attributed` shows it, and not at all to those who may not see users.
+    fn put_attribution(&mut self, types: &Types, tree: &Rules) {
+        let field = |name: &str| types.event.field.iter().find(|field| field.name() == name);
+        let Some((field, message)) = field("attribution").and_then(|f| Some((f, types.of(f)?))) else { return };
+        let mut fields = BTreeMap::new();
+        if *types.below(self, &["attributed", "user"]) != Self::Nothing {
+            for field in &message.field {
+                let mask = types.below(self, &["attributed", field.name()]).clone();
+                fields.insert(number(field), mask);
+            }
+        }
+        let said = tree.below.get(&number(field)).map_or(Self::All, |rules| rules.mask(types, message, true));
+        // Without any of it, not even that there is one.
+        let mask = match Self::Some(fields).and(&said) {
+            Self::Some(fields) if fields.values().all(|mask| *mask == Self::Nothing) => Self::Nothing,
+            mask => mask,
+        };
+        if let Self::Some(event) = self {
+            event.insert(number(field), mask);
+        }
+    }
+
+    /// What both show.
+    fn and(self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::All, mask) => mask.clone(),
+            (mask, Self::All) => mask,
+            (Self::Nothing, _) | (_, Self::Nothing) => Self::Nothing,
+            (Self::Some(fields), Self::Some(_)) => {
+                Self::Some(fields.into_iter().map(|(n, mask)| (n, mask.and(other.of(n)))).collect())
+            }
+        }
+    }
+
     fn apply<M: Message + Default>(&self, message: &M) -> Option<M> {
         let whole = message.encode_to_vec();
         let mut shown = Vec::with_capacity(whole.len());
@@ -176,6 +207,28 @@ impl Mask {
     }
 }
 
+/// Where the same is said once more: who may not see it there may not see it here.
+fn again(path: &str) -> Vec<String> {
+    let (first, rest) = path.split_once('.').unwrap_or((path, ""));
+    let places: &[&str] = match (first, rest.split('.').next().unwrap_or_default()) {
+        ("container", _) => &["attributed.container"],
+        ("attributed", "user") => &[
+            "attributed.impersonated",
+            "attributed.candidates.user",
+            "attributed.candidates.impersonated",
+            "api_request.user",
+            "api_request.impersonated",
+        ],
+        ("attributed", "impersonated") => &["attributed.candidates.impersonated", "api_request.impersonated"],
+        _ => return Vec::new(),
+    };
+    let below = match first {
+        "container" => rest,
+        _ => rest.split_once('.').map_or("", |(_, below)| below),
+    };
+    places.iter().map(|place| format!("{place}.{below}").trim_end_matches('.').to_owned()).collect()
+}
+
 /// Of a session is shown what is shown of the events that it was counted from.
 fn session_mask(types: &Types, event: &Mask) -> Mask {
     let of = |path: &[&str]| types.below(event, path).clone();
@@ -187,6 +240,8 @@ fn session_mask(types: &Types, event: &Mask) -> Mask {
         ("started", of(&["session_started"])),
         ("ended", of(&["session_ended"])),
         ("attributed", of(&["attributed"])),
+        ("method", when(of(&["session_started", "method"]) == Mask::All && of(&["attributed", "method"]) == Mask::All)),
+        ("folded", when(of(&["folded", "sessions"]) == Mask::All)),
         ("commands", when(of(&["executed"]) != Mask::Nothing)),
         ("first_command", when(of(&["executed", "argv"]) == Mask::All)),
     ];

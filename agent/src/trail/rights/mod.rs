@@ -3,7 +3,8 @@
 //! - `verbs`: the calls, by name.
 //! - `namespaces`: of pods; `team-*` stands for several, and `*` for all, and for what is of no pod that is known.
 //! - `fields`: of an event, by the names they have in its JSON, with all below them; `*` for all of them; `!name` takes
-//!   one away again. A field's exact bytes (`argvRaw`) go with it (`argv`).
+//!   one away again. A field's exact bytes (`argvRaw`) go with it (`argv`), and with `attributed.user` all that names
+//!   somebody's session's user. `attribution` is shown as `attributed` is, and not at all without its `user`.
 //!
 //! Always shown, of an event that is shown at all: `id`, `time`, `boottimeNs`, `sessionId`. Gaps and agent states are
 //! shown to everybody who may read: who is not told of them takes a hole for the whole. They name sessions only to those
@@ -159,7 +160,12 @@ fn namespaces(event: &v1::Event) -> impl Iterator<Item = &str> {
         Some(Body::Attributed(attributed)) => attributed.container.as_ref(),
         _ => None,
     };
-    event.container.iter().chain(attributed).filter_map(of_pod)
+    // A request names its pod even where it leads to none.
+    let asked = match &event.body {
+        Some(Body::ApiRequest(request)) if !request.namespace.is_empty() => Some(request.namespace.as_str()),
+        _ => None,
+    };
+    event.container.iter().chain(attributed).filter_map(of_pod).chain(asked)
 }
 
 /// Without the sessions and the container that it is about: then it may be about any.

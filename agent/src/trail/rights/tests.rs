@@ -245,6 +245,77 @@ fn whether_a_field_is_hidden_can_be_asked() {
     assert!(!Fields::all().show_all_of(&["nothing"]));
 }
 
+fn user(name: &str) -> Option<v1::User> {
+    Some(v1::User { name: name.to_owned(), groups: vec!["g".to_owned()], ..v1::User::default() })
+}
+
+#[test]
+fn who_may_not_see_users_sees_none_anywhere() {
+    let attribution = v1::Attribution {
+        verdict: Some(v1::Verdict::Matched.into()),
+        user: user("alice"),
+        impersonated: user("bob"),
+    };
+    let attributed = Body::Attributed(v1::Attributed {
+        verdict: Some(v1::Verdict::Ambiguous.into()),
+        user: user("alice"),
+        impersonated: user("bob"),
+        candidates: vec![v1::Candidate {
+            user: user("carol"),
+            impersonated: user("dave"),
+            audit_id: "x".to_owned(),
+            ..v1::Candidate::default()
+        }],
+        ..v1::Attributed::default()
+    });
+    let request = Body::ApiRequest(v1::ApiRequest {
+        user: user("alice"),
+        impersonated: user("bob"),
+        namespace: "prod".to_owned(),
+        ..v1::ApiRequest::default()
+    });
+    let with = |body| {
+        let event = v1::Event { attribution: Some(attribution.clone()), ..(*of("prod", body)).clone() };
+        Arc::new(event)
+    };
+    let text = |fields: &[&str], body: &Body| {
+        let seen = shown(&rights(&["prod"], fields), &with(body.clone()));
+        serde_json::to_string(&seen.unwrap()).unwrap()
+    };
+    let names = ["alice", "bob", "carol", "dave"];
+    for body in [&attributed, &request, &command()] {
+        let seen = text(&["*", "!attributed.user"], body);
+        assert!(names.iter().all(|name| !seen.contains(name)), "{seen}");
+        assert!(!seen.contains("attribution"), "{seen}");
+        // One who may see names and no groups.
+        let seen = text(&["*", "!attributed.user.groups"], body);
+        assert!(seen.contains("alice") && !seen.contains("groups"), "{seen}");
+        assert!(!text(&["*", "!attribution"], body).contains("attribution"));
+    }
+    // It is shown where `attributed` is, with no name of its own; and never more of it.
+    let seen = text(&["executed", "attributed.user.name"], &command());
+    assert!(seen.contains("alice") && !seen.contains("bob") && !seen.contains("MATCHED"), "{seen}");
+    let seen = text(&["executed", "attribution"], &command());
+    assert!(!seen.contains("alice"), "{seen}");
+    let session = v1::Session {
+        container: Some(container("c1", Some(("prod", "p")))),
+        method: Some(1),
+        folded: 7,
+        ..v1::Session::default()
+    };
+    let seen = |fields: &[&str]| {
+        let seen = rights(&["prod"], fields).show_session(session.clone()).unwrap();
+        (seen.method, seen.folded)
+    };
+    assert_eq!(seen(&["*", "!container.pod.labels"]), (Some(1), 7));
+    assert_eq!(seen(&["*", "!sessionStarted.method", "!folded"]), (None, 0));
+    assert_eq!(seen(&["*", "!attributed.method"]), (None, 7));
+    // A request is of its namespace, though no container is known of it.
+    let bare = v1::Event { container: None, ..(*with(request)).clone() };
+    assert!(shown(&rights(&["prod"], &["*"]), &Arc::new(bare.clone())).is_some());
+    assert!(shown(&rights(&["dev"], &["*"]), &Arc::new(bare)).is_none());
+}
+
 #[test]
 fn no_event_grows_by_what_is_hidden() {
     // Whatever is left out of the encoded form, what is left can be read: all kinds of bodies.
