@@ -316,7 +316,12 @@ impl Engine {
             self.by_key.get(key).copied().into_iter().collect()
         };
         for at in sessions {
-            self.change(at, logged, |session| session.learn(container));
+            self.change(at, logged, |session| {
+                let method = attributed.method.and_then(|method| v1::EntryMethod::try_from(method).ok());
+                let new = method.filter(|method| *method != session.method);
+                session.method = new.unwrap_or(session.method);
+                session.learn(container) | new.is_some()
+            });
         }
     }
 

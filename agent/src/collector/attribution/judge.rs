@@ -341,6 +341,14 @@ impl Engine {
         let mut evidence = Vec::new();
         let heard = self.heard(session, world);
         let verdict = match heard {
+            // The kubelet's own come through no API server.
+            Heard::All if session.method == EntryMethod::Unknown && session.terminal != Some(true) => {
+                evidence.push(
+                    "no request to the API server fits; it may be a probe or a hook: the pod's specification is not known"
+                        .to_owned(),
+                );
+                Verdict::None
+            }
             Heard::All => {
                 evidence.push(
                     "no request to the API server fits, though its audit was heard before and after"
@@ -369,9 +377,6 @@ impl Engine {
                 "{} into its pod then had another container, command or terminal, or were another session's",
                 requests(other)
             ));
-        }
-        if session.method == EntryMethod::Unknown {
-            evidence.push("it may be a probe or a hook: the pod's specification is not known".to_owned());
         }
         evidence.extend(self.about_id(session));
         Judged { behind: heard == Heard::Behind, ..Judged::say(Conclusion::new(verdict, evidence, &[])) }

@@ -281,6 +281,20 @@ fn a_probe_beside_a_person_has_no_request() {
 }
 
 #[test]
+fn what_may_be_a_probe_is_not_called_node_local() {
+    let run = Run { method: EntryMethod::Unknown, ..Run::new("s", &["cat", "/healthy"], 1000, 2000) };
+    let mut stage = played(&[run.events()]);
+    assert_eq!(stage.last("s"), "NONE");
+    assert!(stage.said("s")[0].evidence[0].ends_with("the pod's specification is not known"));
+    // Once the node knows better.
+    let known = v1::Attributed { method: Some(EntryMethod::RuntimeExec.into()), ..v1::Attributed::default() };
+    let known = v1::Event { body: Some(Body::Attributed(known)), ..run.events()[0].1.clone() };
+    stage.play(vec![(at(310_000), known)]);
+    stage.wait_until(at(320_000));
+    assert_eq!(stage.last("s"), "NODE_LOCAL");
+}
+
+#[test]
 fn ways_in_that_no_request_leads_to() {
     let join = Run { method: EntryMethod::NamespaceJoin, ..Run::new("j", &["sh"], 1000, 2000) };
     assert_eq!(played(&[join.events(), join.asked_by("alice").events()]).last("j"), "NODE_LOCAL");

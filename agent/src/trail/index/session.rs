@@ -110,7 +110,11 @@ impl Session {
         if let Some(started) = self.started.as_mut().filter(|started| started.exec_id.is_empty()) {
             started.exec_id.clone_from(&new.exec_id);
         }
-        self.corrected = new.method.or(self.corrected);
+        // What the API server says of it goes before what the node takes it for.
+        let named = matches!(new.verdict(), v1::Verdict::ExactId | v1::Verdict::Matched);
+        if named || !self.is_person() {
+            self.corrected = new.method.or(self.corrected);
+        }
         if new.verdict.is_some() {
             // Without what would make it too long, rather than not at all: whose it is must be known.
             self.attributed = bounded(new).or_else(|| {
@@ -128,6 +132,12 @@ impl Session {
                 })
             });
         }
+    }
+
+    /// Whether it is known to be somebody's.
+    fn is_person(&self) -> bool {
+        let verdict = self.attributed.as_ref().map(v1::Attributed::verdict);
+        matches!(verdict, Some(v1::Verdict::ExactId | v1::Verdict::Matched))
     }
 
     /// How it came in, as far as is known by now.

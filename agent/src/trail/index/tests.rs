@@ -100,7 +100,10 @@ fn what_agents_and_the_collector_learn_of_a_session_adds_up() {
         let container = event("n", 2, 12, "s", attributed(of_container.clone()));
         let (one, other) =
             if late { (verdict.clone(), container) } else { (container, verdict.clone()) };
-        let mut index = index(vec![first.clone(), one, other, folded(3), folded(4)]);
+        // Later the node takes it for a probe again.
+        let probe = v1::Attributed { method: Some(EntryMethod::ExecProbe.into()), ..v1::Attributed::default() };
+        let again = event("n", 3, 13, "s", attributed(probe));
+        let mut index = index(vec![first.clone(), one, other, again, folded(3), folded(4)]);
         let session = all(&index).pop().unwrap();
         assert_eq!(session.attributed, Some(person.clone()));
         assert_eq!(session.container.unwrap().pod.unwrap().name, "web-0");
@@ -118,7 +121,7 @@ fn what_agents_and_the_collector_learn_of_a_session_adds_up() {
         assert_eq!(ids(&index, &by(EntryMethod::RuntimeExec)), ["s"]);
         assert_eq!(ids(&index, &by(EntryMethod::ExecProbe)), [""; 0]);
         // What is trimmed is not counted any more.
-        index.trim(5);
+        index.trim(6);
         assert_eq!(all(&index).pop().unwrap().folded, 4);
     }
     let index = index(vec![first.clone(), verdict]);
