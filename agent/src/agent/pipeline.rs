@@ -270,10 +270,12 @@ impl<S: Source> Pipeline<S> {
             self.containers.forget_changes();
             self.ways.forget_changes();
         }
-        let batch = Batch { events: &mut self.out, position: self.source.position(), state, last };
-        sinks.spool.commit(batch, now, &mut self.kept);
-        // Not before: until now a new agent would have to read it again.
-        self.source.release();
+        let (position, may_wait) = (self.source.position(), !self.source.is_crowded());
+        let batch = Batch { events: &mut self.out, position, state, last, may_wait };
+        // Not before: until then a new agent would have to read it again.
+        if sinks.spool.commit(batch, now, &mut self.kept) {
+            self.source.release();
+        }
         for entry in &self.kept {
             self.metrics.event(&entry.event);
         }

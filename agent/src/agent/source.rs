@@ -38,6 +38,11 @@ pub trait Source: Send + 'static {
     /// again.
     fn release(&mut self);
 
+    /// It needs [`Self::release`] soon: what it has no room for is lost.
+    fn is_crowded(&self) -> bool {
+        false
+    }
+
     /// How many execs and exits of each of `sessions` the kernel side refused so far, but for those that it follows no more.
     fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, SourceError>;
 

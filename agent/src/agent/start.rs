@@ -345,6 +345,10 @@ impl Source for Probe {
         Self::release(self);
     }
 
+    fn is_crowded(&self) -> bool {
+        Self::is_crowded(self)
+    }
+
     fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, SourceError> {
         Ok(Self::refused(self, sessions)?)
     }

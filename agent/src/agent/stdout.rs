@@ -101,6 +101,10 @@ async fn print<W: Write + AsFd>(
     let mut printed = from;
     loop {
         newest.mark_unchanged();
+        if acknowledge {
+            // A spool that could be opened only now has events of before.
+            printed = printed.min(*spool.acked_seq().borrow());
+        }
         let events =
             if acknowledge { spool.take_after(printed, PAGE) } else { spool.read_after(printed, PAGE) };
         if let Some(last) = events.last() {

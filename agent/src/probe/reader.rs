@@ -177,6 +177,12 @@ impl Probe {
         position.encode()
     }
 
+    /// See [`crate::agent::Source::is_crowded`].
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.ring.get_ref().is_crowded()
+    }
+
     /// See [`crate::agent::Source::release`].
     pub fn release(&mut self) {
         self.ring.get_mut().release();

@@ -158,6 +158,11 @@ impl Ring {
         }
     }
 
+    /// Half of it holds what was not released.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.produced().wrapping_sub(self.released) > self.size / 2
+    }
+
     /// Gives the room of all that was read back to the kernel.
     pub(super) fn release(&mut self) {
         self.unreleased = false;

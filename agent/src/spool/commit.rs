@@ -12,15 +12,16 @@ use podtrail_proto::v1;
 use prost::Message as _;
 
 use super::{
-    AHEAD, Batch, Disk, Encoded, Identity, Now, Spool,
-    gap::Pending,
-    inner::Inner,
+    AHEAD, Batch, Disk, Encoded, Identity, Node, Now, Spool,
+    before::Before,
+    inner::{EpochOf, Inner},
     keeper::Keeper,
-    mark::{Mark, Slot},
+    mark::{self, Mark, Slot},
     meta::{self, ENDS, Ends, GAPS, Gaps, LIFE, Life},
     open,
-    row::{Place, Row},
-    store::{Found, Store, StoreError, Write, move_aside},
+    removal::Removal,
+    row::Row,
+    store::{Store, StoreError, Write},
 };
 use crate::{
     state::Changes,
@@ -28,27 +29,30 @@ use crate::{
 };
 
 /// How often a store that could not be written is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// Encoded events share allocations of this size.
 const CHUNK: usize = 16 * 1024;
 
-/// Rows that a commit removes at most for their age alone, or because they are history.
-const REMOVE: usize = 64;
+/// So long the source keeps its records instead, and nothing is sent that is not on disk: whoever comes after a kill
+/// makes the same events of them again. And how often the store is tried then.
+const WAIT: Duration = Duration::from_secs(3);
+const QUICK: Duration = Duration::from_millis(100);
 
 /// What only a commit needs.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     pub(super) disk: Option<Disk>,
+    pub(super) node: Option<Node>,
     /// the directory's, as long as the agent runs
-    pub(super) _lock: Option<File>,
+    pub(super) lock: Option<File>,
     pub(super) store: Option<Arc<Store>>,
     pub(super) keeper: Option<Keeper>,
     pub(super) mark: Option<File>,
     /// of this agent in `mark`
     pub(super) slot: Slot,
-    /// what an agent without the store had in memory is told by this one, which has no store either
-    pub(super) carries: bool,
+    /// the newest
+    pub(super) epoch: u64,
     /// the newest that the source told
     pub(super) position: Option<Vec<u8>>,
     /// as they were last written
@@ -64,16 +68,10 @@ pub(super) struct Writer {
     pub(super) wants_state: bool,
     pub(super) gaps: Vec<u8>,
     pub(super) retry: Option<Instant>,
+    /// the disk failed, and this is how long the source is asked to wait for it
+    pub(super) waits_until: Option<Instant>,
     /// events are cut from this: one allocation for many
     pub(super) chunk: BytesMut,
-}
-
-/// Rows to be removed, and what was dropped with them.
-#[derive(Default)]
-struct Removal {
-    places: Vec<Place>,
-    pending: Option<Pending>,
-    dropped: u64,
 }
 
 impl Spool {
@@ -81,11 +79,15 @@ impl Spool {
     /// of it or nothing, and all once this has returned. Where the disk fails they are kept in memory, as well as
     /// that can. Then reports what had to be dropped, if there is room for it by now. To be called now and then
     /// without events for that alone. What was kept is appended to `kept`.
-    pub fn commit(&self, batch: Batch<'_>, now: Now, kept: &mut Vec<Entry>) {
+    ///
+    /// Returns whether the source may forget the records: `false` where the disk failed just now, and they are all
+    /// there is should the agent be killed.
+    pub fn commit(&self, batch: Batch<'_>, now: Now, kept: &mut Vec<Entry>) -> bool {
         let mut writer = self.writer();
-        let Batch { events, position, state, last } = batch;
+        let Batch { events, position, state, last, may_wait } = batch;
         writer.take_in(position, state, last);
-        self.replace_broken(&mut writer, now.wall);
+        self.set_broken_aside(&mut writer, now.wall);
+        self.reopen(&mut writer, now.wall);
         let mut fresh = self.number(&mut writer, None, events, now.wall, kept);
         let disk_max = writer.disk.as_ref().map(|disk| disk.max_bytes);
         if let Some(mut gaps) = self.report(disk_max, now, last) {
@@ -103,8 +105,10 @@ impl Spool {
         }
         inner.make_room(self.options.max_bytes);
         inner.sync_errors = writer.keeper.as_ref().map_or(inner.sync_errors, Keeper::errors);
-        writer.mark(&inner, now.wall);
-        let newest = inner.last;
+        let waits = may_wait && !last && writer.is_waiting() && inner.stored < inner.last;
+        let sendable = inner.sendable();
+        writer.mark(&mut inner, now.wall, waits);
+        let (newest, more) = (inner.last, inner.sendable() > sendable);
         if !self.options.acknowledged {
             self.acked.send_replace(inner.acked);
         }
@@ -114,9 +118,10 @@ impl Spool {
             writer.keeper = None;
         }
         drop(writer);
-        if self.newest.send_if_modified(|before| std::mem::replace(before, newest) != newest) {
+        if self.newest.send_if_modified(|before| std::mem::replace(before, newest) != newest) || more {
             self.uplink.notify_one();
         }
+        !waits
     }
 
     /// Whether the next batch must bring all of the state, or only what changed. `None`: there is nowhere to keep it.
@@ -197,15 +202,23 @@ impl Spool {
         }
         match self.try_write(writer, &store, fresh, now) {
             Ok(written) => {
-                if writer.retry.take().is_some() {
+                (writer.retry, writer.waits_until) = (None, None);
+                let mut inner = self.lock();
+                if inner.is_in_trouble() {
                     tracing::info!("the spool can be written again");
-                    self.lock().set_trouble(None);
+                    inner.set_trouble(None);
                 }
+                drop(inner);
                 written
             }
             Err(error) => {
                 self.lock().store_failed(&error);
-                if writer.retry.replace(Instant::now() + RETRY).is_none() {
+                let now = Instant::now();
+                let until = *writer.waits_until.get_or_insert(now + WAIT);
+                writer.retry = Some(now + if now < until { QUICK } else { RETRY });
+                // Somebody who is in the way for a moment is no trouble.
+                let told = self.lock().is_in_trouble() || (error.may_pass_soon() && now < until);
+                if !told {
                     tracing::error!(
                         %error,
                         "the spool cannot be written: events are kept in memory, and lost if the agent is killed; make room on its disk"
@@ -224,6 +237,9 @@ impl Spool {
         fresh: &[Encoded],
         now: Moment,
     ) -> Result<Option<(Vec<Row>, Removal)>, StoreError> {
+        if writer.keeper.as_ref().is_some_and(|keeper| !keeper.has_room()) {
+            return Err(StoreError::LogFull);
+        }
         let (rows, last) = {
             let inner = self.lock();
             let last = fresh.last().or(inner.memory.back()).map_or(inner.last, |entry| entry.cursor);
@@ -287,116 +303,6 @@ impl Spool {
         }
         Ok(Some((rows, removal)))
     }
-
-    /// What has to go: what cannot be read, history beyond what local readers see, and then the oldest beyond the
-    /// bounds, which is counted where nobody has it. `incoming`: bytes that need room.
-    fn removal(
-        &self,
-        writer: &Writer,
-        store: &Store,
-        incoming: u64,
-        now: Moment,
-    ) -> Result<Removal, StoreError> {
-        let Some(disk) = &writer.disk else { return Ok(Removal::default()) };
-        let oldest_allowed = now.before(disk.max_age);
-        let (acked, protected, mut bytes, recent, damaged, mut pending) = {
-            let mut inner = self.lock();
-            let full = inner.disk_bytes.saturating_add(incoming) > disk.max_bytes / 2;
-            if !full && inner.damaged.is_empty() && inner.is_all_recent(oldest_allowed) {
-                return Ok(Removal::default());
-            }
-            let recent = inner.recent.front().map_or(u64::MAX, |place| place.first);
-            let damaged = std::mem::take(&mut inner.damaged);
-            (
-                inner.acked,
-                inner.declared.max(inner.sent),
-                inner.disk_bytes,
-                recent,
-                damaged,
-                inner.pending.clone(),
-            )
-        };
-        let mut removal = Removal::default();
-        for place in damaged {
-            bytes = bytes.saturating_sub(place.size);
-            if place.last() > acked {
-                let detail = "events on disk that are damaged";
-                pending.unreadable(place.count, true, place.logged, place.logged, detail);
-            }
-            removal.places.push(place);
-        }
-        let mut next = 0;
-        while let Some(place) = store.next_place(next)? {
-            next = place.first.saturating_add(1);
-            let full = bytes.saturating_add(incoming) > disk.max_bytes;
-            let old = place.logged < oldest_allowed && removal.places.len() < REMOVE;
-            if place.last() <= acked {
-                // Half is for what nobody has.
-                let much = bytes.saturating_add(incoming) > disk.max_bytes / 2;
-                let history = place.first < recent && removal.places.len() < REMOVE;
-                if !(much || old || history) {
-                    break;
-                }
-            } else if !(full || old) {
-                break;
-            } else if place.first <= protected {
-                // The collector may have it: nobody could say whether it is missing.
-                next = next.max(protected.saturating_add(1));
-                continue;
-            } else {
-                match store.row(place.first, next)? {
-                    Some(Found::Whole(row)) if row.first == place.first => {
-                        for (_, event) in row.unpack().unwrap_or_default() {
-                            pending.count(&event);
-                        }
-                    }
-                    _ => pending.unreadable(
-                        place.count,
-                        true,
-                        place.logged,
-                        place.logged,
-                        "events on disk that are damaged",
-                    ),
-                }
-                removal.dropped += place.count;
-            }
-            if !removal.places.iter().any(|known| known.first == place.first) {
-                bytes = bytes.saturating_sub(place.size);
-                removal.places.push(place);
-            }
-        }
-        removal.pending = Some(pending);
-        Ok(removal)
-    }
-
-    /// A store that cannot be read is moved aside, and what is in memory goes into a new one.
-    fn replace_broken(&self, writer: &mut Writer, now: Moment) {
-        let mut inner = self.lock();
-        let Some(why) = inner.broken.take() else { return };
-        let Some(disk) = writer.disk.clone() else { return };
-        let first = inner.memory.front().map_or(inner.last + 1, |entry| entry.cursor);
-        let lost = first.saturating_sub(1).saturating_sub(inner.acked).min(inner.disk_events);
-        let from = Moment(writer.ends.logged);
-        inner.pending.unreadable(lost, false, from, now, "the spool on disk was damaged as a whole");
-        inner.store = None;
-        inner.forget_disk();
-        (writer.store, writer.keeper, writer.mark) = (None, None, None);
-        let path = disk.dir.join(open::SPOOL);
-        let aside =
-            move_aside(&path, "damaged", now).map_or_else(|e| e.to_string(), |to| to.display().to_string());
-        tracing::error!(%why, events = lost, aside, "the spool is damaged: moved aside, and begun anew");
-        match open::fresh(&path, &disk) {
-            Ok((store, keeper, mark)) => {
-                inner.store = Some(Arc::clone(&store));
-                (writer.store, writer.keeper, writer.mark) = (Some(store), Some(keeper), Some(mark));
-            }
-            Err(error) => inner.set_trouble(Some(error.to_string())),
-        }
-        writer.ends = Ends::default();
-        writer.gaps = Vec::new();
-        (writer.new_life, writer.wants_state) = (true, true);
-        writer.position = None;
-    }
 }
 
 impl Writer {
@@ -416,13 +322,41 @@ impl Writer {
         }
     }
 
-    fn mark(&self, inner: &Inner, now: Moment) {
-        let Some(file) = &self.mark else { return };
-        let Inner { last, acked, sent, .. } = *inner;
-        let epoch = inner.epochs.newest().identity.epoch;
-        // It only says less, and that is what it is for.
-        let behind = self.carries || self.retry.is_some();
-        let _ = Mark { epoch, last, acked, sent, at_work: now, behind }.write(file, self.slot);
+    /// What is on disk now.
+    pub(super) fn install(&mut self, (store, keeper, mark): open::Parts, before: &Before) {
+        (self.store, self.keeper, self.mark) = (Some(store), Some(keeper), Some(mark));
+        self.ends = before.ends.clone();
+        // What the store has of them is told, or is told again: it is written in any case.
+        self.gaps = vec![0];
+        self.new_life = true;
+    }
+
+    pub(super) fn new_life_of(&self, inner: &Inner) -> Life {
+        let boot_id = self.node.as_ref().map(|node| node.boot_id.clone()).unwrap_or_default();
+        Life { epochs: inner.epochs.iter().map(meta::Epoch::from).collect(), boot_id, stopped_cleanly: false }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.waits_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Says on disk how far events have come. What `waits` has not come: it is made anew after a kill.
+    fn mark(&self, inner: &mut Inner, now: Moment, waits: bool) {
+        let (Some(file), Some(node)) = (&self.mark, &self.node) else { return };
+        let last = if waits { inner.marked.max(inner.stored) } else { inner.last };
+        let EpochOf { identity, base, end: _ } = inner.epochs.newest();
+        let mark = Mark {
+            boot: mark::boot(&node.boot_id),
+            epoch: identity.epoch,
+            base: *base,
+            last,
+            acked: inner.acked,
+            sent: inner.sent.max(inner.declared).min(last),
+            at_work: now,
+        };
+        if mark.write(file, self.slot).is_ok() {
+            inner.marked = last;
+        }
     }
 
     fn encode(&mut self, event: &v1::Event) -> Bytes {
@@ -433,18 +367,5 @@ impl Writer {
         // Cannot fail: there is room.
         let _ = event.encode(&mut self.chunk);
         self.chunk.split().freeze()
-    }
-}
-
-impl Removal {
-    fn apply(self, inner: &mut Inner) {
-        let Self { places, pending, dropped } = self;
-        for place in &places {
-            inner.removed(place);
-        }
-        if let Some(pending) = pending {
-            inner.pending = pending;
-        }
-        inner.dropped += dropped;
     }
 }

@@ -45,6 +45,7 @@ fn commit(spool: &Spool, seconds: i64, position: &str, state: &[(&str, Option<&s
         events: &mut vec![event("s", seconds)],
         position: bytes(position),
         state: Changes(state),
+        may_wait: false,
         last: false,
     };
     spool.commit(batch, at(seconds), &mut Vec::new());
@@ -97,8 +98,13 @@ fn the_next_agent_goes_on_where_this_one_was_killed() {
     assert_eq!(spool.fill().acked_seq, 1);
     commit(&spool, 4, "p3", &[]);
     assert_eq!(seqs(&spool.take(1, 9, usize::MAX)), [2, 3]);
-    let batch =
-        Batch { events: &mut Vec::new(), position: Vec::new(), state: Changes::default(), last: true };
+    let batch = Batch {
+        events: &mut Vec::new(),
+        position: Vec::new(),
+        state: Changes::default(),
+        last: true,
+        may_wait: false,
+    };
     spool.commit(batch, at(5), &mut Vec::new());
     drop(spool);
     let saved = place.open().1;
@@ -249,13 +255,37 @@ fn a_collector_that_has_more_of_an_old_epoch_than_the_disk_is_no_liar() {
 
     let (spool, saved) = place.open();
     assert_eq!(saved.findings.len(), 1, "{:?}", saved.findings);
-    assert_eq!(spool.sending(), old);
-    assert!(spool.ack(6), "the agent before this one sent that much");
-    assert_eq!(spool.sending(), spool.identity());
-    assert!(spool.identity().epoch > old.epoch);
-    assert!(!spool.ack(1), "nothing of the new epoch was sent");
+    assert_eq!(
+        (spool.sending(), spool.identity()),
+        (old.clone(), old.clone()),
+        "which numbers were given is known"
+    );
+    assert!(spool.ack(6), "the agent before this one may have sent that much");
     push_at(&spool, at(10), vec![event("t", 10)]);
-    assert_eq!(drain(&spool).len(), 2, "the gap, and what comes now");
+    let told = gaps(&spool);
+    assert_eq!((told[0].source(), told[0].count), (v1::GapSource::AgentSpool, Some(3)));
+    assert_eq!(told[1].count, Some(0), "and that sessions begin again: {told:?}");
+    assert_eq!(drain(&spool), [7, 8, 9].map(|seq| (old.clone(), seq)), "what comes now, and the gaps");
+}
+
+#[test]
+fn numbers_that_the_disk_lost_are_passed_over_and_none_is_given_twice() {
+    let place = Place::new();
+    let (spool, _) = place.open();
+    (1..4).for_each(|n| commit(&spool, n, "p", &[]));
+    let kept = tempfile::tempdir().unwrap();
+    copy(&place.dir.path().join("spool"), kept.path());
+    (4..7).for_each(|n| commit(&spool, n, "p", &[]));
+    let old = spool.identity();
+    drop(spool);
+    for name in ["store.db", "store.db-wal", "store.db-shm"] {
+        let _ = fs::remove_file(place.store(name));
+    }
+    fs::remove_file(kept.path().join("mark")).unwrap();
+    copy(kept.path(), &place.dir.path().join("spool"));
+    let (spool, _) = place.open();
+    push_at(&spool, at(10), vec![event("t", 10)]);
+    assert_eq!(drain(&spool), [1, 2, 3, 7, 8, 9].map(|seq| (old.clone(), seq)));
 }
 
 #[test]
@@ -284,7 +314,7 @@ fn another_name_is_another_epoch_and_what_nobody_will_take_is_told() {
     assert_eq!(saved.source, None);
     assert!(spool.identity().epoch > epoch && spool.identity().node == "m");
     spool.push(&mut Vec::new(), at(9), &mut Vec::new());
-    assert_eq!(drain(&spool), [(spool.identity(), 1)]);
+    assert_eq!(drain(&spool), [1, 2].map(|seq| (spool.identity(), seq)));
     assert_eq!(gaps(&spool)[0].count, Some(3));
 }
 
@@ -332,13 +362,14 @@ fn a_store_that_is_none_is_moved_aside_and_told() {
     assert_eq!(saved.last_at_work, Some(at(9).wall));
     assert!(saved.findings[0].contains("spool.damaged-1000000"), "{:?}", saved.findings);
     assert!(place.dir.path().join("spool.damaged-1000000/store.db").exists());
-    assert_ne!(spool.identity().epoch, epoch);
+    assert_eq!(spool.identity().epoch, epoch, "the mark says which numbers were given");
     spool.push(&mut Vec::new(), at(9), &mut Vec::new());
     let told = gaps(&spool);
     assert_eq!(
         (told[0].source(), told[0].count, told[0].exact),
         (v1::GapSource::AgentSpool, Some(6), Some(false))
     );
+    assert_eq!(drain(&spool), [9, 10].map(|seq| (spool.identity(), seq)));
 }
 
 #[test]
@@ -414,47 +445,202 @@ proptest! {
     }
 }
 
+/// As a full disk does it: the store cannot be opened, and the mark can be written.
+fn hide(place: &Place) {
+    fs::rename(place.store("store.db"), place.store("away")).unwrap();
+    fs::create_dir(place.store("store.db")).unwrap();
+}
+
+fn unhide(place: &Place) {
+    fs::remove_dir(place.store("store.db")).unwrap();
+    fs::rename(place.store("away"), place.store("store.db")).unwrap();
+}
+
+/// Commits until the store that could not be opened is.
+fn until_open(spool: &Spool, now: Now) {
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    while spool.fill().trouble.is_some() {
+        assert!(std::time::Instant::now() < end, "{:?}", spool.fill());
+        spool.push(&mut Vec::new(), now, &mut Vec::new());
+    }
+}
+
 #[test]
-fn what_an_agent_without_the_store_had_in_memory_is_told_by_the_next() {
+fn what_an_agent_without_the_store_had_in_memory_is_missed_by_its_numbers() {
     let place = Place::new();
     let (spool, _) = place.open();
     (1..4).for_each(|n| commit(&spool, n, "p", &[]));
     let first = spool.identity();
     drop(spool);
-    // As a full disk does it: the store cannot be opened, and the mark can be written.
-    let (store, away) = (place.store("store.db"), place.store("away"));
-    fs::rename(&store, &away).unwrap();
-    fs::create_dir(&store).unwrap();
+    hide(&place);
     let (spool, saved) = place.open();
     assert_eq!((&saved.source, saved.last_at_work.is_some()), (&None, true));
     let second = spool.identity();
     assert!(second.epoch > first.epoch);
     push_at(&spool, at(4), vec![event("s", 4)]);
-    let told = gaps(&spool);
-    assert_eq!((told.len(), told[0].count, told[0].exact), (1, Some(0), Some(false)), "{told:?}");
+    assert_eq!(seqs(&spool.take(0, 9, usize::MAX)), [1]);
     drop(spool);
 
-    // Again: what the one before had is told, though as the least there is.
+    // Again: numbers go on behind those of the one before, for the collector may have them.
     let (spool, _) = place.open();
+    assert_eq!(spool.identity(), second);
+    assert_eq!(spool.sending(), second);
     push_at(&spool, at(5), vec![event("s", 5)]);
+    assert_eq!(seqs(&spool.take(0, 9, usize::MAX)), [2, 3]);
     let told = gaps(&spool);
-    assert!(told.iter().any(|gap| gap.count == Some(2)), "{told:?}");
-    let third = spool.identity();
-    assert!(third.epoch > second.epoch);
+    assert_eq!((told.len(), told[0].count, told[0].exact), (1, Some(1), Some(false)), "{told:?}");
     drop(spool);
 
-    fs::remove_dir(&store).unwrap();
-    fs::rename(&away, &store).unwrap();
+    unhide(&place);
     let (spool, saved) = place.open();
     assert_eq!(saved.source, None, "another has read on since");
-    assert!(spool.identity().epoch > third.epoch);
-    spool.push(&mut Vec::new(), at(9), &mut Vec::new());
+    assert_eq!((spool.identity(), spool.sending()), (second.clone(), first.clone()));
+    push_at(&spool, at(9), vec![event("s", 9)]);
+    let of = |identity: &Identity, seqs: &[u64]| -> Vec<_> {
+        seqs.iter().map(|seq| (identity.clone(), *seq)).collect()
+    };
+    assert_eq!(drain(&spool), [of(&first, &[1, 2, 3]), of(&second, &[4, 5, 6])].concat());
+    assert_eq!(spool.gone(v1::SeqRange { first: 1, last: 5 }), [v1::SeqRange { first: 1, last: 3 }]);
     let told = gaps(&spool);
-    assert_eq!((told.len(), told[0].source()), (1, v1::GapSource::AgentSpool), "{told:?}");
-    assert!(told[0].count >= Some(2) && told[0].exact == Some(false), "{told:?}");
-    let fourth = spool.identity();
+    assert_eq!(
+        (told.len(), told[0].source(), told[0].count),
+        (2, v1::GapSource::AgentSpool, Some(3)),
+        "{told:?}"
+    );
     drop(spool);
     // It is told once.
     let (spool, saved) = place.open();
-    assert_eq!((spool.identity(), saved.findings.len()), (fourth, 0), "{:?}", saved.findings);
+    assert_eq!((spool.identity(), saved.findings.len()), (second, 0), "{:?}", saved.findings);
+}
+
+#[test]
+fn a_store_that_could_not_be_opened_is_opened_later_and_comes_first() {
+    let place = Place::new();
+    let (spool, _) = place.open();
+    (1..4).for_each(|n| commit(&spool, n, "p", &[("a", Some("1"))]));
+    let first = spool.identity();
+    drop(spool);
+    hide(&place);
+    let (spool, _) = place.open();
+    assert!(spool.fill().trouble.is_some());
+    assert_eq!(spool.wants_state(), None);
+    let second = spool.identity();
+    push_at(&spool, at(4), vec![event("s", 4), event("s", 5)]);
+    assert_eq!(seqs(&spool.take(0, 1, usize::MAX)), [1]);
+    assert!(spool.ack(1));
+    unhide(&place);
+    until_open(&spool, at(6));
+    assert_eq!(spool.wants_state(), Some(true), "the state of before counts no more");
+    assert_eq!((spool.identity(), spool.sending()), (second.clone(), first.clone()));
+    assert!(spool.take_of(second.epoch, 1, 9, usize::MAX).is_empty(), "a stream of the other epoch ends");
+    assert!(spool.ack_of(second.epoch, 2) && spool.fill().acked_seq == 0, "and says nothing of this one");
+    let events = all(&spool);
+    assert_eq!(events.len(), 6, "{events:?}");
+    assert_eq!(gaps(&spool)[0].count, Some(0), "sessions begin again");
+    drop(spool);
+
+    let (spool, saved) = place.open();
+    assert_eq!((saved.source, saved.findings.len()), (None, 0), "{:?}", saved.findings);
+    assert_eq!(all(&spool), events);
+    let of = |identity: &Identity, seqs: &[u64]| -> Vec<_> {
+        seqs.iter().map(|seq| (identity.clone(), *seq)).collect()
+    };
+    assert_eq!(drain(&spool), [of(&first, &[1, 2, 3]), of(&second, &[1, 2, 3])].concat());
+    commit(&spool, 7, "q", &[]);
+    assert_eq!(drain(&spool), of(&second, &[4]));
+}
+
+#[test]
+fn a_store_that_died_is_made_anew_as_soon_as_that_can_be() {
+    let place = Place::new();
+    let (spool, _) = place.open();
+    (1..4).for_each(|n| commit(&spool, n, "p", &[]));
+    spool.lock().broken = Some("a test".to_owned());
+    // Nothing can be made where it was.
+    let aside = place.dir.path().join("spool.damaged-4");
+    fs::create_dir(&aside).unwrap();
+    fs::set_permissions(place.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o500)).unwrap();
+    push_at(&spool, at(4), vec![event("s", 4)]);
+    fs::set_permissions(place.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    until_open(&spool, at(5));
+    let identity = spool.identity();
+    assert_eq!(spool.fill().events as u64, spool.fill().last_seq, "what is in memory is in the new one");
+    let events = all(&spool);
+    drop(spool);
+    let (spool, _) = place.open();
+    assert_eq!((spool.identity(), all(&spool)), (identity, events));
+}
+
+#[test]
+fn what_is_not_on_disk_waits_in_the_source_and_is_not_sent() {
+    let place = Place::new();
+    let (spool, _) = place.open();
+    commit(&spool, 1, "p1", &[("a", Some("1"))]);
+    let other = rusqlite::Connection::open(place.store("store.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let waiting = |spool: &Spool, seconds| {
+        let batch = Batch {
+            events: &mut vec![event("s", seconds)],
+            position: b"p2".to_vec(),
+            state: Changes(vec![(b"a".to_vec(), Some(b"2".to_vec()))]),
+            last: false,
+            may_wait: true,
+        };
+        !spool.commit(batch, at(seconds), &mut Vec::new())
+    };
+    assert!(waiting(&spool, 2), "somebody is in the way");
+    assert_eq!(spool.fill().trouble, None, "for a moment");
+    assert_eq!(seqs(&spool.take(0, 9, usize::MAX)), [1]);
+    // Killed now: the next agent makes the same of the same records, by the same numbers.
+    let next = killed(&place);
+    let (after, saved) = next.open();
+    assert_eq!(
+        (saved.source.as_deref(), saved.findings.len()),
+        (Some(&b"p1"[..]), 0),
+        "{:?}",
+        saved.findings
+    );
+    assert_eq!(push_at(&after, at(2), vec![event("s", 2)]), [2]);
+    // Not for ever.
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let mut made = 3;
+    while waiting(&spool, made) {
+        assert!(std::time::Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(50));
+        made += 1;
+    }
+    assert!(spool.fill().trouble.is_some());
+    assert!(spool.take(0, 99, usize::MAX).len() > 1, "sent from memory");
+    // Killed now: which numbers were given is known, and what is behind them is not trusted.
+    let next = killed(&place);
+    let (after, saved) = next.open();
+    assert_eq!(saved.source, None);
+    let first = push_at(&after, at(made), vec![event("s", made)])[0];
+    assert_eq!(first, made.unsigned_abs() + 1);
+    other.execute_batch("ROLLBACK").unwrap();
+    until_open(&spool, at(made));
+    assert_eq!(spool.fill().events as u64, made.unsigned_abs());
+}
+
+#[test]
+fn the_stores_log_does_not_outgrow_a_small_spool() {
+    let mut place = Place::new();
+    place.disk.max_bytes = 1 << 20;
+    let (spool, _) = place.open();
+    let wal = place.store("store.db-wal");
+    let mut longest = 0;
+    for n in 0..3000 {
+        let mut events = (0..20).map(|_| event("s", n)).collect();
+        spool.push(&mut events, at(n), &mut Vec::new());
+        // Readers come and go meanwhile, far behind.
+        assert!(
+            !spool.read_after(spool.fill().acked_seq, Page { max_events: 5, max_bytes: 4096 }).is_empty()
+        );
+        longest = longest.max(fs::metadata(&wal).unwrap().len());
+    }
+    // What would make it longer waits in memory.
+    assert!(longest <= 16 * (512 << 10) + (1 << 20), "{longest} bytes");
+    until_open(&spool, at(3000));
+    let fill = spool.fill();
+    assert_eq!(fill.dropped + fill.events as u64, fill.last_seq, "{fill:?}");
 }

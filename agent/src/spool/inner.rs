@@ -32,6 +32,8 @@ pub(super) struct Epochs(Vec<EpochOf>);
 pub(super) struct EpochOf {
     pub(super) identity: Identity,
     pub(super) base: u64,
+    /// its last cursor, once it is over: the next may begin far behind that
+    pub(super) end: u64,
 }
 
 /// All of it but what is written to disk.
@@ -52,6 +54,8 @@ pub(super) struct Inner {
     pub(super) sent: u64,
     /// and the store says the same of this
     pub(super) declared: u64,
+    /// nothing after this may be sent: the disk does not know that there is such a number
+    pub(super) marked: u64,
     /// what was sent since the start and is not acknowledged: last cursor and bytes of each batch
     flight: VecDeque<(u64, usize)>,
     flight_bytes: usize,
@@ -77,9 +81,10 @@ pub(super) struct Inner {
 }
 
 impl Epochs {
-    pub(super) fn new(mut epochs: Vec<EpochOf>, newest: EpochOf) -> Self {
-        epochs.push(newest);
-        Self(epochs)
+    /// Those of `over` have ended.
+    pub(super) fn new(mut over: Vec<EpochOf>, newest: EpochOf) -> Self {
+        over.push(EpochOf { end: u64::MAX, ..newest });
+        Self(over)
     }
 
     pub(super) fn newest(&self) -> &EpochOf {
@@ -94,12 +99,17 @@ impl Epochs {
 
     /// The epoch of the first event that is not acknowledged, or of the next to come.
     pub(super) fn sending(&self, acked: u64) -> &EpochOf {
-        self.of(acked.saturating_add(1))
+        self.0.iter().find(|epoch| epoch.end > acked).unwrap_or_else(|| self.newest())
     }
 
-    /// The last cursor of the epoch that began at `base`.
-    pub(super) fn end(&self, base: u64) -> u64 {
-        self.0.iter().map(|epoch| epoch.base).find(|other| *other > base).unwrap_or(u64::MAX)
+    /// Before the first event of all.
+    pub(super) fn oldest(&self) -> u64 {
+        self.0.first().map_or(0, |epoch| epoch.base)
+    }
+
+    /// These are of agents before, and have ended.
+    pub(super) fn put_before(&mut self, before: Vec<EpochOf>) {
+        self.0.splice(0..0, before);
     }
 
     /// Epochs without an event from `cursor` on are of no use.
@@ -114,14 +124,17 @@ impl Epochs {
     }
 }
 
-const NONE: EpochOf =
-    EpochOf { identity: Identity { cluster: String::new(), node: String::new(), epoch: 0 }, base: 0 };
+const NONE: EpochOf = EpochOf {
+    identity: Identity { cluster: String::new(), node: String::new(), epoch: 0 },
+    base: 0,
+    end: u64::MAX,
+};
 
 impl Inner {
     /// Of a spool in memory that is new.
     pub(super) fn new(identity: Identity) -> Self {
         Self {
-            epochs: Epochs::new(Vec::new(), EpochOf { identity, base: 0 }),
+            epochs: Epochs::new(Vec::new(), EpochOf { identity, base: 0, end: u64::MAX }),
             memory: VecDeque::new(),
             bytes: 0,
             acked_bytes: 0,
@@ -131,6 +144,7 @@ impl Inner {
             acked: 0,
             sent: 0,
             declared: u64::MAX,
+            marked: u64::MAX,
             flight: VecDeque::new(),
             flight_bytes: 0,
             pending: Pending::default(),
@@ -158,6 +172,10 @@ impl Inner {
         }
     }
 
+    pub(super) fn is_in_trouble(&self) -> bool {
+        self.trouble.is_some()
+    }
+
     pub(super) fn report_to(&mut self, health: Component) {
         self.health = Some(health);
         self.set_trouble(self.trouble.clone());
@@ -178,6 +196,12 @@ impl Inner {
             sync_errors: self.sync_errors,
             trouble: self.trouble.clone(),
         }
+    }
+
+    /// Base and end of the epoch being sent, if it is this one.
+    pub(super) fn sending_of(&self, epoch: u64) -> Option<(u64, u64)> {
+        let EpochOf { identity, base, end } = self.epochs.sending(self.acked);
+        (identity.epoch == epoch).then_some((*base, *end))
     }
 
     /// Something was sent and is not acknowledged.
@@ -221,6 +245,18 @@ impl Inner {
         while self.store.is_none() && self.acked_bytes > max_bytes / 4 {
             self.forget_oldest();
         }
+    }
+
+    /// No more than this is, though more may have been.
+    pub(super) fn acknowledged_only(&mut self, cursor: u64) {
+        self.acked = cursor;
+        let end = self.memory.partition_point(|entry| entry.cursor <= cursor);
+        self.acked_bytes = self.memory.range(..end).map(cost).sum();
+    }
+
+    /// Up to here the disk knows that there are such numbers.
+    pub(super) fn sendable(&self) -> u64 {
+        self.marked.max(self.stored)
     }
 
     /// Events that are nowhere but in memory.

@@ -1,8 +1,8 @@
 //! A few bytes beside the store, written with every batch and every second, never synced: what they say that the
-//! store does not know was lost.
+//! store does not know was lost. Numbers of new events begin behind it, so that none is given twice.
 //!
 //! ```text
-//! magic u64 · epoch u64 · last u64 · acked u64 · sent u64 · time at work i64 (unix ns) · crc32 of all before
+//! magic u64 · boot u64 · epoch u64 · base u64 · last u64 · acked u64 · sent u64 · time at work i64 (unix ns) · crc32
 //! ```
 //! Little-endian, in place. A process that is killed leaves it as it was last written. There is room for two, in one
 //! block of the file system: once the first is written, neither needs any room on a disk that is full.
@@ -11,9 +11,8 @@ use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path};
 
 use crate::trail::Moment;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"podtrl 1");
-const MAGIC_BEHIND: u64 = u64::from_le_bytes(*b"podtrl b");
-const LEN: usize = 6 * 8;
+const MAGIC: u64 = u64::from_le_bytes(*b"podtrl 2");
+const LEN: usize = 8 * 8;
 
 /// Of which agent a mark is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,20 +27,29 @@ pub(super) enum Slot {
 /// What it says. Numbers are cursors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
+    /// [`boot`] of the one in which it was written: of another, it may be older than what it speaks of
+    pub(super) boot: u64,
+    /// the newest, and the cursor before its first event
     pub(super) epoch: u64,
+    pub(super) base: u64,
+    /// nothing after this was ever sent that the store does not have
     pub(super) last: u64,
     pub(super) acked: u64,
+    /// nothing after this was ever sent
     pub(super) sent: u64,
     pub(super) at_work: Moment,
-    /// there may be more that the store has not than the numbers say
-    pub(super) behind: bool,
+}
+
+/// A boot by its id, in a word.
+pub(super) fn boot(id: &str) -> u64 {
+    u64::from(crc32fast::hash(id.as_bytes()))
 }
 
 impl Slot {
     fn offset(self) -> u64 {
         match self {
             Self::Store => 0,
-            Self::Memory => 64,
+            Self::Memory => 128,
         }
     }
 
@@ -62,31 +70,24 @@ impl Mark {
         }
         let mut numbers = body.chunks_exact(8).map(|word| word.try_into().map_or(0, u64::from_le_bytes));
         let mut next = || numbers.next().unwrap_or(0);
-        let behind = match next() {
-            MAGIC => false,
-            MAGIC_BEHIND => true,
-            _ => return None,
-        };
+        if next() != MAGIC {
+            return None;
+        }
         Some(Self {
+            boot: next(),
             epoch: next(),
+            base: next(),
             last: next(),
             acked: next(),
             sent: next(),
             at_work: Moment(next().cast_signed()),
-            behind,
         })
     }
 
-    /// What is missing by its word, and whether that is exact: what was sent may have come.
-    pub(super) fn unacked(&self) -> (u64, bool) {
-        (self.last.saturating_sub(self.acked), !self.behind && self.sent <= self.acked)
-    }
-
     pub(super) fn write(&self, file: &File, slot: Slot) -> io::Result<()> {
-        let Self { epoch, last, acked, sent, at_work, behind } = *self;
-        let magic = if behind { MAGIC_BEHIND } else { MAGIC };
+        let Self { boot, epoch, base, last, acked, sent, at_work } = *self;
         let mut bytes = [0; LEN + 4];
-        let words = [magic, epoch, last, acked, sent, at_work.0.cast_unsigned()];
+        let words = [MAGIC, boot, epoch, base, last, acked, sent, at_work.0.cast_unsigned()];
         let (body, sum) = bytes.split_at_mut(LEN);
         for (place, word) in body.chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
@@ -108,18 +109,19 @@ mod tests {
         assert_eq!(Mark::read(&path, Slot::Store), None);
         let file = open_private(&path).unwrap();
         assert_eq!(Mark::read(&path, Slot::Store), None);
-        let mark = Mark { epoch: 7, last: 100, acked: 50, sent: 60, at_work: Moment(-5), behind: false };
+        let mark =
+            Mark { boot: boot("b"), epoch: 7, base: 9, last: 100, acked: 50, sent: 60, at_work: Moment(-5) };
         mark.write(&file, Slot::Store).unwrap();
         let later = Mark { last: 101, ..mark };
         later.write(&file, Slot::Store).unwrap();
         assert_eq!(Mark::read(&path, Slot::Store), Some(later));
-        let memory = Mark { epoch: 9, behind: true, ..mark };
+        let memory = Mark { epoch: 9, ..mark };
         memory.write(&file, Slot::Memory).unwrap();
         assert_eq!(Mark::read(&path, Slot::Store), Some(later));
         assert_eq!(Mark::read(&path, Slot::Memory), Some(memory));
         Slot::Memory.clear(&file).unwrap();
         assert_eq!(Mark::read(&path, Slot::Memory), None);
-        file.set_len(52).unwrap();
+        file.set_len(68).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for at in 0..whole.len() {
             let mut damaged = whole.clone();

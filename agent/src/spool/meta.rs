@@ -57,6 +57,9 @@ pub(super) struct Epoch {
     /// the cursor before its first event: its seq is the cursor less this
     #[prost(uint64, tag = "4")]
     pub(super) base: u64,
+    /// the cursor of its last event; of the newest, which goes on, the greatest there is
+    #[prost(uint64, tag = "5")]
+    pub(super) end: u64,
 }
 
 /// Gaps to be.

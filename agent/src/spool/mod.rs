@@ -28,6 +28,7 @@
 //! Cursors count events over all epochs of one spool: those of the epoch that began after cursor `base` have the
 //! seqs `cursor - base`.
 
+mod before;
 mod commit;
 mod gap;
 mod inner;
@@ -36,6 +37,8 @@ mod log;
 mod mark;
 mod meta;
 mod open;
+mod removal;
+mod reopen;
 mod row;
 mod saved;
 mod store;
@@ -59,7 +62,7 @@ use tokio::sync::{Notify, watch};
 
 use self::{
     commit::Writer,
-    inner::Inner,
+    inner::{EpochOf, Inner},
     store::{Found, Store},
 };
 pub use self::{open::Node, saved::Saved};
@@ -136,6 +139,8 @@ pub struct Batch<'a> {
     pub state: Changes,
     /// the agent's last words: it stops cleanly, and what was dropped is reported even where there is no room
     pub last: bool,
+    /// the source can keep the records for a while, should the disk fail
+    pub may_wait: bool,
 }
 
 /// An event as it goes over the wire.
@@ -221,7 +226,8 @@ impl Spool {
 
     /// Numbers and keeps `events`, oldest first, and leaves the vector empty: with no more to be kept beside them.
     pub fn push(&self, events: &mut Vec<v1::Event>, now: Now, kept: &mut Vec<Entry>) {
-        let batch = Batch { events, position: Vec::new(), state: Changes::default(), last: false };
+        let batch =
+            Batch { events, position: Vec::new(), state: Changes::default(), last: false, may_wait: false };
         self.commit(batch, now, kept);
     }
 
@@ -230,15 +236,24 @@ impl Spool {
     /// are the events. May read from disk.
     #[must_use]
     pub fn take(&self, after: u64, max_events: usize, max_bytes: usize) -> Vec<Encoded> {
-        let base = self.sending_base();
-        self.take_after(base.saturating_add(after), Page { max_events, max_bytes })
+        self.take_of(self.sending().epoch, after, max_events, max_bytes)
+    }
+
+    /// The same, and nothing where another epoch is being sent than this.
+    #[must_use]
+    pub fn take_of(&self, epoch: u64, after: u64, max_events: usize, max_bytes: usize) -> Vec<Encoded> {
+        let Some((base, _)) = self.lock().sending_of(epoch) else { return Vec::new() };
+        self.take_from(Some(epoch), base.saturating_add(after), Page { max_events, max_bytes })
     }
 
     /// The same, after a cursor.
     pub(crate) fn take_after(&self, after: u64, page: Page) -> Vec<Encoded> {
+        self.take_from(None, after, page)
+    }
+
+    fn take_from(&self, epoch: Option<u64>, after: u64, page: Page) -> Vec<Encoded> {
         loop {
             let mut inner = self.lock();
-            let end = inner.epochs.end(inner.epochs.sending(inner.acked).base);
             let mut entries = if inner.store.is_none() {
                 inner.page(after, page)
             } else {
@@ -247,11 +262,18 @@ impl Spool {
                 inner = self.lock();
                 entries
             };
-            entries.retain(|entry| entry.cursor <= end);
+            let epoch = epoch.unwrap_or_else(|| inner.epochs.sending(inner.acked).identity.epoch);
+            let Some((base, end)) = inner.sending_of(epoch) else { return Vec::new() };
+            let end = end.min(inner.sendable());
+            entries.retain(|entry| entry.cursor > base && entry.cursor <= end);
             inner.fit(&mut entries, self.window());
             let last = entries.last().map_or(0, |entry| entry.cursor);
             if last <= inner.declared {
                 inner.sent(&entries, last);
+                drop(inner);
+                if entries.is_empty() {
+                    self.skip_to_next_epoch();
+                }
                 return entries;
             }
             // Until it is declared, it may be dropped: so it is looked for again then.
@@ -260,12 +282,34 @@ impl Spool {
         }
     }
 
+    /// Where an epoch is over, and nothing of it is here that is not acknowledged, nobody will ever acknowledge its end.
+    fn skip_to_next_epoch(&self) {
+        let (acked, end) = {
+            let inner = self.lock();
+            (inner.acked, inner.epochs.sending(inner.acked).end)
+        };
+        if end == u64::MAX
+            || self.entries(acked, Page { max_events: 1, max_bytes: 0 }).iter().any(|e| e.cursor <= end)
+        {
+            return;
+        }
+        let mut inner = self.lock();
+        if inner.acked == acked {
+            inner.sent = inner.sent.max(end);
+            inner.ack(end, self.options.max_bytes);
+        }
+    }
+
     /// The consumer has everything up to `seq` of the epoch being sent. Returns whether that can be: nobody has what
     /// was not sent.
     pub fn ack(&self, seq: u64) -> bool {
+        self.ack_of(self.sending().epoch, seq)
+    }
+
+    /// The same, of an epoch that may not be the one being sent any more: then it says nothing, and may be.
+    pub fn ack_of(&self, epoch: u64, seq: u64) -> bool {
         let mut inner = self.lock();
-        let base = inner.epochs.sending(inner.acked).base;
-        let end = inner.epochs.end(base);
+        let Some((base, end)) = inner.sending_of(epoch) else { return true };
         let Some(cursor) = base.checked_add(seq) else { return false };
         if cursor > end {
             // Of an epoch that is over, the agent before this one may have sent more than its disk has kept.
@@ -278,7 +322,7 @@ impl Spool {
     /// The same, up to a cursor.
     pub(crate) fn ack_up_to(&self, cursor: u64) -> bool {
         let mut inner = self.lock();
-        let end = inner.epochs.end(inner.epochs.sending(inner.acked).base);
+        let end = inner.epochs.sending(inner.acked).end;
         if cursor > inner.sent.min(inner.last).min(end) {
             return cursor <= inner.acked;
         }
@@ -296,9 +340,9 @@ impl Spool {
     #[must_use]
     pub fn gone(&self, range: v1::SeqRange) -> Vec<v1::SeqRange> {
         let inner = self.lock();
-        let base = inner.epochs.sending(inner.acked).base;
+        let EpochOf { base, end, .. } = *inner.epochs.sending(inner.acked);
         let mut next = base.saturating_add(range.first.max(1));
-        let end = base.saturating_add(range.last).min(inner.last).min(inner.epochs.end(base));
+        let end = base.saturating_add(range.last).min(inner.last).min(end);
         let (stored, store) = (inner.stored, inner.store.clone());
         let unsaved: Vec<u64> = inner.unsaved().map(|entry| entry.cursor).take_while(|c| *c <= end).collect();
         drop(inner);
@@ -376,14 +420,14 @@ impl Spool {
                     _ => return inner.page(after, page),
                 }
             };
-            let mut found = self.rows(&store, after, below, page);
+            let (mut found, all) = self.rows(&store, after, below, page);
             let Some(last) = found.last().map(|entry| entry.cursor) else {
                 after = below - 1;
                 continue;
             };
             let inner = self.lock();
             // Else what followed is on disk alone by now, and comes with the next page.
-            if last + 1 == below && inner.memory.front().is_some_and(|entry| entry.cursor <= below) {
+            if all && inner.memory.front().is_some_and(|entry| entry.cursor <= below) {
                 let total: usize = found.iter().map(|entry| entry.bytes.len()).sum();
                 let max_events = page.max_events.saturating_sub(found.len());
                 let rest = Page { max_events, max_bytes: page.max_bytes.saturating_sub(total) };
@@ -397,8 +441,8 @@ impl Spool {
         }
     }
 
-    /// From disk alone: what is before `below`.
-    fn rows(&self, store: &Store, after: u64, below: u64, page: Page) -> Vec<Encoded> {
+    /// From disk alone: what is before `below`, and whether that is all of it.
+    fn rows(&self, store: &Store, after: u64, below: u64, page: Page) -> (Vec<Encoded>, bool) {
         let (mut out, mut total, mut next) = (Vec::new(), 0, after + 1);
         while next < below {
             let row = match store.row(next, below) {
@@ -425,19 +469,14 @@ impl Spool {
                     continue;
                 }
                 if !page.takes(out.len(), total, bytes.len()) {
-                    return out;
+                    return (out, false);
                 }
                 total += bytes.len();
                 out.push(Encoded { cursor, seq: cursor - base, logged: row.logged, bytes });
             }
             next = row.place().last().saturating_add(1);
         }
-        out
-    }
-
-    fn sending_base(&self) -> u64 {
-        let inner = self.lock();
-        inner.epochs.sending(inner.acked).base
+        (out, true)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -55,7 +55,13 @@ impl Model {
         let change = (vec![key], value.map(|value| vec![value]));
         let state = Changes(vec![change.clone()]);
         state.clone().apply(&mut self.state);
-        let batch = Batch { events: &mut events, position: self.position.clone(), state, last: false };
+        let batch = Batch {
+            events: &mut events,
+            position: self.position.clone(),
+            state,
+            last: false,
+            may_wait: false,
+        };
         spool.commit(batch, at(self.made), &mut Vec::new());
     }
 

@@ -1,27 +1,32 @@
-//! Opening the spool: what the agent before left, whether it can be trusted, and whose numbers come next.
+//! Opening the spool: the parts on disk, and whose numbers come next.
 
 use std::{
     fs::{self, File, TryLockError},
     os::unix::fs::DirBuilderExt as _,
     path::Path,
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
     Disk, Fsync, Identity, Options, Saved, Spool, SpoolError,
+    before::{Before, Left, Marks},
     commit::Writer,
     gap::Pending,
     inner::{EpochOf, Epochs, Inner},
     keeper::Keeper,
-    mark::{Mark, Slot},
-    meta::{self, ENDS, Ends, GAPS, Gaps, LIFE, Life},
-    row::Place,
+    mark::{self, Mark, Slot},
     store::{Store, StoreError, move_aside, open_private},
 };
-use crate::{state::State, trail::Moment};
+use crate::trail::Moment;
 
 /// Below the directory.
 pub(super) const SPOOL: &str = "spool";
+
+/// How long a start waits for a store that is full or locked, and between its attempts.
+const WAIT: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What this agent is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,322 +36,219 @@ pub struct Node {
     pub boot_id: String,
 }
 
-type Parts = (Arc<Store>, Keeper, File);
-
-/// What the store says of the agent before.
-struct Left {
-    life: Life,
-    ends: Ends,
-    gaps: Gaps,
-    /// `None`: it is damaged
-    state: Option<State>,
-    /// newest first
-    places: Vec<Place>,
-}
+pub(super) type Parts = (Arc<Store>, Keeper, File);
 
 impl Spool {
     /// The spool in `disk.dir`, as the agent before left it; a new one, where there is none. Whatever is wrong with
-    /// it, the agent can run: in memory, if it must be. Only a directory that another agent uses is refused.
+    /// it, the agent can run: in memory, if it must be, until the disk is well. Only a directory that another agent
+    /// uses is refused.
     pub fn open(
         node: &Node,
         options: Options,
         disk: &Disk,
         now: Moment,
     ) -> Result<(Self, Saved), SpoolError> {
-        let mut saved = Saved::default();
-        let mut pending = Pending::default();
-        let lock = match take_lock(&disk.dir) {
-            Ok(lock) => lock,
-            Err(Some(error)) => {
-                let inner = inner(node, Vec::new(), 0, now);
-                let writer = Writer::default();
-                return Ok((Self::without_disk(options, inner, writer, &error, &mut saved), saved));
-            }
-            Err(None) => return Err(SpoolError::Locked { path: disk.dir.display().to_string() }),
-        };
-        let path = disk.dir.join(SPOOL);
-        let marks = path.join("mark");
-        let mark = Mark::read(&marks, Slot::Store);
-        let memory = Mark::read(&marks, Slot::Memory);
-        if let Some(memory) = memory {
-            let (count, exact) = memory.unacked();
-            let from = mark.map_or(memory.at_work, |mark| mark.at_work);
-            let why = "an agent that could not open the spool had events in memory only";
-            pending.unreadable(count, exact, from, memory.at_work, why);
-            saved.findings.push(format!("spool: {why} ({count} were not acknowledged)"));
-        }
-        let now = memory.map_or(now, |memory| now.max(Moment(memory.epoch.cast_signed().saturating_add(1))));
-        let opened = match parts(&path, disk) {
-            Ok((parts, left)) => Ok((parts, left)),
-            Err(error) if error.is_damage() => set_aside(&path, &error, mark, now, &mut pending, &mut saved)
-                .and_then(|()| parts(&path, disk)),
-            Err(error) => Err(error),
-        };
-        let ((store, keeper, file), left) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                // The store's events are sent when it can be opened. What it never got is counted then.
-                if let Some(mark) = mark {
-                    let detail = "the spool cannot be opened: what it has comes later, or is missing";
-                    pending.unreadable(0, false, mark.at_work, now, detail);
+        let mut writer = Writer { disk: Some(disk.clone()), node: Some(node.clone()), ..Writer::default() };
+        let mut found =
+            Opened { pending: Pending::default(), saved: Saved::default(), marks: Marks::default() };
+        let begun = Instant::now();
+        let opened = loop {
+            match found.open(&mut writer, node, disk, now) {
+                Err(OpenError::Locked) => {
+                    return Err(SpoolError::Locked { path: disk.dir.display().to_string() });
                 }
-                saved.last_at_work = memory.or(mark).map(|mark| mark.at_work);
-                let after = mark.map_or(Moment::MIN, |mark| Moment(mark.epoch.cast_signed()));
-                let mut inner = inner(node, Vec::new(), 0, now.max(Moment(after.0.saturating_add(1))));
-                inner.pending = pending;
-                let writer = Writer {
-                    _lock: Some(lock),
-                    mark: open_private(&marks).ok(),
-                    slot: Slot::Memory,
-                    carries: memory.is_some(),
-                    ..Writer::default()
-                };
-                return Ok((Self::without_disk(options, inner, writer, &error, &mut saved), saved));
-            }
-        };
-        let mut writer = Writer {
-            disk: Some(disk.clone()),
-            _lock: Some(lock),
-            store: Some(Arc::clone(&store)),
-            keeper: Some(keeper),
-            mark: Some(file),
-            new_life: true,
-            ..Writer::default()
-        };
-        let mut inner = match left {
-            None => {
-                // The mark is never there without a store, but where that has lost everything.
-                if let Some(mark) = mark.filter(|_| saved.findings.is_empty()) {
-                    let why = "the spool on disk has lost everything";
-                    pending.unreadable(mark.last.saturating_sub(mark.acked), false, mark.at_work, now, why);
-                    saved.findings.push(format!("spool: {why}: a new epoch begins"));
-                    saved.last_at_work = Some(mark.at_work);
+                // The ring keeps what comes meanwhile.
+                Err(OpenError::Store(error)) if error.may_pass() && begun.elapsed() < WAIT => {
+                    thread::sleep(PAUSE);
                 }
-                let after = mark.map_or(Moment::MIN, |mark| Moment(mark.epoch.cast_signed()));
-                inner(node, Vec::new(), 0, now.max(Moment(after.0.saturating_add(1))))
-            }
-            Some(left) => {
-                resume(left, (mark, memory), node, disk, now, &mut pending, &mut writer, &mut saved)
+                Err(OpenError::Store(error)) => break Err(error),
+                Ok(opened) => break Ok(opened),
             }
         };
-        inner.declared = inner.sent;
-        inner.store = Some(store);
+        let Opened { mut pending, mut saved, marks } = found;
+        let mut inner = match opened {
+            Ok((parts, before)) => {
+                writer.install(parts, &before);
+                if saved.source.is_none() {
+                    before.forget_state(&mut pending, now);
+                }
+                let mut inner = before.inner(node, now, &mut writer);
+                inner.store.clone_from(&writer.store);
+                inner
+            }
+            Err(error) => without(node, now, marks, &error, &mut writer, &mut pending, &mut saved),
+        };
         inner.pending = pending;
-        writer.life = Life {
-            epochs: inner.epochs.iter().map(meta::Epoch::from).collect(),
-            boot_id: node.boot_id.clone(),
-            stopped_cleanly: false,
-        };
-        writer.wants_state = saved.source.is_none();
-        writer.new_state = saved.source.is_none();
+        writer.life = writer.new_life_of(&inner);
+        if saved.source.is_none() {
+            (writer.wants_state, writer.new_state, writer.ends.position) = (true, true, None);
+        }
         // What an agent with a collector left is for a collector.
         let acknowledged = options.acknowledged || inner.acked < inner.last;
         Ok((Self::with(Options { acknowledged, ..options }, inner, writer), saved))
     }
+}
 
-    fn without_disk(
-        options: Options,
-        mut inner: Inner,
-        writer: Writer,
-        error: &StoreError,
-        saved: &mut Saved,
-    ) -> Self {
-        tracing::error!(%error, "no spool on disk until the agent is started again: events are kept in memory, and lost if it is killed");
-        saved.findings.push(format!("no spool on disk: {error}"));
-        inner.set_trouble(Some(error.to_string()));
-        Self::with(options, inner, writer)
+/// What opening finds besides.
+pub(super) struct Opened {
+    pub(super) pending: Pending,
+    pub(super) saved: Saved,
+    pub(super) marks: Marks,
+}
+
+/// Why it cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    /// another agent uses it
+    #[error("another podtrail-agent uses it")]
+    Locked,
+    /// {0}
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Opened {
+    /// The parts on disk, and what is there. Of the `writer` nothing changes but the lock.
+    pub(super) fn open(
+        &mut self,
+        writer: &mut Writer,
+        node: &Node,
+        disk: &Disk,
+        now: Moment,
+    ) -> Result<(Parts, Before), OpenError> {
+        if writer.lock.is_none() {
+            writer.lock = Some(take_lock(&disk.dir)?);
+        }
+        let path = disk.dir.join(SPOOL);
+        let marks = path.join("mark");
+        self.marks =
+            Marks { store: Mark::read(&marks, Slot::Store), memory: Mark::read(&marks, Slot::Memory) };
+        if self.marks.memory.is_some_and(|memory| writer.slot == Slot::Memory && memory.epoch == writer.epoch)
+        {
+            self.marks.memory = None; // of this agent itself
+        }
+        let (parts, left) = match parts(&path, disk) {
+            Err(error) if error.is_damage() => {
+                set_aside(&path, &error, now, &mut self.saved)?;
+                let (parts, left) = parts(&path, disk)?;
+                // It must outlive this agent too.
+                for (mark, slot) in [(self.marks.store, Slot::Store), (self.marks.memory, Slot::Memory)] {
+                    if let Some(mark) = mark {
+                        let _ = mark.write(&parts.2, slot);
+                    }
+                }
+                (parts, left)
+            }
+            other => other?,
+        };
+        let Self { pending, saved, marks } = self;
+        let before = Before::find(left, *marks, node, disk, now, pending, saved);
+        Ok((parts, before))
     }
+}
+
+impl Before {
+    fn inner(self, node: &Node, now: Moment, writer: &mut Writer) -> Inner {
+        let Self { mut epochs, goes_on, last, acked, sent, logged, dropped, places, ends, newest, since: _ } =
+            self;
+        let now = now.max(Moment(newest.cast_signed().saturating_add(1)));
+        let fresh = |_: &mut Vec<EpochOf>| new_epoch(node, last, now);
+        let newest =
+            if goes_on { epochs.pop().unwrap_or_else(|| fresh(&mut epochs)) } else { fresh(&mut epochs) };
+        let mut inner = Inner::new(newest.identity.clone());
+        writer.epoch = newest.identity.epoch;
+        inner.epochs = Epochs::new(epochs, newest);
+        inner.epochs.forget_before(places.first().map_or(last, |place| place.first.min(acked)));
+        (inner.last, inner.stored, inner.acked, inner.sent) = (last, last, acked, sent);
+        (inner.marked, inner.declared) = (last, sent);
+        (inner.logged, inner.dropped) = (logged, dropped);
+        (inner.disk_bytes, inner.disk_events) = (ends.bytes, ends.events);
+        places.into_iter().for_each(|place| inner.see(place));
+        inner
+    }
+}
+
+/// There is no store for now: events are in memory only, in an epoch of their own.
+fn without(
+    node: &Node,
+    now: Moment,
+    marks: Marks,
+    error: &StoreError,
+    writer: &mut Writer,
+    pending: &mut Pending,
+    saved: &mut Saved,
+) -> Inner {
+    let Some(disk) = writer.disk.clone() else { return Inner::new(new_epoch(node, 0, now).identity) };
+    tracing::error!(%error, "no spool on disk: events are kept in memory, and lost if the agent is killed; it is tried again every second");
+    saved.findings.push(format!("no spool on disk: {error}"));
+    saved.last_at_work = marks.at_work();
+    let now = now.max(Moment(marks.epoch().unwrap_or_default().cast_signed().saturating_add(1)));
+    // The store's events come when it can be opened, before these: so far ahead no spool has ever come.
+    let mut last = u64::try_from(now.0 / 1000).unwrap_or_default().max(marks.last());
+    let mut acked = last;
+    let mut newest = new_epoch(node, last, now);
+    // An agent that had no store either goes on: what it had, and the collector has not, is missed by its number.
+    if let Some(memory) = marks.memory.filter(|memory| memory.boot == mark::boot(&node.boot_id)) {
+        (newest.identity.epoch, newest.base, last) = (memory.epoch, memory.base, memory.last);
+        acked = memory.acked;
+        let why = "an agent that could not open the spool had events in memory only";
+        let count = memory.last.saturating_sub(memory.acked);
+        pending.unreadable(count, memory.sent <= memory.acked, memory.at_work, now, why);
+    }
+    let mut inner = Inner::new(newest.identity.clone());
+    writer.epoch = newest.identity.epoch;
+    inner.epochs = Epochs::new(Vec::new(), newest);
+    (inner.last, inner.stored, inner.acked, inner.sent) = (last, last, acked, last);
+    inner.set_trouble(Some(error.to_string()));
+    writer.mark = open_private(&disk.dir.join(SPOOL).join("mark")).ok();
+    writer.slot = Slot::Memory;
+    inner.marked = if writer.mark.is_some() { last } else { u64::MAX };
+    inner
 }
 
 /// The store, made where it is missing, and what is in it.
 fn parts(path: &Path, disk: &Disk) -> Result<(Parts, Option<Left>), StoreError> {
     let parts = fresh(path, disk)?;
-    let left = read(&parts.0)?;
+    let left = Left::read(&parts.0)?;
     Ok((parts, left))
 }
 
 /// Opens or makes the store at `path`.
-pub(super) fn fresh(path: &Path, disk: &Disk) -> Result<Parts, StoreError> {
+fn fresh(path: &Path, disk: &Disk) -> Result<Parts, StoreError> {
     make_dir(path).map_err(|e| StoreError::Io("make the spool's directory", e))?;
     let store = Store::open(&path.join("store.db"), disk.fsync == Fsync::Always)?;
-    let keeper = Keeper::start(&store, disk.fsync)?;
+    let keeper = Keeper::start(&store, disk)?;
     let mark = open_private(&path.join("mark")).map_err(|e| StoreError::Io("open the spool's mark", e))?;
     Ok((Arc::new(store), keeper, mark))
 }
 
-fn read(store: &Store) -> Result<Option<Left>, StoreError> {
-    fn get<M: prost::Message + Default>(store: &Store, name: &'static str) -> Result<Option<M>, StoreError> {
-        let Some(bytes) = store.meta(name)? else { return Ok(None) };
-        meta::decode(&bytes).map(Some).ok_or(StoreError::Damaged(name))
-    }
-    let (life, ends) = (get::<Life>(store, LIFE)?, get::<Ends>(store, ENDS)?);
-    let gaps = get::<Gaps>(store, GAPS)?.unwrap_or_default();
-    let mut places: Vec<Place> = Vec::new();
-    let mut size = 0;
-    store.places(|place| {
-        places.push(*place);
-        size += place.size;
-        size <= super::inner::HISTORY
-    })?;
-    let (life, ends) = match (life, ends) {
-        (None, None) if places.is_empty() => return Ok(None),
-        (Some(life), Some(ends)) => (life, ends),
-        _ => return Err(StoreError::Damaged("what it says of itself")),
-    };
-    if life.epochs.is_empty() || places.first().is_some_and(|place| place.last() > ends.last) {
-        return Err(StoreError::Damaged("what it says of itself"));
-    }
-    Ok(Some(Left { life, ends, gaps, state: store.state()?, places }))
-}
-
-/// Goes on where the agent before ended.
-#[expect(clippy::too_many_arguments, reason = "each is filled or read once, here")]
-fn resume(
-    left: Left,
-    (mark, memory): (Option<Mark>, Option<Mark>),
-    node: &Node,
-    disk: &Disk,
-    now: Moment,
-    pending: &mut Pending,
-    writer: &mut Writer,
-    saved: &mut Saved,
-) -> Inner {
-    let Left { life, ends, gaps, state, places } = left;
-    let mut epochs: Vec<EpochOf> = life.epochs.iter().map(EpochOf::from).collect();
-    let logged = Moment(ends.logged);
-    let mut acked = ends.acked;
-    let before = epochs.last().map(|epoch| epoch.identity.clone());
-    let mark = mark.filter(|mark| before.as_ref().is_some_and(|before| before.epoch == mark.epoch));
-    let at_work = mark.into_iter().chain(memory).map(|mark| mark.at_work).fold(logged, Moment::max);
-    let same_boot = life.boot_id == node.boot_id;
-    gaps.gaps.into_iter().for_each(|gap| pending.add(gap));
-
-    // The mark is written after the store: it knows of more only where the store lost it.
-    let known = mark.map_or(ends.last, |mark| ends.last.max(mark.acked));
-    let lost = mark.map_or(0, |mark| mark.last.saturating_sub(known));
-    let tail_lost = mark.is_some_and(|mark| mark.behind || mark.last > ends.last);
-    let power_cut = !same_boot && !life.stopped_cleanly && disk.fsync != Fsync::Always;
-    if tail_lost || power_cut {
-        let exact = same_boot && mark.is_some_and(|mark| mark.sent <= known && (lost > 0 || !mark.behind));
-        let why = if power_cut {
-            "the node went down without a last sync: the newest events on disk may be missing"
-        } else {
-            "the newest events on disk are damaged or were never written"
-        };
-        pending.unreadable(lost, exact, logged, at_work, why);
-        saved.findings.push(format!("spool: {why} ({lost} known)"));
-    }
-    let renamed = before.as_ref().is_none_or(|id| id.cluster != node.cluster || id.node != node.name);
-    if renamed {
-        // Nobody would take them from this node: they are another's.
-        let count = ends.last.saturating_sub(acked);
-        if count > 0 {
-            let exact = ends.sent <= acked && gaps.dropped == 0;
-            pending.unreadable(
-                count,
-                exact,
-                logged,
-                now,
-                "events under another name of this node or cluster",
-            );
-        }
-        saved.findings.push("spool: this node or cluster had another name: a new epoch begins".to_owned());
-        acked = ends.last;
-    }
-    saved.stopped_cleanly = Some(life.stopped_cleanly);
-    saved.last_at_work = Some(at_work);
-    // Another has read on in the ring since.
-    let passed = memory.is_some();
-    if same_boot && !tail_lost && !renamed && !passed {
-        match state {
-            Some(state) if ends.position.is_some() => {
-                saved.source.clone_from(&ends.position);
-                saved.state = state;
-            }
-            Some(_) => {}
-            None => saved.findings.push("spool: the state of sessions is damaged".to_owned()),
-        }
-    }
-    let mut inner = if tail_lost || power_cut || renamed || passed {
-        let newest = epochs.iter().map(|epoch| epoch.identity.epoch).max().unwrap_or(0);
-        inner(node, epochs, ends.last, Moment(now.0.max(newest.cast_signed().saturating_add(1))))
-    } else {
-        let newest = epochs.pop().unwrap_or_else(|| new_epoch(node, ends.last, now));
-        let mut inner = Inner::new(newest.identity.clone());
-        inner.epochs = Epochs::new(epochs, newest);
-        inner
-    };
-    inner.epochs.forget_before(places.last().map_or(ends.last, |place| place.first.min(acked)));
-    (inner.last, inner.stored, inner.acked) = (ends.last, ends.last, acked);
-    inner.logged = logged;
-    inner.sent = ends.sent.max(acked);
-    inner.dropped = gaps.dropped;
-    (inner.disk_bytes, inner.disk_events) = (ends.bytes, ends.events);
-    places.into_iter().rev().for_each(|place| inner.see(place));
-    writer.ends = ends;
-    inner
-}
-
 /// What cannot be read goes out of the way; only the latest of its kind is kept.
-fn set_aside(
-    path: &Path,
-    error: &StoreError,
-    mark: Option<Mark>,
-    now: Moment,
-    pending: &mut Pending,
-    saved: &mut Saved,
-) -> Result<(), StoreError> {
+fn set_aside(path: &Path, error: &StoreError, now: Moment, saved: &mut Saved) -> Result<(), StoreError> {
     let why = if matches!(error, StoreError::Newer(_)) { "newer" } else { "damaged" };
     let to = move_aside(path, why, now).map_err(|e| StoreError::Io("move the damaged spool aside", e))?;
-    let unacked = mark.map_or(0, |mark| mark.last.saturating_sub(mark.acked));
-    let from = mark.map_or(now, |mark| mark.at_work);
-    pending.unreadable(unacked, false, from, now, "the spool on disk cannot be read");
-    tracing::error!(%error, events = unacked, aside = %to.display(), "the spool cannot be read: moved aside, and begun anew");
-    saved.findings.push(format!("spool: {error}: moved to {}, a new epoch begins", to.display()));
-    saved.last_at_work = mark.map(|mark| mark.at_work);
+    tracing::error!(%error, aside = %to.display(), "the spool cannot be read: moved aside, and begun anew");
+    saved.findings.push(format!("spool: {error}: moved to {}", to.display()));
     Ok(())
-}
-
-fn inner(node: &Node, epochs: Vec<EpochOf>, base: u64, now: Moment) -> Inner {
-    let newest = new_epoch(node, base, now);
-    let mut inner = Inner::new(newest.identity.clone());
-    inner.epochs = Epochs::new(epochs, newest);
-    inner
 }
 
 fn new_epoch(node: &Node, base: u64, now: Moment) -> EpochOf {
     let Node { cluster, name, boot_id: _ } = node.clone();
     let epoch = u64::try_from(now.0).unwrap_or(1).max(1);
-    EpochOf { identity: Identity { cluster, node: name, epoch }, base }
+    EpochOf { identity: Identity { cluster, node: name, epoch }, base, end: u64::MAX }
 }
 
-/// `Err(None)`: another has it.
-fn take_lock(dir: &Path) -> Result<File, Option<StoreError>> {
-    let io = |what| move |e| Some(StoreError::Io(what, e));
+fn take_lock(dir: &Path) -> Result<File, OpenError> {
+    let io = |what| move |e| StoreError::Io(what, e);
     make_dir(dir).map_err(io("make the spool's directory"))?;
     let file = open_private(&dir.join("lock")).map_err(io("open the spool's lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(None),
-        Err(TryLockError::Error(e)) => Err(io("lock the spool")(e)),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked),
+        Err(TryLockError::Error(e)) => Err(io("lock the spool")(e).into()),
     }
 }
 
 /// Commands and their arguments are nobody else's business.
 fn make_dir(path: &Path) -> std::io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-impl From<&EpochOf> for meta::Epoch {
-    fn from(epoch: &EpochOf) -> Self {
-        let EpochOf { identity: Identity { cluster, node, epoch }, base } = epoch.clone();
-        Self { cluster, node, epoch, base }
-    }
-}
-
-impl From<&meta::Epoch> for EpochOf {
-    fn from(epoch: &meta::Epoch) -> Self {
-        let meta::Epoch { cluster, node, epoch, base } = epoch.clone();
-        Self { identity: Identity { cluster, node, epoch }, base }
-    }
 }

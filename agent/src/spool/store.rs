@@ -48,12 +48,30 @@ pub(super) enum StoreError {
     /// written by a newer podtrail (format {0})
     #[error("it was written by a newer podtrail (format {0})")]
     Newer(i64),
+    /// its log is too long
+    #[error("its log is too long, and cannot be carried over into its tables")]
+    LogFull,
+    /// its events are later than those that are in memory
+    #[error("its events are later than those in memory: it is opened when the agent is started again")]
+    Later,
     /// {0} is not what was written
     #[error("{0} is not what was written")]
     Damaged(&'static str),
 }
 
 impl StoreError {
+    /// It may be well again by waiting.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Sqlite(_)) && !self.is_damage()
+    }
+
+    /// By waiting for somebody who is in the way.
+    pub(super) fn may_pass_soon(&self) -> bool {
+        let code = if let Self::Sqlite(error) = self { error.sqlite_error_code() } else { None };
+        matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+            || matches!(self, Self::LogFull)
+    }
+
     /// It will not be well again by waiting.
     pub(super) fn is_damage(&self) -> bool {
         match self {
@@ -61,7 +79,7 @@ impl StoreError {
                 error.sqlite_error_code(),
                 Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::TypeMismatch) | None
             ),
-            Self::Io(..) => false,
+            Self::Io(..) | Self::Later | Self::LogFull => false,
             Self::Newer(_) | Self::Damaged(_) => true,
         }
     }

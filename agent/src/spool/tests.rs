@@ -39,8 +39,13 @@ fn push(spool: &Spool, seconds: std::ops::Range<i64>, session: &str) {
 }
 
 pub(super) fn push_last(spool: &Spool, now: Now) {
-    let batch =
-        Batch { events: &mut Vec::new(), position: Vec::new(), state: Changes::default(), last: true };
+    let batch = Batch {
+        events: &mut Vec::new(),
+        position: Vec::new(),
+        state: Changes::default(),
+        last: true,
+        may_wait: false,
+    };
     spool.commit(batch, now, &mut Vec::new());
 }
 

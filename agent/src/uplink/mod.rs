@@ -162,7 +162,7 @@ async fn stream(
         let v1::ReportResponse { epoch, acked_seq, missing } = response.ok_or(UplinkError::Closed)?;
         // An answer about an earlier epoch says nothing about these events.
         if epoch == sending {
-            if !spool.ack(acked_seq) {
+            if !spool.ack_of(sending, acked_seq) {
                 return Err(UplinkError::FalseAck(acked_seq));
             }
             if spool.sending().epoch != sending {

@@ -29,6 +29,8 @@ pub(super) struct Resume {
 
 struct Upstream {
     spool: Arc<Spool>,
+    /// of the stream
+    epoch: u64,
     hello: Option<v1::Hello>,
     resume: watch::Receiver<Resume>,
     heartbeat: Duration,
@@ -44,7 +46,8 @@ pub(super) fn requests(
     resume: watch::Receiver<Resume>,
     heartbeat: Duration,
 ) -> impl Stream<Item = Batch> + Send + 'static {
-    let upstream = Upstream { spool, hello: Some(hello), resume, heartbeat, resumed: 0, sent: 0 };
+    let epoch = hello.epoch;
+    let upstream = Upstream { spool, epoch, hello: Some(hello), resume, heartbeat, resumed: 0, sent: 0 };
     futures::stream::unfold(upstream, |mut up| async move {
         if let Some(hello) = up.hello.take() {
             return Some((Batch { hello: Some(hello), ..Batch::default() }, up));
@@ -65,7 +68,7 @@ impl Upstream {
             }
             // Nothing before the collector has said what it has: that is not sent again.
             if times > 0 {
-                let events = self.spool.take(self.sent, BATCH_EVENTS, BATCH_BYTES);
+                let events = self.spool.take_of(self.epoch, self.sent, BATCH_EVENTS, BATCH_BYTES);
                 if let Some(last) = events.last() {
                     let gone = passed_over(self.sent, &events);
                     self.sent = last.seq;

@@ -265,7 +265,8 @@ async fn an_idle_stream_gives_signs_of_life() {
     let spool = spool(1 << 20);
     let (resume, resumed) = watch::channel(Resume::default());
     let often = Duration::from_millis(10);
-    let mut stream = Box::pin(requests(Arc::clone(&spool), v1::Hello::default(), resumed, often));
+    let hello = v1::Hello { epoch: spool.sending().epoch, ..v1::Hello::default() };
+    let mut stream = Box::pin(requests(Arc::clone(&spool), hello, resumed, often));
     assert!(stream.next().await.unwrap().hello.is_some());
     // Also before the collector has said anything, and without sending it events.
     push(&spool, 3);
