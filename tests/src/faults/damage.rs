@@ -46,7 +46,7 @@ fn spool(run: &Run, damage: Damage) -> Result<Outcome> {
         world.progress(200)?;
         world.pass(0, 1000)?;
     }
-    world.finish(Expect::Said)
+    world.finish(Expect::Numbered)
 }
 
 /// The collector dies, and a file of its log is damaged: of the store, for a directory that says of itself that it is

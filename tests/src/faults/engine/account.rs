@@ -6,8 +6,9 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-use podtrail_proto::v1::{
-    AgentState, Event, Executed, Exited, Gap, GapSource, agent_state::Phase, event::Body,
+use podtrail_proto::{
+    Timestamp,
+    v1::{AgentState, Event, Executed, Exited, Gap, GapSource, agent_state::Phase, event::Body},
 };
 use prost::Message as _;
 
@@ -23,8 +24,13 @@ use crate::{
 /// Mistakes that are told one by one.
 const MISTAKES: usize = 8;
 
-/// What the spool says of events that it lost between others.
-const DAMAGED_ROWS: &str = "events on disk that are damaged";
+/// How an agent begins that goes on without what the one before knew.
+const NO_STATE: &str = "what was known of sessions is lost";
+/// What may be missing of a command whose arguments were on their way when its agent was killed, and its state lost:
+/// it had no number yet. One command in each of the two containers, and its end.
+const UNNUMBERED: u64 = 4;
+/// By how much the time of a gap may be off: agents look at clocks once a second.
+const SLACK: i128 = 1_500_000_000;
 
 /// Everything that the subscriber got so far.
 #[derive(Debug, Default)]
@@ -66,8 +72,8 @@ struct Seen {
 struct SessionSeen {
     volley: Option<String>,
     started: u32,
-    /// of these, by an agent that knew nothing of it
-    recovered: u32,
+    /// of these, by an agent that says that it has not seen how it began
+    anew: u32,
     executed: u64,
     exited: HashSet<Process>,
     ended: u32,
@@ -100,6 +106,12 @@ pub(crate) struct Verdict {
     /// what gaps count that know only the least, or that no numbers show; and how many do not know exactly
     at_least: u64,
     pub(crate) inexact: u64,
+    /// gaps that say what numbers say too
+    words: u64,
+    /// agents that went on without what the one before knew
+    states: u64,
+    /// sessions of which something is missing, and none of the gaps is about their time
+    unplaced: u64,
     /// events of sessions that were not the storm's: what the kernel dropped may have been theirs
     pub(crate) strangers: u64,
     /// what must never be, whatever fails
@@ -131,6 +143,19 @@ impl Verdict {
             && self.numbers == 0
             && self.log == 0
             && self.inexact == 0
+            && self.words == 0
+            && self.states == 0
+    }
+
+    /// Whether each number that is missing is counted, and nothing is missing that had none; but for what an agent
+    /// had half read when it was killed and its state was lost.
+    pub(crate) fn numbered(&self) -> bool {
+        self.numbers == self.holes
+            && self.lost <= self.holes + UNNUMBERED * self.states
+            && self.inexact == 0
+            && self.log == 0
+            && self.kernel == 0
+            && self.unplaced == 0
     }
 
     /// Whether what is missing is exactly what gaps count. What the kernel dropped of others cannot be told from what it
@@ -146,8 +171,20 @@ impl Verdict {
 
     /// Whether gaps speak of all that is missing.
     pub(crate) fn said(&self) -> bool {
-        self.inexact > 0 || self.claimed() >= self.missing()
+        self.unplaced == 0 && (self.inexact > 0 || self.claimed() >= self.missing())
     }
+}
+
+/// From when to when something is missing, in nanoseconds of unix time.
+type Window = (i128, i128);
+
+fn window(gap: &Gap) -> Window {
+    let nanos = |time: &Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+    (gap.from.as_ref().map_or(i128::MIN, nanos), gap.to.as_ref().map_or(i128::MAX, nanos))
+}
+
+fn is_no_state(gap: &Gap) -> bool {
+    gap.source() == GapSource::AgentSpool && gap.detail.starts_with(NO_STATE)
 }
 
 impl Account {
@@ -199,7 +236,8 @@ impl Account {
             Some(Body::SessionStarted(started)) => {
                 let seen = self.session(session);
                 seen.started += 1;
-                seen.recovered += u32::from(started.recovered == Some(true));
+                let unseen = started.evidence.iter().any(|evidence| evidence.contains("was not seen"));
+                seen.anew += u32::from(started.recovered == Some(true) || unseen);
             }
             Some(Body::SessionEnded(ended)) => {
                 let seen = self.session(session);
@@ -237,7 +275,7 @@ impl Account {
         }
         let seen = self.session(session);
         seen.executed += 1;
-        let recovered = seen.recovered;
+        let anew = seen.anew;
         let mut again = false;
         if seen.volley.get_or_insert_with(|| volley.clone()) != volley {
             self.mistake(format_args!("{name:?} was told in a session of others, {session}"));
@@ -248,7 +286,7 @@ impl Account {
         let seen = self.commands.entry(name).or_default();
         seen.executed += 1;
         // A recovered session tells once more what it found running.
-        if again && seen.again < recovered {
+        if again && seen.again < anew {
             seen.again += 1;
         }
     }
@@ -292,13 +330,10 @@ impl Account {
     pub(crate) fn verdict(&self, ran: &[Volley]) -> Verdict {
         let mut verdict = Verdict { events: self.events, duplicated: self.again, ..Verdict::default() };
         let mut mistakes = self.mistakes.clone();
-        // An agent whose spool lost something, and that says so, recovers its sessions: they begin again, and it
-        // counts anew. Each such word excuses one beginning of each session.
-        let forgot = self
-            .gaps
-            .iter()
-            .filter(|gap| gap.source() == GapSource::AgentSpool && gap.session_ids.is_empty());
-        let forgot = u32::try_from(forgot.count()).unwrap_or(u32::MAX);
+        let windows = |of: fn(&Gap) -> bool| self.gaps.iter().filter(move |gap| of(gap)).map(window).collect();
+        let said: Vec<Window> = windows(|gap| !is_no_state(gap));
+        let states: Vec<Window> = windows(is_no_state);
+        verdict.states = states.len() as u64;
         let mut of_volley: HashMap<&str, Vec<&SessionSeen>> = HashMap::new();
         for seen in self.sessions.values() {
             match &seen.volley {
@@ -308,7 +343,18 @@ impl Account {
         }
         for volley in ran {
             let sessions = of_volley.remove(&*volley.name).unwrap_or_default();
-            self.of_volley(volley, &sessions, forgot, &mut verdict, &mut mistakes);
+            let about = |windows: &[Window]| {
+                let about = |(from, to): &&Window| *from <= volley.ended + SLACK && *to >= volley.began - SLACK;
+                windows.iter().filter(about).count()
+            };
+            // An agent that knows nothing of the sessions that run begins them again, and counts anew. Each such word
+            // excuses one beginning of each session that ran then.
+            let forgot = u32::try_from(about(&states)).unwrap_or(u32::MAX);
+            let missing = self.of_volley(volley, &sessions, forgot, &mut verdict, &mut mistakes);
+            if missing > 0 && about(&said) + about(&states) == 0 {
+                verdict.unplaced += 1;
+                verdict.notes.push(format!("no gap is about the time of {}", volley.root.join(" ")));
+            }
         }
         for (stranger, _) in of_volley {
             mistakes.push(format!("{stranger} was told, and never ran"));
@@ -336,6 +382,11 @@ impl Account {
         for gap in &self.gaps {
             let count = gap.count.unwrap_or(0);
             match gap.source() {
+                // What they count has numbers, which say exactly what of it is missing. What had none is counted by
+                // `numbered`.
+                GapSource::CollectorSequence | GapSource::AgentBuffer | GapSource::AgentSpool => {
+                    verdict.words += 1;
+                }
                 _ if gap.exact != Some(true) => {
                     verdict.at_least += count;
                     verdict.inexact += 1;
@@ -346,10 +397,6 @@ impl Account {
                 }
                 // This source knows whose the records were.
                 GapSource::SessionBudget if self.of_strangers(gap) => {}
-                // The newest of an epoch: no number after them shows that they are missing.
-                GapSource::AgentSpool if gap.detail != DAMAGED_ROWS => verdict.at_least += count,
-                // Counted by their numbers; and why they are missing, where the agent knows.
-                GapSource::CollectorSequence | GapSource::AgentBuffer | GapSource::AgentSpool => {}
                 GapSource::CollectorStore => verdict.log += count,
                 _ => verdict.kernel += count,
             }
@@ -365,7 +412,7 @@ impl Account {
         forgot: u32,
         verdict: &mut Verdict,
         mistakes: &mut Vec<String>,
-    ) {
+    ) -> u64 {
         let commands = u64::from(volley.commands) + 1;
         verdict.commands += commands;
         let mut told = 0;
@@ -385,34 +432,30 @@ impl Account {
         if exited > commands {
             mistakes.push(format!("{}: {exited} processes ended of {commands}", volley.name));
         }
-        let (mut started, mut ended) = (0, 0);
+        let (mut started, mut ended, mut anew) = (0, 0, 0);
         for seen in sessions {
-            let again = seen.recovered.min(forgot).min(seen.started.saturating_sub(1));
-            started += seen.started - again;
+            started += seen.started;
             ended += seen.ended;
+            anew += seen.anew;
             if let Some((counted, lost)) = seen.told
                 && counted + lost < seen.executed
-                && again == 0
+                && seen.anew.min(forgot) == 0
             {
                 mistakes.push(format!("{} ended with {counted} commands of {}", volley.name, seen.executed));
             }
         }
-        // What was recovered may have lost the process that its name is of.
-        let anew = sessions.iter().filter(|seen| seen.recovered > 0 && seen.recovered == seen.started);
-        let anew =
-            u32::try_from(anew.count().min(sessions.len().saturating_sub(1))).unwrap_or(u32::MAX).min(forgot);
-        started -= started.min(anew);
-        ended -= ended.min(anew);
+        // What begins anew may have lost the process that its name is of, and its end may be told by both.
+        let anew = anew.min(forgot);
         if sessions.len() > 1 + anew as usize {
-            let recovered: Vec<_> =
-                sessions.iter().map(|seen| (seen.started, seen.recovered, seen.ended)).collect();
+            let each: Vec<_> = sessions.iter().map(|seen| (seen.started, seen.anew, seen.ended)).collect();
             mistakes.push(format!(
-                "{} became {} sessions (started, of these recovered, ended: {recovered:?})",
+                "{} became {} sessions (started, of these anew, ended: {each:?})",
                 volley.name,
                 sessions.len()
             ));
         }
-        verdict.duplicated += u64::from(started.saturating_sub(1) + ended.saturating_sub(1));
+        verdict.duplicated +=
+            u64::from(started.saturating_sub(1 + anew) + ended.saturating_sub(1 + anew));
         let missing = (commands - told)
             + commands.saturating_sub(exited)
             + u64::from(started == 0)
@@ -427,6 +470,7 @@ impl Account {
         verdict.executions += commands - told;
         verdict.exits += commands.saturating_sub(exited);
         verdict.lost += missing;
+        missing
     }
 
     /// Whether a gap is about sessions that were not the storm's.

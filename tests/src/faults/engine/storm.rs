@@ -7,6 +7,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -20,6 +21,9 @@ pub(crate) struct Volley {
     pub(crate) commands: u32,
     /// its root's arguments
     pub(crate) root: Vec<String>,
+    /// when, in nanoseconds of unix time
+    pub(crate) began: i128,
+    pub(crate) ended: i128,
 }
 
 /// Microseconds between two commands of a session.
@@ -129,14 +133,20 @@ impl Drop for Storm {
     }
 }
 
+fn now() -> Result<i128> {
+    Ok(i128::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos())?)
+}
+
 impl Shared {
     fn run(&self, container: &Container, name: &str, commands: u32, pace: Pace) -> Result<Volley> {
         let (count, pause) = (commands.to_string(), pace.0.to_string());
         let large = if self.large { "large" } else { "small" };
         let root = [ITEST, "payload", "volley", &count, name, &pause, large];
+        let began = now()?;
         let ran = container.exec(&root).run()?.ok()?;
         ensure!(ran.text() == count, "{name} counted {} of {count} commands", ran.text());
-        let volley = Volley { name: name.to_owned(), commands, root: root.map(str::to_owned).to_vec() };
+        let (name, root, ended) = (name.to_owned(), root.map(str::to_owned).to_vec(), now()?);
+        let volley = Volley { name, commands, root, began, ended };
         self.ran.lock().unwrap_or_else(PoisonError::into_inner).push(volley.clone());
         self.commands.fetch_add(u64::from(commands) + 1, Ordering::Relaxed);
         Ok(volley)

@@ -85,7 +85,9 @@ pub(crate) enum Expect {
     Whole,
     /// everything but what gaps count, exactly
     Counted,
-    /// everything but what gaps speak of; some may not know how much, or count what the subscriber had before
+    /// everything but what numbers show that are missing, and that gaps count, exactly
+    Numbered,
+    /// everything but what gaps speak of, of the time of which they speak; some may not know how much, or count what the subscriber had before
     Said,
 }
 
@@ -325,13 +327,13 @@ impl World {
         let last = self.storm.last(&format!("{}-last", self.run.name))?;
         ran.push(last.clone());
         self.until("the last session is at the subscriber", |world| Ok(world.account.has_ended(&last)))?;
-        self.within(LAST_GAPS, |world| Ok(world.account.verdict(&ran).balanced()))?;
+        self.within(LAST_GAPS, |world| Ok(judge(&world.account.verdict(&ran), expect).is_ok()))?;
         let stopped = self.account.said(Phase::Stopped);
         self.agent.stop()?;
         self.until("the agent's last word is at the subscriber", |world| {
             Ok(world.account.said(Phase::Stopped) > stopped)
         })?;
-        self.within(LAST_GAPS, |world| Ok(world.account.verdict(&ran).balanced()))?;
+        self.within(LAST_GAPS, |world| Ok(judge(&world.account.verdict(&ran), expect).is_ok()))?;
         self.collector.stop()?;
         self.subscriber.kill()?;
         self.look()?;
@@ -366,6 +368,7 @@ fn judge(verdict: &Verdict, expect: Expect) -> Result<()> {
     match expect {
         Expect::Whole => ensure!(verdict.whole(), "it is not whole"),
         Expect::Counted => ensure!(verdict.balanced(), "gaps and what is missing are not the same"),
+        Expect::Numbered => ensure!(verdict.numbered(), "what is missing is not what numbers and gaps say"),
         Expect::Said => ensure!(verdict.said(), "gaps do not speak of all that is missing"),
     }
     Ok(())
