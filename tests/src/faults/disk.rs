@@ -54,6 +54,9 @@ fn full(
         world.check()?;
         world.progress(200)?;
     }
+    // All that is said must hold for who comes later too.
+    kill(&mut world)?;
+    world.start_missing()?;
     world.finish(expect)
 }
 

@@ -49,7 +49,7 @@ fn kills(run: &Run, victims: &[Which]) -> Result<Outcome> {
         if world.random().u32(0..3) == 0 {
             world.progress(50)?;
         }
-        world.pass(0, 1200)?;
+        world.pass(0, 600)?;
         world.check()?;
     }
     world.finish(Expect::Whole)

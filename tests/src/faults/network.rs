@@ -21,10 +21,10 @@ pub(super) fn network(run: &Run) -> Result<Outcome> {
             _ => link.pass(0, slow, 5, 20)?,
         }
         world.faults += 1;
-        world.pass(50, 1500)?;
+        world.pass(50, 800)?;
         if kind == 0 || world.random().bool() {
             world.link.as_mut().context("no link")?.pass(0, 0, 0, 0)?;
-            world.pass(0, 500)?;
+            world.pass(0, 300)?;
         }
         world.check()?;
     }

@@ -94,7 +94,9 @@ fn download(release: &Release, dir: &Path) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
-    for part in ["etc/preferences.d", "state/lists/partial", "cache/archives/partial", "none", "kernel", "tree"] {
+    for part in
+        ["etc/preferences.d", "state/lists/partial", "cache/archives/partial", "none", "kernel", "tree"]
+    {
         let part = dir.join(part);
         fs::create_dir_all(&part).with_context(|| format!("cannot make {}", part.display()))?;
     }

@@ -330,7 +330,8 @@ impl Account {
     pub(crate) fn verdict(&self, ran: &[Volley]) -> Verdict {
         let mut verdict = Verdict { events: self.events, duplicated: self.again, ..Verdict::default() };
         let mut mistakes = self.mistakes.clone();
-        let windows = |of: fn(&Gap) -> bool| self.gaps.iter().filter(move |gap| of(gap)).map(window).collect();
+        let windows =
+            |of: fn(&Gap) -> bool| self.gaps.iter().filter(move |gap| of(gap)).map(window).collect();
         let said: Vec<Window> = windows(|gap| !is_no_state(gap));
         let states: Vec<Window> = windows(is_no_state);
         verdict.states = states.len() as u64;
@@ -344,7 +345,8 @@ impl Account {
         for volley in ran {
             let sessions = of_volley.remove(&*volley.name).unwrap_or_default();
             let about = |windows: &[Window]| {
-                let about = |(from, to): &&Window| *from <= volley.ended + SLACK && *to >= volley.began - SLACK;
+                let about =
+                    |(from, to): &&Window| *from <= volley.ended + SLACK && *to >= volley.began - SLACK;
                 windows.iter().filter(about).count()
             };
             // An agent that knows nothing of the sessions that run begins them again, and counts anew. Each such word
@@ -454,8 +456,7 @@ impl Account {
                 sessions.len()
             ));
         }
-        verdict.duplicated +=
-            u64::from(started.saturating_sub(1 + anew) + ended.saturating_sub(1 + anew));
+        verdict.duplicated += u64::from(started.saturating_sub(1 + anew) + ended.saturating_sub(1 + anew));
         let missing = (commands - told)
             + commands.saturating_sub(exited)
             + u64::from(started == 0)
