@@ -33,6 +33,7 @@ const OF_POD: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// As written.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[group(id = "ways")]
 pub struct Flags {
     /// The kubelet of this node, which knows what probes and hooks its pods have, or "none"
     /// [default: https://127.0.0.1:10250 where the agent has a service account's token, else none]
