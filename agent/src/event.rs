@@ -165,6 +165,8 @@ impl ProbeKind {
 /// More became known of a session, or of its container, which is that of the event.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Attributed {
+    /// what is known of its container is new
+    pub container: bool,
     pub evidence: Vec<String>,
     /// what it was taken for before was wrong
     pub method: Option<Method>,
@@ -345,6 +347,8 @@ pub enum GapSource {
     SessionBudget,
     /// nothing was hooked: what happened is not known, nor how much
     HooksAbsent,
+    /// the container runtime's own word was not heard
+    RuntimeEvents,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

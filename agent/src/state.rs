@@ -61,6 +61,8 @@ impl Table {
     pub(crate) const HELD: Self = Self(b'h');
     pub(crate) const PROBES: Self = Self(b'p');
     pub(crate) const WAYS_VERSION: Self = Self(b'y');
+    pub(crate) const UNTOLD: Self = Self(b'u');
+    pub(crate) const OPAQUE: Self = Self(b'o');
 
     /// All rows of the kind.
     pub(crate) fn rows<K: DeserializeOwned, V: DeserializeOwned>(

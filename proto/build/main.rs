@@ -1,4 +1,4 @@
-//! Generates the Rust of `podtrail.v1` without a `protoc` on the machine.
+//! Generates the Rust of `podtrail.v1`, and of what container runtimes are asked, without a `protoc` on the machine.
 
 mod reflect;
 
@@ -23,5 +23,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         .extern_path(".google.protobuf", "::pbjson_types")
         .compile_fds(files)?;
     pbjson_build::Builder::new().register_descriptors(&descriptors)?.build(&[".podtrail.v1"])?;
+    runtimes()
+}
+
+/// What container runtimes are asked, on the node.
+fn runtimes() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=runtime");
+    let files = ["cri.proto", "containerd_events.proto", "containerd_tasks.proto"];
+    let files = protox::compile(files, ["runtime"])?;
+    tonic_prost_build::configure()
+        .compile_well_known_types(true)
+        .extern_path(".google.protobuf", "::pbjson_types")
+        .compile_fds(files)?;
     Ok(())
 }

@@ -2,15 +2,19 @@
 //!
 //! A cgroup that nobody told of (its record did not fit into the ring) is looked for in the hierarchy itself, so that
 //! its sessions have a container with an id; seldom enough that a tree of very many cgroups cannot hold up the agent.
+//!
+//! What the node's runtime says of a container is kept with it, for as long as the directory knows it; whoever comes
+//! here never waits for it.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
 use crate::{
-    container::{ContainerInfo, Directory, Hierarchy, Owners},
+    container::{ContainerInfo, Directory, Hierarchy, Owners, Runtime},
     convert::boot_now,
+    pods::{Ask, Lookup, Missing, sessions::Known},
     probe::{CgroupCreated, RawRecord},
     session::record::{Lost, Record, class},
     state::Changes,
@@ -22,6 +26,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 const SHARE: u32 = 20;
 /// Cgroups that a walk did not find, remembered: they are gone, and their ids are not given again.
 const MAX_ABSENT: usize = 1024;
+
+/// Containers by their ids, remembered at most.
+const MAX_IDS: usize = 32 * 1024;
 
 /// The directory of cgroups, and who owns a namespace.
 #[derive(Debug, Default)]
@@ -37,12 +44,105 @@ pub struct Containers {
     next: Option<Instant>,
     walks: u64,
     absent: VecDeque<u64>,
+    /// there is a runtime to ask
+    runtime: bool,
+    /// to be asked of the runtime
+    asks: Vec<Ask>,
+    /// ids → cgroups, as they were when last looked for
+    ids: HashMap<String, u64>,
+}
+
+/// How many containers there are, by what is known of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    pub(super) known: usize,
+    pub(super) pending: usize,
+    pub(super) missing: usize,
 }
 
 impl Containers {
     #[must_use]
     pub fn new(directory: Directory, owners: Option<Owners>, hierarchy: Option<Hierarchy>) -> Self {
         Self { directory, owners, hierarchy, ..Self::default() }
+    }
+
+    /// With a runtime to ask: all containers are asked for from now on. `there`: it is.
+    #[must_use]
+    pub fn asks(mut self, there: bool) -> Self {
+        if there {
+            self.runtime_is_there();
+        }
+        self
+    }
+
+    /// A runtime answers, maybe another one than before.
+    pub(super) fn runtime_is_there(&mut self) {
+        self.runtime = true;
+        let unknown = self.directory.containers().filter(|info| info.metadata.known().is_none());
+        let unknown: Vec<u64> = unknown.map(|info| info.cgroup_id).collect();
+        for id in unknown {
+            self.ask(id);
+        }
+    }
+
+    /// What is to be asked of the runtime since the last call.
+    pub(super) fn asked(&mut self) -> Vec<Ask> {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// What could not be asked, or was forgotten, is to be asked again.
+    pub(super) fn ask_again(&mut self) {
+        let pending = self.directory.containers().filter(|info| info.metadata == Lookup::Pending);
+        self.asks.extend(pending.filter_map(ask));
+    }
+
+    /// The runtime answered. The container's cgroup, and what is known of it now; `None`: no cgroup is this container's.
+    pub(super) fn answered(&mut self, id: &str, lookup: Lookup) -> Option<(u64, Lookup)> {
+        let cgroup = self.by_id(id)?.cgroup_id;
+        let gone = self.directory.is_gone(cgroup);
+        let info = self.directory.find_mut(cgroup)?;
+        if info.metadata.known().is_none() {
+            info.metadata = match lookup {
+                Lookup::Missing(Missing::NotFound) if gone => Lookup::Missing(Missing::Unavailable(
+                    "it was gone before the runtime was asked".to_owned(),
+                )),
+                lookup => lookup,
+            };
+        }
+        Some((cgroup, info.metadata.clone()))
+    }
+
+    pub(super) fn count(&self) -> Counted {
+        let mut counted = Counted::default();
+        for info in self.directory.containers() {
+            match info.metadata {
+                Lookup::Known(_) => counted.known += 1,
+                Lookup::Pending => counted.pending += 1,
+                Lookup::Missing(_) => counted.missing += 1,
+            }
+        }
+        counted
+    }
+
+    /// All that are known.
+    pub(super) fn all(&self) -> impl Iterator<Item = &ContainerInfo> {
+        self.directory.containers()
+    }
+
+    /// A container that nobody asked for yet is asked for.
+    fn meet(&mut self, cgroup_id: u64) {
+        let unasked =
+            |info: &ContainerInfo| info.metadata == Lookup::default() && info.cgroup_id == cgroup_id;
+        if self.runtime && self.directory.find(cgroup_id).is_some_and(unasked) {
+            self.ask(cgroup_id);
+        }
+    }
+
+    fn ask(&mut self, cgroup_id: u64) {
+        let Some(info) = self.directory.find_mut(cgroup_id) else { return };
+        let ask = ask(info);
+        info.metadata = if ask.is_some() { Lookup::Pending } else { Lookup::Missing(Missing::NotFound) };
+        self.asks.extend(ask);
     }
 
     /// What changed since the last time; all there is, if `all`.
@@ -62,6 +162,7 @@ impl Containers {
             RawRecord::CgroupCreated(created) => {
                 let CgroupCreated { time, id, parent, container, path } = created;
                 self.directory.created(time, id, parent, &path, container);
+                self.meet(id);
                 return None;
             }
             RawRecord::CgroupRemoved { time, id } => {
@@ -72,6 +173,7 @@ impl Containers {
         let container = match &mut record {
             Record::ContainerStarted(started) => {
                 self.directory.started(started);
+                self.meet(started.cgroup_id);
                 Some(started.cgroup_id)
             }
             Record::ContainerEnded(ended) => {
@@ -150,7 +252,13 @@ impl Containers {
         self.walks += 1;
         self.next = Some(now + PAUSE.max(begun.elapsed() * SHARE));
         match walk {
-            Ok(walk) => self.directory.seed(boot_now(), &walk.cgroups),
+            Ok(walk) => {
+                self.directory.seed(boot_now(), &walk.cgroups);
+                let unasked = self.directory.containers().filter(|info| info.metadata == Lookup::default());
+                for id in unasked.map(|info| info.cgroup_id).collect::<Vec<_>>() {
+                    self.meet(id);
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "some containers have no id: the records that name them were lost");
                 return false;
@@ -162,6 +270,35 @@ impl Containers {
         }
         true
     }
+}
+
+impl Known for Containers {
+    fn by_id(&mut self, id: &str) -> Option<&ContainerInfo> {
+        let directory = &self.directory;
+        let is = |cgroup: u64| directory.find(cgroup).is_some_and(|info| info.id.as_deref() == Some(id));
+        let cgroup = match self.ids.get(id) {
+            Some(cgroup) if is(*cgroup) => *cgroup,
+            _ => {
+                let all = directory.containers().filter_map(|info| Some((info.id.clone()?, info.cgroup_id)));
+                self.ids = all.take(MAX_IDS).collect();
+                *self.ids.get(id)?
+            }
+        };
+        self.directory.find(cgroup)
+    }
+}
+
+/// How to ask for it; `None`: no runtime with a CRI has it.
+fn ask(info: &ContainerInfo) -> Option<Ask> {
+    let id = info.id.as_ref()?;
+    let by_cri = match info.runtime {
+        None | Some(Runtime::Containerd | Runtime::CriO) => true,
+        // Docker's are a kubelet's where cri-dockerd is.
+        Some(Runtime::Docker) => info.pod_uid.is_some(),
+        Some(Runtime::Podman | Runtime::Runc | Runtime::Crun) => false,
+    };
+    let usual = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (by_cri && usual).then(|| Ask { id: id.clone(), in_pod: info.pod_uid.is_some(), now: false })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use podtrail_proto::v1::{self, event::Body};
 
+use super::containers::Counted;
 use crate::{spool::Fill, trail::Moment, uplink};
 
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub(super) struct Metrics {
     agent_state: Counter,
     other: Counter,
     sessions: Gauge,
+    containers: [Gauge; 3],
     spool_bytes: Gauge,
     spool_disk_bytes: Gauge,
     spool_oldest: Gauge,
@@ -36,6 +38,10 @@ impl Metrics {
             "Events that are known to be missing, by where they were lost"
         );
         describe_gauge!("podtrail_agent_sessions_open", "Sessions that are open on this node");
+        describe_gauge!(
+            "podtrail_agent_containers",
+            "Containers of this node, by whether the runtime said what is asked of them"
+        );
         describe_gauge!("podtrail_agent_spool_bytes", "Memory that events in the spool take");
         describe_gauge!("podtrail_agent_spool_disk_bytes", "What events in the spool take on disk");
         describe_gauge!("podtrail_agent_spool_events", "Events in the spool");
@@ -69,6 +75,8 @@ impl Metrics {
             agent_state: events("agent_state"),
             other: events("other"),
             sessions: gauge!("podtrail_agent_sessions_open"),
+            containers: ["known", "pending", "missing"]
+                .map(|metadata| gauge!("podtrail_agent_containers", "metadata" => metadata)),
             spool_bytes: gauge!("podtrail_agent_spool_bytes"),
             spool_disk_bytes: gauge!("podtrail_agent_spool_disk_bytes"),
             spool_oldest: gauge!("podtrail_agent_spool_oldest_unacknowledged_seconds"),
@@ -125,6 +133,13 @@ impl Metrics {
         let uplink::State { connected, attempts } = state;
         self.uplink_connected.set(if connected { 1.0 } else { 0.0 });
         self.uplink_attempts.absolute(attempts);
+    }
+
+    pub(super) fn containers(&self, counted: Counted) {
+        let Counted { known, pending, missing } = counted;
+        for (gauge, count) in self.containers.iter().zip([known, pending, missing]) {
+            gauge.set(float(count as u64));
+        }
     }
 
     pub(super) fn sessions(&self, open: usize) {

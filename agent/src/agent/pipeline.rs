@@ -18,6 +18,10 @@ use super::{
 use crate::{
     convert::{self, WallOffset, boot_now},
     event::{AgentPhase, AgentState, Event, Finding, Start},
+    pods::{
+        self, Ask, Pods, Word,
+        sessions::{Question, Said},
+    },
     probe::RawRecord,
     session::{
         Machine,
@@ -39,6 +43,9 @@ const CHECK: Duration = Duration::from_secs(10);
 /// How often to look, a [`TICK`] apart, for what is gone after a loss of exits: the sessions that they were of may
 /// still be in the ring, unread, when the loss is told.
 const LOOKS: u8 = 3;
+
+/// Words of the runtime that are taken at once.
+const WORDS: usize = 256;
 
 /// How long a clean stop reads on in a ring that does not become empty.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -70,6 +77,10 @@ pub struct Pipeline<S> {
     containers: Containers,
     machine: Machine,
     ways: Ways,
+    /// what follows for sessions from what the runtime says
+    sessions: pods::Sessions,
+    /// `None`: no runtime is asked
+    pods: Option<Pods>,
     about: About,
     offset: WallOffset,
     looks: u8,
@@ -79,6 +90,7 @@ pub struct Pipeline<S> {
     // Emptied and filled again, so that a batch allocates nothing of its own.
     raw: Vec<RawRecord>,
     events: Vec<Event>,
+    said: Vec<Said>,
     out: Vec<v1::Event>,
     kept: Vec<Entry>,
 }
@@ -91,6 +103,8 @@ impl<S: Source> Pipeline<S> {
             containers,
             machine: Machine::new(&about.boot_id),
             ways: Ways::default(),
+            sessions: pods::Sessions::new(&about.boot_id),
+            pods: None,
             about,
             offset: WallOffset::measure(),
             looks: 0,
@@ -99,6 +113,7 @@ impl<S: Source> Pipeline<S> {
             first: First::default(),
             raw: Vec::new(),
             events: Vec::new(),
+            said: Vec::new(),
             out: Vec::new(),
             kept: Vec::new(),
         }
@@ -123,6 +138,17 @@ impl<S: Source> Pipeline<S> {
     #[must_use]
     pub fn looks_with(mut self, ways: Ways) -> Self {
         self.ways = ways;
+        self
+    }
+
+    /// Asks a runtime for what it knows of containers; goes on with what the agent before did so.
+    #[must_use]
+    pub fn asks(mut self, pods: Option<Pods>, before: Option<pods::Sessions>) -> Self {
+        self.pods = pods;
+        self.sessions = before.unwrap_or(self.sessions);
+        for facts in self.containers.all().filter_map(|info| info.metadata.known()) {
+            self.sessions.met(facts);
+        }
         self
     }
 
@@ -173,6 +199,10 @@ impl<S: Source> Pipeline<S> {
                     self.losses()?;
                     self.tick(sinks);
                 }
+                word = word(&mut self.pods) => {
+                    self.words(word);
+                    self.send(sinks, false);
+                }
                 read = self.source.read(&mut self.raw) => {
                     read?;
                     self.batch(sinks);
@@ -195,9 +225,51 @@ impl<S: Source> Pipeline<S> {
         self.send(sinks, false);
     }
 
+    /// What the runtime says: this, and what else there is now.
+    fn words(&mut self, word: Word) {
+        let mut next = Some(word);
+        let mut left = WORDS;
+        while let Some(word) = next {
+            let now = boot_now();
+            match word {
+                Word::Runtime => self.containers.runtime_is_there(),
+                Word::Container { id, lookup } => {
+                    let (cgroup, lookup) = match self.containers.answered(&id, lookup.clone()) {
+                        Some((cgroup, lookup)) => (Some(cgroup), lookup),
+                        None => (None, lookup),
+                    };
+                    self.sessions.answered(&id, cgroup, &lookup, now, &mut self.containers, &mut self.said);
+                }
+                Word::Exec(word) => self.sessions.exec(word, now, &mut self.containers, &mut self.said),
+            }
+            left = left.saturating_sub(1);
+            next = self.pods.as_mut().filter(|_| left > 0).and_then(Pods::next_word);
+        }
+    }
+
+    /// Asks what is to be asked; what does not fit now is asked for with the next tick.
+    fn ask(&mut self) {
+        let asks = self.containers.asked();
+        let Some(pods) = &self.pods else {
+            self.sessions.questions();
+            return;
+        };
+        for ask in asks {
+            let _full = pods.ask(ask);
+        }
+        for question in self.sessions.questions() {
+            let _full = match question {
+                Question::Container(id) => pods.ask(Ask { id, in_pod: true, now: true }),
+                Question::StillRuns(exec) => pods.still_runs(exec),
+            };
+        }
+    }
+
     fn tick(&mut self, sinks: &Sinks) {
         self.offset = WallOffset::measure();
         self.machine.flush(boot_now(), &mut self.events);
+        self.sessions.tick(boot_now(), &mut self.containers, &mut self.said);
+        self.containers.ask_again();
         if self.integrity.is_due(Instant::now()) {
             let findings = self.source.check();
             if self.integrity.changed(&findings) {
@@ -255,18 +327,26 @@ impl<S: Source> Pipeline<S> {
     }
 
     fn send(&mut self, sinks: &Sinks, last: bool) {
-        for event in self.ways.pass(&mut self.events, &self.containers) {
+        for mut event in self.ways.pass(&mut self.events, &self.containers) {
             let container = event.container.and_then(|id| self.containers.find(id));
+            self.sessions.pass(&mut event, container);
             self.out.push(convert::event(event, container, self.offset));
         }
+        for Said { event, info } in self.said.drain(..) {
+            let container = event.container.and_then(|id| self.containers.find(id)).or(info.as_deref());
+            self.out.push(convert::event(event, container, self.offset));
+        }
+        self.ask();
         let now = Now { wall: Moment::now(), boot: boot_now() };
         let mut state = Changes::default();
         if let Some(all) = sinks.spool.wants_state() {
             self.machine.save(all, &mut state);
+            self.sessions.save(all, &mut state);
             self.containers.save(all, &mut state);
             self.ways.save(all, &mut state);
         } else {
             self.machine.forget_changes();
+            self.sessions.forget_changes();
             self.containers.forget_changes();
             self.ways.forget_changes();
         }
@@ -288,8 +368,16 @@ impl<S: Source> Pipeline<S> {
     fn measure(&self, sinks: &Sinks) {
         self.metrics.spool(sinks.spool.fill(), Moment::now());
         self.metrics.sessions(self.machine.open_sessions());
+        self.metrics.containers(self.containers.count());
         if let Some(uplink) = &sinks.uplink {
             self.metrics.uplink(*uplink.borrow());
         }
+    }
+}
+
+async fn word(pods: &mut Option<Pods>) -> Word {
+    match pods {
+        Some(pods) => pods.word().await,
+        None => std::future::pending().await,
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     doctor::{self, Report},
     escape,
     event::{BootTime, Finding, GapSource, Hook, Start, TaskKey},
+    pods::{self, Pods, Socket, Timing},
     probe::{self, Inherited, Probe, ProbeError, RawRecord, Resumed},
     session::{
         Followed, Machine,
@@ -56,7 +57,10 @@ pub fn examine(config: &AgentConfig) -> Result<Report, AgentError> {
         .enable_all()
         .build()
         .map_err(|source| AgentError::System { call: "start the runtime", source })?;
-    Ok(runtime.block_on(async { doctor::examine(config) }))
+    Ok(runtime.block_on(async {
+        let runtimes = pods::survey(&config.runtime_socket).await;
+        doctor::examine(config, runtimes)
+    }))
 }
 
 async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
@@ -97,8 +101,10 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     }
     let Inherited { continued, records: left, losses, findings } = inherited;
     // Containers that went while no agent ran are still known by name. What is there now is put over it.
-    let known = if continued { Directory::restore(Limits::default(), &saved.state).ok() } else { None };
-    let known = known.unwrap_or_default();
+    let grace_ns = u64::try_from(config.container_grace.as_nanos()).unwrap_or(u64::MAX);
+    let limits = Limits { grace_ns, ..Limits::default() };
+    let known = if continued { Directory::restore(limits, &saved.state).ok() } else { None };
+    let known = known.unwrap_or_else(|| Directory::new(limits));
     let before =
         Before::find(&mut probe, &host, &hierarchy, &namespaces, attached, resumed.went_on(), known)?;
     probe::give_back_memory();
@@ -128,9 +134,12 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
             }),
         }
     }
+    let mut told = None;
     if machine.is_some() {
         // It knows its sessions.
         recovered.clear();
+        let since = saved.last_at_work.map(boot_time);
+        told = pods::Sessions::restore(&about.boot_id, &saved.state, since).ok();
     } else {
         spool.forget_state();
     }
@@ -172,9 +181,12 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
         findings,
     };
     let containers =
-        Containers::new(directory, Some(Owners::new(host, hierarchy.clone(), namespaces)), Some(hierarchy));
+        Containers::new(directory, Some(Owners::new(host, hierarchy.clone(), namespaces)), Some(hierarchy))
+            .asks(!config.runtime_socket.places().is_empty());
+    let pods = (config.runtime_socket != Socket::Nowhere)
+        .then(|| Pods::start(config.runtime_socket.clone(), config.pod_rules(), Timing::default()));
     let pipeline = Pipeline::new(probe, containers, about).begins(first, config.integrity_every, integrity);
-    let pipeline = pipeline.goes_on(machine).looks_with(ways);
+    let pipeline = pipeline.goes_on(machine).looks_with(ways).asks(pods, told);
     let ended = Box::pin(run(config, spool, pipeline, records, stop)).await;
     hooks.not_ready("stopped");
     ended
@@ -200,15 +212,20 @@ fn absent(resumed: &Resumed, losses: &[Lost], last: Option<Moment>, attached: Bo
     if resumed.went_on() || told {
         return None;
     }
-    let ago = u64::try_from(Moment::now().since(last?).as_nanos()).unwrap_or(u64::MAX);
     Some(Lost {
-        from: BootTime(boot_now().0.saturating_sub(ago)),
+        from: boot_time(last?),
         time: attached,
         source: GapSource::HooksAbsent,
         count: 0,
         exact: false,
         detail: "no agent, and nothing pinned".to_owned(),
     })
+}
+
+/// A moment of the past, on the clock that events have.
+fn boot_time(moment: Moment) -> BootTime {
+    let ago = u64::try_from(Moment::now().since(moment).as_nanos()).unwrap_or(u64::MAX);
+    BootTime(boot_now().0.saturating_sub(ago))
 }
 
 /// Removes what is pinned: nothing records on this node any more. Answers what was removed, for people.

@@ -161,6 +161,7 @@ pub fn gap(gap: &v1::Gap) -> String {
         Ok(GapSource::CollectorSequence) => "the collector did not get these numbers",
         Ok(GapSource::CollectorStore) => "the collector's log cannot read them",
         Ok(GapSource::HooksAbsent) => "nothing was hooked in the kernel",
+        Ok(GapSource::RuntimeEvents) => "the container runtime's events were not heard",
         Ok(GapSource::SessionBudget) => "the session filled more than its share of the ring",
         Ok(GapSource::AgentSpool) => "the agent's spool cannot read them",
         Ok(GapSource::Retention) => "dropped from the collector's log by age or size",

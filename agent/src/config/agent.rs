@@ -18,6 +18,7 @@ use super::{
     tls, ways,
 };
 use crate::{
+    pods::{Patterns, Rules, Socket},
     probe::Setns,
     spool::Fsync,
     telemetry::LogFormat,
@@ -42,6 +43,13 @@ const ARGV_LIMIT_MAX: u64 = 6 << 20;
 const ARGV_BUDGET: u64 = 4 << 20;
 const ARGV_BUDGET_MIN: u64 = 64 << 10;
 const ARGV_BUDGET_MAX: u64 = 1 << 30;
+
+/// How long a container that is gone stays known.
+const GRACE: Duration = Duration::from_secs(300);
+const GRACE_MIN: Duration = Duration::from_secs(1);
+
+/// Labels, or handlers, that one may name.
+const PATTERNS_MAX: usize = 64;
 
 const RING_SIZE_MIN: u64 = 64 << 10;
 const RING_SIZE_MAX: u64 = 1 << 30;
@@ -130,6 +138,21 @@ pub struct Flags {
     /// [default: 4MiB]
     #[arg(long, value_name = "BYTES")]
     pub session_argv_budget: Option<String>,
+    /// The socket of the node's container runtime (CRI), which is asked for pods and images; "auto": containerd's or
+    /// CRI-O's, where it usually is; or "none" [default: auto]
+    #[arg(long, value_name = "PATH")]
+    pub runtime_socket: Option<String>,
+    /// Labels of pods to put into events, separated by commas; a name that ends with * is the beginning of names; or
+    /// "none" [default: app,app.kubernetes.io/*]
+    #[arg(long, value_name = "LABELS")]
+    pub pod_labels: Option<String>,
+    /// Runtime handlers whose containers this node's kernel cannot see into, written like labels
+    /// [default: gvisor*,runsc*,kata*]
+    #[arg(long, value_name = "HANDLERS")]
+    pub opaque_runtimes: Option<String>,
+    /// How long a container that is gone stays known, for what is told of it late [default: 5m]
+    #[arg(long, value_name = "DURATION")]
+    pub container_grace: Option<String>,
     /// Size of the ring between kernel and agent, a power of two, like 8MiB [default: 4MiB]
     #[arg(long, value_name = "BYTES")]
     pub ring_size: Option<String>,
@@ -207,6 +230,10 @@ pub struct AgentConfig {
     pub argv_limit: u32,
     /// bytes in ten seconds
     pub session_argv_budget: u32,
+    pub runtime_socket: Socket,
+    pub pod_labels: Patterns,
+    pub opaque_runtimes: Patterns,
+    pub container_grace: Duration,
     /// `None`: as the probe sees fit
     pub ring_size: Option<u32>,
     /// the agent runs before everything that has no real-time priority
@@ -224,7 +251,7 @@ pub struct AgentConfig {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 32] = [
     "node-name",
     "cluster",
     "collector",
@@ -242,6 +269,10 @@ const KEYS: [&str; 28] = [
     "pin",
     "argv-limit",
     "session-argv-budget",
+    "runtime-socket",
+    "pod-labels",
+    "opaque-runtimes",
+    "container-grace",
     "ring-size",
     "priority",
     "metrics-listen",
@@ -278,6 +309,10 @@ impl AgentConfig {
             integrity_every,
             argv_limit,
             session_argv_budget,
+            runtime_socket,
+            pod_labels,
+            opaque_runtimes,
+            container_grace,
             ring_size,
             priority,
             metrics_listen,
@@ -308,6 +343,10 @@ impl AgentConfig {
         settings.flag("--integrity-every", integrity_every);
         settings.flag("--argv-limit", argv_limit);
         settings.flag("--session-argv-budget", session_argv_budget);
+        settings.flag("--runtime-socket", runtime_socket);
+        settings.flag("--pod-labels", pod_labels);
+        settings.flag("--opaque-runtimes", opaque_runtimes);
+        settings.flag("--container-grace", container_grace);
         settings.flag("--ring-size", ring_size);
         settings.flag("--priority", priority);
         settings.flag("--metrics-listen", metrics_listen);
@@ -362,6 +401,13 @@ impl AgentConfig {
                 .check("integrity-every", INTEGRITY_EVERY, |text| duration(text, INTEGRITY_EVERY_MIN)),
             argv_limit: u32::try_from(argv_limit).unwrap_or(u32::MAX),
             session_argv_budget: u32::try_from(argv_budget).unwrap_or(u32::MAX),
+            runtime_socket: settings.check("runtime-socket", Socket::Auto, |text| match text {
+                "auto" => Ok(Socket::Auto),
+                text => Ok(optional(text, path)?.map_or(Socket::Nowhere, Socket::At)),
+            }),
+            pod_labels: settings.check("pod-labels", Rules::default().labels, patterns),
+            opaque_runtimes: settings.check("opaque-runtimes", Rules::default().opaque, patterns),
+            container_grace: settings.check("container-grace", GRACE, |text| duration(text, GRACE_MIN)),
             ring_size: settings.check("ring-size", None, |text| ring(text).map(Some)),
             realtime: settings
                 .check("priority", true, |text| one_of(text, &[("realtime", true), ("normal", false)])),
@@ -385,6 +431,33 @@ impl AgentConfig {
             log_format: settings.check("log-format", LogFormat::Auto, log_format),
         }
     }
+}
+
+impl AgentConfig {
+    /// What to make of what the runtime says.
+    #[must_use]
+    pub fn pod_rules(&self) -> Rules {
+        Rules { labels: self.pod_labels.clone(), opaque: self.opaque_runtimes.clone() }
+    }
+}
+
+/// Names with commas between; the last character of each may be `*`.
+fn patterns(text: &str) -> Result<Patterns, String> {
+    if text == "none" {
+        return Ok(Patterns::default());
+    }
+    let names: Vec<&str> = text.split(',').map(str::trim).collect();
+    if names.len() > PATTERNS_MAX {
+        return Err(format!("{} names are too many: at most {PATTERNS_MAX}", names.len()));
+    }
+    for name in &names {
+        let body = name.strip_suffix('*').unwrap_or(name);
+        let plain = body.chars().all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c));
+        if name.is_empty() || name.len() > 317 || !plain {
+            return Err(format!("{} is no name, nor the beginning of one with a * behind it", quoted(name)));
+        }
+    }
+    Ok(Patterns::of(&names))
 }
 
 fn fsync(text: &str) -> Result<Fsync, String> {

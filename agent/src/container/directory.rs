@@ -194,6 +194,12 @@ impl Directory {
         self.cgroups.get_mut(&container)?.container.as_mut()
     }
 
+    /// Whether the container is known only because it went not long ago.
+    #[must_use]
+    pub fn is_gone(&self, cgroup_id: u64) -> bool {
+        self.cgroups.get(&cgroup_id).is_some_and(|cgroup| cgroup.gone.is_some())
+    }
+
     /// Containers, those that are gone but still known among them.
     pub fn containers(&self) -> impl Iterator<Item = &ContainerInfo> {
         self.cgroups.values().filter_map(|cgroup| cgroup.container.as_ref())

@@ -26,10 +26,17 @@ use crate::trail::Moment;
 #[must_use]
 pub fn event(event: Event, info: Option<&ContainerInfo>, offset: WallOffset) -> v1::Event {
     let Event { time, container: cgroup_id, session, body } = event;
+    let told_container = matches!(&body, Body::Attributed(attributed) if attributed.container);
     // Where nothing is known of a container but its number, that is told.
     let container = info
         .map(container)
         .or_else(|| cgroup_id.map(|cgroup_id| v1::Container { cgroup_id, ..v1::Container::default() }));
+    let mut body = self::body(body, offset);
+    if let v1::event::Body::Attributed(attributed) = &mut body
+        && told_container
+    {
+        attributed.container.clone_from(&container);
+    }
     v1::Event {
         id: None,
         attribution: None,
@@ -37,7 +44,7 @@ pub fn event(event: Event, info: Option<&ContainerInfo>, offset: WallOffset) -> 
         boottime_ns: time.0,
         container,
         session_id: session.map(|SessionId(id)| id).unwrap_or_default(),
-        body: Some(self::body(body, offset)),
+        body: Some(body),
     }
 }
 
@@ -158,9 +165,9 @@ fn probe(probe: Probe) -> v1::Probe {
     v1::Probe { kind: kind.as_str().to_owned(), period: period_ns.map(duration) }
 }
 
-/// The container goes with the event, and once more with what became known of it.
+/// What became known of the container goes with the event, and once more in it: see [`event`].
 fn attributed(attributed: Attributed) -> v1::Attributed {
-    let Attributed { evidence, method, exec_id, status } = attributed;
+    let Attributed { container: _, evidence, method, exec_id, status } = attributed;
     let (exit_code, _signal, _core) = self::status(status);
     v1::Attributed {
         evidence,
@@ -312,6 +319,7 @@ fn gap_source(source: GapSource) -> v1::GapSource {
         GapSource::AgentBuffer => v1::GapSource::AgentBuffer,
         GapSource::SessionBudget => v1::GapSource::SessionBudget,
         GapSource::HooksAbsent => v1::GapSource::HooksAbsent,
+        GapSource::RuntimeEvents => v1::GapSource::RuntimeEvents,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     container::{Hierarchy, Host, host_namespaces},
     convert::WallOffset,
     event,
+    pods::{self, Socket},
     probe::{self, Survey},
     trail::Moment,
 };
@@ -44,6 +45,8 @@ pub struct Report {
     /// as they would be used; empty: not tried, because something else is missing
     pub hooks: Vec<Hook>,
     pub node: Node,
+    /// whom the agent can ask for pods: the first that answers
+    pub runtimes: Vec<Runtime>,
     /// what goes on recording without an agent, by version of the layout; empty: nothing
     pub pinned: Vec<Pinned>,
     pub problems: Vec<Problem>,
@@ -146,6 +149,38 @@ pub struct Hook {
     pub reason: String,
 }
 
+/// A container runtime's socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Runtime {
+    pub socket: String,
+    /// who answers, like "containerd 1.6.20"; `None`: nobody
+    pub version: Option<String>,
+    /// why not
+    pub error: Option<String>,
+}
+
+/// What was found of runtimes, and what follows if none answers.
+fn runtimes(config: &AgentConfig, found: Vec<pods::Found>, problems: &mut Vec<Problem>) -> Vec<Runtime> {
+    let answers = found.iter().any(|found| found.answer.is_ok());
+    if !answers && config.runtime_socket != Socket::Nowhere {
+        problems.push(Problem {
+            what: "no container runtime answers: containers are told without pod, name and image".to_owned(),
+            fix: "mount the runtime's socket where it is on the node, or name it with --runtime-socket"
+                .to_owned(),
+            fatal: false,
+        });
+    }
+    let told = |pods::Found { socket, answer }| {
+        let (version, error) = match answer {
+            Ok(version) => (Some(version), None),
+            Err(error) => (None, Some(error)),
+        };
+        Runtime { socket: socket.display().to_string(), version, error }
+    };
+    found.into_iter().map(told).collect()
+}
+
 /// Something is missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -158,7 +193,7 @@ pub struct Problem {
 
 /// Looks at this node. Must be called within a runtime, for the trial of the hooks.
 #[must_use]
-pub fn examine(config: &AgentConfig) -> Report {
+pub fn examine(config: &AgentConfig, runtimes: Vec<pods::Found>) -> Report {
     let host = Host::default();
     let namespaces = host_namespaces(&host);
     let mut problems = Vec::new();
@@ -184,6 +219,7 @@ pub fn examine(config: &AgentConfig) -> Report {
         problem(note.clone(), fix, namespaces.mnt == 0);
     }
     let node = Node::examine(config, &mut problems);
+    let runtimes = self::runtimes(config, runtimes, &mut problems);
 
     let options = match &hierarchy {
         Some(hierarchy) => probe_options(config, hierarchy, &namespaces),
@@ -224,6 +260,7 @@ pub fn examine(config: &AgentConfig) -> Report {
             .map(|event::Hook { name, kind, reason }| Hook { name, kind, reason })
             .collect(),
         node,
+        runtimes,
         pinned: pinned(config),
         problems: all,
     }

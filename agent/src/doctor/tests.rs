@@ -26,6 +26,18 @@ fn report() -> Report {
             Hook { name: "setns".to_owned(), kind: "kprobe".to_owned(), reason: "fexit: no".to_owned() },
         ],
         node: Node { open_files_limit: Some(1024), ..Node::default() },
+        runtimes: vec![
+            Runtime {
+                socket: "/run/containerd/containerd.sock".to_owned(),
+                version: None,
+                error: Some("it does not speak CRI\u{1b}".to_owned()),
+            },
+            Runtime {
+                socket: "/run/crio/crio.sock".to_owned(),
+                version: Some("cri-o 1.33".to_owned()),
+                error: None,
+            },
+        ],
         pinned: Vec::new(),
         problems: vec![Problem { what: "no BTF".to_owned(), fix: "another kernel".to_owned(), fatal: true }],
     }
@@ -44,6 +56,8 @@ fn the_table_says_everything_and_the_verdict_last() {
         "limits          locked memory unlimited, open files 1024",
         "hooks           exec                  btf tracepoint",
         "                setns                 kprobe   because fexit: no",
+        "runtime         it does not speak CRI\\x1b at /run/containerd/containerd.sock",
+        "                cri-o 1.33 at /run/crio/crio.sock",
         "missing         no BTF",
         "                → another kernel",
     ] {
@@ -60,6 +74,7 @@ fn json_has_its_shape() {
     assert_eq!(json["hostNamespaces"]["foundBy"], "/proc/1/ns/mnt");
     assert_eq!(json["hooks"][1]["reason"], "fexit: no");
     assert_eq!(json["problems"][0]["fatal"], true);
+    assert_eq!(json["runtimes"][1]["version"], "cri-o 1.33");
     assert_eq!(json["node"]["lockedMemoryLimit"], serde_json::Value::Null);
     assert_eq!(json["cgroups"]["mode"], "v1");
 }
@@ -67,7 +82,7 @@ fn json_has_its_shape() {
 #[tokio::test]
 async fn this_machine_is_told_as_it_is() {
     let flags = crate::config::agent::Flags::default();
-    let report = examine(&AgentConfig::load(flags).unwrap());
+    let report = examine(&AgentConfig::load(flags).unwrap(), Vec::new());
     let release = nix::sys::utsname::uname().unwrap();
     assert_eq!(report.kernel, release.release().to_str().unwrap());
     assert_eq!(report.can_run, report.problems.iter().all(|problem| !problem.fatal), "{report:#?}");

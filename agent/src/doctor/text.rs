@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{HostNamespaces, Node, Pinned, PinnedHook, PinnedMap, Problem, Report};
+use super::{HostNamespaces, Node, Pinned, PinnedHook, PinnedMap, Problem, Report, Runtime};
 use crate::escape;
 
 /// The report as a table, what is missing below it, and the verdict in the last line.
@@ -19,6 +19,7 @@ pub fn text(report: &Report) -> String {
         host_namespaces,
         hooks,
         node,
+        runtimes,
         pinned,
         problems,
     } = report;
@@ -54,6 +55,13 @@ pub fn text(report: &Report) -> String {
     );
     row("bpffs", bpffs.as_deref().unwrap_or("not mounted (the agent mounts it, to pin what records)"));
     row("other agent", &other_agent.map_or_else(|| "none".to_owned(), |pid| format!("pid {pid}")));
+    if runtimes.is_empty() {
+        row("runtime", "no socket of one, or none wanted");
+    }
+    for (index, Runtime { socket, version, error }) in runtimes.iter().enumerate() {
+        let answer = version.as_ref().or(error.as_ref()).map_or("", String::as_str);
+        row(if index == 0 { "runtime" } else { "" }, &format!("{answer} at {socket}"));
+    }
     if hooks.is_empty() {
         row("hooks", "not tried, because something is missing");
     }

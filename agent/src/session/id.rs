@@ -9,13 +9,13 @@ const LENGTH: usize = 16;
 
 /// Makes the ids of one boot.
 #[derive(Debug)]
-pub(super) struct Ids {
+pub(crate) struct Ids {
     boot_id: String,
     base32: Encoding,
 }
 
 impl Ids {
-    pub(super) fn new(boot_id: &str) -> Self {
+    pub(crate) fn new(boot_id: &str) -> Self {
         let mut specification = Specification::new();
         // Crockford's alphabet: nothing that people confuse when they read an id aloud.
         specification.symbols.push_str("0123456789abcdefghjkmnpqrstvwxyz");
@@ -24,11 +24,21 @@ impl Ids {
 
     /// Of the session with this root: the same whenever and by whichever agent it is asked.
     pub(super) fn of(&self, root: TaskKey) -> SessionId {
+        self.hashed(&[&root.tgid.to_le_bytes(), &root.start_time.to_le_bytes()])
+    }
+
+    /// Of a session that only the runtime tells of.
+    pub(crate) fn of_exec(&self, container: &str, exec: &str) -> SessionId {
+        self.hashed(&[b"exec", &[0], container.as_bytes(), &[0], exec.as_bytes()])
+    }
+
+    fn hashed(&self, parts: &[&[u8]]) -> SessionId {
         let mut hash = Sha256::new();
         hash.update(self.boot_id.as_bytes());
         hash.update([0]);
-        hash.update(root.tgid.to_le_bytes());
-        hash.update(root.start_time.to_le_bytes());
+        for part in parts {
+            hash.update(part);
+        }
         let hash = hash.finalize();
         let mut id = self.base32.encode(hash.get(..LENGTH * 5 / 8).unwrap_or(&hash));
         id.truncate(LENGTH);

@@ -18,7 +18,7 @@
 mod argv;
 pub(crate) mod bounded;
 mod entries;
-mod id;
+pub(crate) mod id;
 mod missing;
 mod open;
 pub mod record;
