@@ -31,9 +31,6 @@ fn runtimes() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=runtime");
     let files = ["cri.proto", "containerd_events.proto", "containerd_tasks.proto"];
     let files = protox::compile(files, ["runtime"])?;
-    tonic_prost_build::configure()
-        .compile_well_known_types(true)
-        .extern_path(".google.protobuf", "::pbjson_types")
-        .compile_fds(files)?;
+    tonic_prost_build::configure().compile_fds(files)?;
     Ok(())
 }

@@ -182,6 +182,7 @@ impl Asker {
 
     /// Asks what is due.
     async fn turn(&mut self, out: &mut Vec<Word>) {
+        self.clear();
         let now = Instant::now();
         if self.cri.is_none() && now >= self.retry {
             self.connect(out).await;
@@ -190,8 +191,13 @@ impl Asker {
             self.give_up(now, out);
             return;
         }
-        // The newest first.
-        let due = self.wants.iter().filter(|(_, want)| want.next <= now);
+        // Those that would be due soon too: they came together. The newest first.
+        if !self.wants.iter().any(|(_, want)| want.next <= now) {
+            return;
+        }
+        let until = now + self.timing.gather / 2;
+        let is_due = |want: &Want| want.next <= now || (want.unknown == 0 && want.next <= until);
+        let due = self.wants.iter().filter(|(_, want)| is_due(want));
         let mut due: Vec<String> = due.map(|(id, _)| id.clone()).collect();
         due.reverse();
         let asked =
@@ -200,7 +206,6 @@ impl Asker {
             self.failed(&error);
             self.give_up(now, out);
         }
-        self.clear();
     }
 
     async fn connect(&mut self, out: &mut Vec<Word>) {

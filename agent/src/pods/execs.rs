@@ -210,11 +210,13 @@ fn word(envelope: Envelope) -> Option<ExecWord> {
     let value = event?.value;
     let word = match topic.as_str() {
         "/tasks/exec-started" => {
-            let TaskExecStarted { container_id, exec_id, pid } = TaskExecStarted::decode(value).ok()?;
+            let TaskExecStarted { container_id, exec_id, pid } =
+                TaskExecStarted::decode(value.as_slice()).ok()?;
             ExecWord::Started { exec: ExecId { container: container_id, exec: exec_id }, pid, namespace }
         }
         "/tasks/exit" => {
-            let TaskExit { container_id, id, pid: _, exit_status } = TaskExit::decode(value).ok()?;
+            let TaskExit { container_id, id, pid: _, exit_status } =
+                TaskExit::decode(value.as_slice()).ok()?;
             // The container's own process is no exec.
             if id == container_id || id.is_empty() {
                 return None;

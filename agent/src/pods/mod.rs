@@ -28,6 +28,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{asker::Asker, cri::Cri};
+#[cfg(test)]
+pub(crate) mod fake;
+
 pub use self::{
     asker::{Ask, Timing},
     execs::{ExecId, ExecWord, StillRuns},

@@ -84,7 +84,7 @@ struct Root {
 /// An exec by the runtime's word, of which the kernel side has told nothing (yet).
 #[derive(Debug)]
 struct Early {
-    pid: u32,
+    exec: ExecId,
     namespace: String,
     since: BootTime,
     /// how it ended, if it has
@@ -106,10 +106,11 @@ pub struct Sessions {
     ids: Ids,
     roots: Bounded<RootKey, Root>,
     keys: HashMap<SessionId, RootKey>,
+    /// of `roots` and of `early`
     execs: HashMap<ExecId, RootKey>,
     /// sessions that are over, in their order
     overs: VecDeque<(BootTime, SessionId)>,
-    early: Bounded<ExecId, Early>,
+    early: Bounded<RootKey, Early>,
     /// told before its container was known: its container's cgroup
     untold: Bounded<SessionId, u64>,
     opaque: Bounded<ExecId, Opaque>,
@@ -214,15 +215,11 @@ impl Sessions {
     }
 
     fn begun(&mut self, key: RootKey, session: SessionId, cgroup: Option<u64>, started: &mut SessionStarted) {
-        let early = self.early.iter().find(|(exec, early)| exec.container == key.0 && early.pid == key.1);
-        let exec = early.map(|(exec, _)| exec.clone());
+        let early = self.early.remove(&key);
         let mut root = Root { session: session.clone(), cgroup, exec: None, status: None, over: None };
-        if let Some(exec) = exec
-            && let Some(early) = self.early.remove(&exec)
-        {
+        if let Some(Early { exec, namespace: _, since: _, exit }) = early {
             started.exec_id = Some(exec.exec.clone());
-            root.status = early.exit.and_then(|(_, status)| status).map(code);
-            self.execs.insert(exec.clone(), key.clone());
+            root.status = exit.and_then(|(_, status)| status).map(code);
             root.exec = Some(exec);
         }
         if let Some(before) = self.roots.remove(&key) {
@@ -309,7 +306,8 @@ impl Sessions {
             ExecWord::Heard => self.heard(now, out),
             ExecWord::Deaf => self.deaf = self.deaf.or(Some(now)),
             ExecWord::Started { exec, pid, namespace } => {
-                self.exec_started(exec, Early { pid, namespace, since: now, exit: None }, now, known, out);
+                let key = (exec.container.clone(), pid);
+                self.exec_started(key, Early { exec, namespace, since: now, exit: None }, now, known, out);
             }
             ExecWord::Exited { exec, status } => self.exec_exited(&exec, status, now, out),
         }
@@ -338,13 +336,13 @@ impl Sessions {
 
     fn exec_started(
         &mut self,
-        exec: ExecId,
+        key: RootKey,
         early: Early,
         now: BootTime,
         known: &mut impl Known,
         out: &mut Vec<Said>,
     ) {
-        let key = (exec.container.clone(), early.pid);
+        let exec = early.exec.clone();
         if let Some(root) = self.roots.get_mut(&key) {
             if root.exec.is_none() {
                 root.exec = Some(exec.clone());
@@ -354,16 +352,25 @@ impl Sessions {
             }
             return;
         }
-        let container = exec.container.clone();
-        let _oldest = self.early.insert(exec, early);
-        self.look_again(now, Some(&container), known, out);
+        if let Some(before) = self.early.remove(&key) {
+            self.execs.remove(&before.exec);
+        }
+        self.execs.insert(exec, key.clone());
+        if let Some((_, oldest)) = self.early.insert(key.clone(), early) {
+            self.execs.remove(&oldest.exec);
+        }
+        self.look(key, now, known, out);
     }
 
     fn exec_exited(&mut self, exec: &ExecId, status: Option<u32>, now: BootTime, out: &mut Vec<Said>) {
         if let Some(opaque) = self.opaque.remove(exec) {
             out.push(opaque.ended(status, now));
-        } else if let Some(key) = self.execs.get(exec) {
-            let Some(root) = self.roots.get_mut(key) else { return };
+            return;
+        }
+        let Some(key) = self.execs.get(exec) else { return };
+        if let Some(early) = self.early.get_mut(key) {
+            early.exit = Some((now, status));
+        } else if let Some(root) = self.roots.get_mut(key) {
             root.status = status.map(code);
             if root.over == Some(false) && root.status.is_some() {
                 root.over = Some(true);
@@ -374,8 +381,6 @@ impl Sessions {
                 };
                 out.push(Said::of(now, root.cgroup, root.session.clone(), attributed));
             }
-        } else if let Some(early) = self.early.get_mut(exec) {
-            early.exit = Some((now, status));
         }
     }
 
@@ -395,30 +400,28 @@ impl Sessions {
         known: &mut impl Known,
         out: &mut Vec<Said>,
     ) {
-        let of = |exec: &ExecId| container.is_none_or(|container| exec.container == container);
-        let all: Vec<(ExecId, BootTime)> = self
-            .early
-            .iter()
-            .filter(|(exec, _)| of(exec))
-            .map(|(exec, early)| (exec.clone(), early.since))
-            .collect();
-        for (exec, since) in all {
-            let waited = now.since(since);
-            let info = self.info(&exec.container, waited >= EARLY_NS, known);
-            let lookup = info.as_deref().map(|info| &info.metadata);
-            let over = match lookup {
-                Some(Lookup::Known(facts)) if !facts.observable => {
-                    if let (Some(info), Some(early)) = (info.map(Cow::into_owned), self.early.remove(&exec)) {
-                        self.begin(exec, early, info, out);
-                    }
-                    continue;
-                }
-                // The kernel side saw it, or says that it lost something.
-                Some(Lookup::Known(_) | Lookup::Missing(_)) => waited >= EARLY_NS,
-                Some(Lookup::Pending) | None => waited >= STRANGE_NS,
-            };
-            if over {
-                self.early.remove(&exec);
+        let keys = self.early.iter().map(|(key, _)| key);
+        let keys = keys.filter(|key| container.is_none_or(|container| key.0 == container));
+        for key in keys.cloned().collect::<Vec<_>>() {
+            self.look(key, now, known, out);
+        }
+    }
+
+    fn look(&mut self, key: RootKey, now: BootTime, known: &mut impl Known, out: &mut Vec<Said>) {
+        let Some(waited) = self.early.get(&key).map(|early| now.since(early.since)) else { return };
+        let info = self.info(&key.0, waited >= EARLY_NS, known);
+        let over = match info.as_deref().map(|info| &info.metadata) {
+            Some(Lookup::Known(facts)) if !facts.observable => true,
+            // The kernel side saw it, or says that it lost something.
+            Some(Lookup::Known(_) | Lookup::Missing(_)) => waited >= EARLY_NS,
+            Some(Lookup::Pending) | None => waited >= STRANGE_NS,
+        };
+        let opaque = info.filter(|info| info.metadata.known().is_some_and(|facts| !facts.observable));
+        let opaque = opaque.map(Cow::into_owned);
+        if over && let Some(early) = self.early.remove(&key) {
+            self.execs.remove(&early.exec);
+            if let Some(info) = opaque {
+                self.begin(key.1, early, info, out);
             }
         }
     }
@@ -452,8 +455,8 @@ impl Sessions {
     }
 
     /// A session in a container that the kernel cannot see into.
-    fn begin(&mut self, exec: ExecId, early: Early, info: ContainerInfo, out: &mut Vec<Said>) {
-        let Early { pid, namespace, since, exit } = early;
+    fn begin(&mut self, pid: u32, early: Early, info: ContainerInfo, out: &mut Vec<Said>) {
+        let Early { exec, namespace, since, exit } = early;
         let session = self.ids.of_exec(&exec.container, &exec.exec);
         let handler = info.metadata.known().and_then(|facts| facts.runtime_handler.clone());
         let started = SessionStarted {
