@@ -42,8 +42,10 @@ const STRANGERS_MAX: usize = 1024;
 /// How long a session that is over may still get the runtime's word: short ones are over before it comes.
 const LATE_NS: u64 = 10_000_000_000;
 
-/// How long an exec that the runtime tells of waits for the kernel's word, which mostly is first.
-const EARLY_NS: u64 = 2_000_000_000;
+/// How long an exec that the runtime tells of waits for the kernel's word, which mostly is first, but may be held back.
+const EARLY_NS: u64 = 10_000_000_000;
+/// And until its container is asked for, where no cgroup has its name.
+const ASK_NS: u64 = 2_000_000_000;
 /// An exec of a container that nobody knows anything of is not kept longer.
 const STRANGE_NS: u64 = 60_000_000_000;
 
@@ -409,7 +411,7 @@ impl Sessions {
 
     fn look(&mut self, key: RootKey, now: BootTime, known: &mut impl Known, out: &mut Vec<Said>) {
         let Some(waited) = self.early.get(&key).map(|early| now.since(early.since)) else { return };
-        let info = self.info(&key.0, waited >= EARLY_NS, known);
+        let info = self.info(&key.0, waited >= ASK_NS, known);
         let over = match info.as_deref().map(|info| &info.metadata) {
             Some(Lookup::Known(facts)) if !facts.observable => true,
             // The kernel side saw it, or says that it lost something.

@@ -28,7 +28,12 @@ pub struct Indexed<L> {
 impl<L: Log> Indexed<L> {
     /// Takes a log as it is, and counts what it holds.
     pub fn open(log: Arc<L>) -> Result<Self, LogError> {
-        let indexed = Self { log, index: RwLock::default(), writing: Mutex::default(), attributes: AtomicBool::new(false) };
+        let indexed = Self {
+            log,
+            index: RwLock::default(),
+            writing: Mutex::default(),
+            attributes: AtomicBool::new(false),
+        };
         indexed.catch_up()?;
         Ok(indexed)
     }

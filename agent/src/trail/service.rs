@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, codec::CompressionEncoding};
 
 use super::{
-    attributions::attributed,
     Indexed, LogId, MAX_MESSAGE_BYTES, Moment,
+    attributions::attributed,
     cursor::CursorError,
     index::{self, FindError, PageToken},
     log::{Cursor, Limits, Log, LogError, Page},

@@ -167,8 +167,7 @@ impl Engine {
                 *reached = time.max(*reached);
             }
         }
-        let key =
-            SessionKey { cluster: cluster.clone(), node: node.clone(), id: event.session_id.clone() };
+        let key = SessionKey { cluster: cluster.clone(), node: node.clone(), id: event.session_id.clone() };
         match &event.body {
             Some(Body::ApiRequest(request)) if own => self.take_request(*cursor, *logged, cluster, request),
             Some(Body::Attributed(attributed)) if own => self.take_said(&key, event, attributed),
@@ -434,11 +433,7 @@ impl Engine {
         self.behind.remove(&at);
         let SessionKey { cluster, node, .. } = &session.key;
         if let Some(container) = &session.container {
-            remove(
-                &mut self.by_container,
-                &(cluster.clone(), node.clone(), container.id.clone()),
-                &at,
-            );
+            remove(&mut self.by_container, &(cluster.clone(), node.clone(), container.id.clone()), &at);
         }
         remove(&mut self.sessions_by_id, &(cluster.clone(), session.audit_id.clone()), &at);
         if let Place::Pod(key) = &session.place
@@ -486,11 +481,7 @@ impl Engine {
         let Some(request) = self.requests.remove(&at) else { return };
         self.by_request.remove(&request.key);
         self.remote.remove(&at);
-        remove(
-            &mut self.requests_by_id,
-            &(request.key.cluster.clone(), request.key.audit_id.clone()),
-            &at,
-        );
+        remove(&mut self.requests_by_id, &(request.key.cluster.clone(), request.key.audit_id.clone()), &at);
         if let Some(pod) = self.pods.get_mut(&request.pod) {
             pod.requests.remove(&(request.key.received, at));
             if pod.sessions.is_empty() && pod.requests.is_empty() {

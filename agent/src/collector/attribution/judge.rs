@@ -63,7 +63,9 @@ impl Engine {
             }
             EntryMethod::HostNamespace => return alone(self.judge_host(session, now)),
             EntryMethod::Attach | EntryMethod::PortForward => return alone(Judged::default()),
-            EntryMethod::EphemeralContainer => return alone(self.judge_ephemeral(session, now, world, force)),
+            EntryMethod::EphemeralContainer => {
+                return alone(self.judge_ephemeral(session, now, world, force));
+            }
             EntryMethod::Unknown
             | EntryMethod::RuntimeExec
             | EntryMethod::ExecProbe
@@ -124,9 +126,10 @@ impl Engine {
 
     /// A probe has a request only where nobody else can have it.
     fn is_wanted_by_others(&self, request: &Request) -> bool {
-        self.near(request).iter().filter_map(|at| self.sessions.get(at)).any(|session| {
-            !session.is_kubelets() && fit::fits(&self.settings, session, request)
-        })
+        self.near(request)
+            .iter()
+            .filter_map(|at| self.sessions.get(at))
+            .any(|session| !session.is_kubelets() && fit::fits(&self.settings, session, request))
     }
 
     fn judge_together(
@@ -165,8 +168,7 @@ impl Engine {
                         .copied()
                         .filter(|r| !taken.contains(r) && assigned.free.get(*r) == Some(&true))
                         .collect();
-                    let judged =
-                        self.judge_exact(session, &get(&[own]), &get(&rivals), now, world, force);
+                    let judged = self.judge_exact(session, &get(&[own]), &get(&rivals), now, world, force);
                     let request = requests.get(own).copied().filter(|_| rivals.is_empty());
                     return Some((*at, Judged { request, ..judged }));
                 }
@@ -199,9 +201,10 @@ impl Engine {
 
     /// When the last came that has a say in this.
     fn last_logged(&self, session: &Session, candidates: &[&Request], sessions: &[Cursor]) -> Moment {
-        let rivals = sessions.iter().filter_map(|at| self.sessions.get(at)).filter(|rival| {
-            candidates.iter().any(|request| fit::fits(&self.settings, rival, request))
-        });
+        let rivals = sessions
+            .iter()
+            .filter_map(|at| self.sessions.get(at))
+            .filter(|rival| candidates.iter().any(|request| fit::fits(&self.settings, rival, request)));
         rivals
             .map(|rival| rival.first_logged)
             .chain(candidates.iter().map(|request| request.logged))
@@ -368,8 +371,7 @@ impl Engine {
                 request.action == Action::Exec
                     && request.went_through()
                     && session.entered >= request.begin().before(self.settings.skew)
-                    && session.entered
-                        <= after(request.begin(), self.settings.latency + self.settings.skew)
+                    && session.entered <= after(request.begin(), self.settings.latency + self.settings.skew)
             })
             .count();
         if other > 0 {
@@ -409,11 +411,8 @@ impl Engine {
         }
         let around = self.around(session);
         let around: Vec<&Request> = around.iter().filter_map(|at| self.requests.get(at)).collect();
-        let fits: Vec<&Request> = around
-            .iter()
-            .copied()
-            .filter(|request| fit::fits(&self.settings, session, request))
-            .collect();
+        let fits: Vec<&Request> =
+            around.iter().copied().filter(|request| fit::fits(&self.settings, session, request)).collect();
         if fits.is_empty() {
             return self.judge_alone(session, now, world, force);
         }
@@ -421,7 +420,11 @@ impl Engine {
         let verdict = if who.len() == 1 { Verdict::Matched } else { Verdict::Ambiguous };
         let mut evidence = vec![format!(
             "{} this ephemeral container by its name",
-            if fits.len() == 1 { "one request names".to_owned() } else { format!("{} name", requests(fits.len())) }
+            if fits.len() == 1 {
+                "one request names".to_owned()
+            } else {
+                format!("{} name", requests(fits.len()))
+            }
         )];
         let name = session.container_name();
         let attached = around.iter().filter(|request| {
@@ -447,15 +450,15 @@ impl Engine {
                 request.action == Action::Attach
                     && request.went_through()
                     && (request.container.is_empty() || request.container == session.container_name())
-                    && session.entered
-                        <= after(request.complete.unwrap_or(Moment::MAX), self.settings.skew)
+                    && session.entered <= after(request.complete.unwrap_or(Moment::MAX), self.settings.skew)
             })
             .collect();
         let settled = after(session.logged, self.settings.settle);
         if attached.is_empty() || now < settled {
             return Judged { again: Some(settled.max(after(now, AGAIN))), ..Judged::default() };
         }
-        let evidence = ["attached to its container then; the container may have done it by itself".to_owned()];
+        let evidence =
+            ["attached to its container then; the container may have done it by itself".to_owned()];
         Judged::say(Conclusion::new(Verdict::Ambiguous, evidence, &attached))
     }
 
@@ -476,10 +479,8 @@ impl Engine {
                 "{sessions} sessions and {} are alike, and go together in one way only",
                 requests(all)
             )),
-            (Verdict::Matched, several) => evidence.push(format!(
-                "{} fit, all of the same user from the same address",
-                requests(several.len())
-            )),
+            (Verdict::Matched, several) => evidence
+                .push(format!("{} fit, all of the same user from the same address", requests(several.len()))),
             (_, [_]) if session.argv.is_none() => {
                 evidence.push("one request fits, but what the session ran first is not known".to_owned());
             }

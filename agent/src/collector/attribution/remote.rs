@@ -41,12 +41,7 @@ pub fn id(key: &RequestKey) -> String {
 pub fn events(request: &Request, known: Known, now: Moment) -> Vec<v1::Event> {
     let Some(method) = method(request) else { return Vec::new() };
     let event = |time: Moment, body| v1::Event {
-        id: Some(v1::EventId {
-            cluster: request.pod.cluster.clone(),
-            node: String::new(),
-            epoch: 0,
-            seq: 0,
-        }),
+        id: Some(v1::EventId { cluster: request.pod.cluster.clone(), node: String::new(), epoch: 0, seq: 0 }),
         time: Some(time.timestamp()),
         container: Some(v1::Container {
             name: request.container.clone(),

@@ -53,18 +53,15 @@ impl Run {
         v1::Container {
             id: format!("id of {}/{}", self.pod, self.container),
             name: self.container.clone(),
-            pod: Some(v1::Pod {
-                namespace: "prod".to_owned(),
-                name: self.pod.clone(),
-                ..v1::Pod::default()
-            }),
+            pod: Some(v1::Pod { namespace: "prod".to_owned(), name: self.pod.clone(), ..v1::Pod::default() }),
             ..v1::Container::default()
         }
     }
 
     /// Its events, with their times.
     pub(super) fn events(&self) -> Vec<(Moment, v1::Event)> {
-        let root = v1::Process { pid: 7, start_time: self.entered.0.unsigned_abs(), ..v1::Process::default() };
+        let root =
+            v1::Process { pid: 7, start_time: self.entered.0.unsigned_abs(), ..v1::Process::default() };
         let event = |time: Moment, body| {
             let id = v1::EventId { cluster: "c".to_owned(), node: self.node.clone(), epoch: 1, seq: 1 };
             let event = v1::Event {
@@ -246,8 +243,7 @@ impl Stage {
     }
 
     fn append(&mut self, event: v1::Event) {
-        let entry =
-            Entry { cursor: self.log.len() as Cursor + 1, logged: self.now, event: event.into() };
+        let entry = Entry { cursor: self.log.len() as Cursor + 1, logged: self.now, event: event.into() };
         self.index.apply(&entry);
         self.engine.take(&entry);
         self.log.push(entry);

@@ -38,7 +38,8 @@ fn one_request_that_fits_is_matched() {
             "the response was complete 10 ms after its end",
         ]
     );
-    let event = stage.log.iter().find(|entry| matches!(&entry.event.body, Some(Body::Attributed(_)))).unwrap();
+    let event =
+        stage.log.iter().find(|entry| matches!(&entry.event.body, Some(Body::Attributed(_)))).unwrap();
     let id = event.event.id.clone().unwrap();
     assert_eq!((id.cluster.as_str(), id.node.as_str(), id.epoch, id.seq), ("c", "n", 0, 0));
     assert_eq!(event.event.container, Some(run.place()));
@@ -85,10 +86,16 @@ fn two_that_fit_are_never_told_apart_by_chance() {
     // Both have one: still nobody can tell which.
     let other = Run { id: "t".to_owned(), ..run.clone() };
     let stage = played(&[run.events(), other.events(), alice.events(), bob.events()]);
-    assert_eq!((stage.last("s"), stage.last("t")), ("AMBIGUOUS alice bob".to_owned(), "AMBIGUOUS alice bob".to_owned()));
+    assert_eq!(
+        (stage.last("s"), stage.last("t")),
+        ("AMBIGUOUS alice bob".to_owned(), "AMBIGUOUS alice bob".to_owned())
+    );
     // One request for two sessions is one of them's.
     let stage = played(&[run.events(), other.events(), alice.events()]);
-    assert_eq!((stage.last("s"), stage.last("t")), ("AMBIGUOUS alice".to_owned(), "AMBIGUOUS alice".to_owned()));
+    assert_eq!(
+        (stage.last("s"), stage.last("t")),
+        ("AMBIGUOUS alice".to_owned(), "AMBIGUOUS alice".to_owned())
+    );
     // Whichever it was, it was alice, from the same place.
     let again = Ask { id: "2".to_owned(), ..alice.clone() };
     let stage = played(&[run.events(), other.events(), alice.events(), again.events()]);
@@ -171,7 +178,10 @@ fn a_forged_id_proves_nothing() {
     let other = Run { id: "t".to_owned(), argv: vec!["id".to_owned()], ..run.clone() };
     let planted = Ask { id: id.clone(), ..other.asked_by("mallory") };
     let stage = played(&[run.events(), other.events(), alice.events(), planted.events()]);
-    assert_eq!((stage.last("s"), stage.last("t")), ("MATCHED alice".to_owned(), "MATCHED mallory".to_owned()));
+    assert_eq!(
+        (stage.last("s"), stage.last("t")),
+        ("MATCHED alice".to_owned(), "MATCHED mallory".to_owned())
+    );
     says(&stage, "s", "which 2 sessions have, so that it proves nothing");
 
     // Planted, with a request that runs nothing: whose session it is then is between the two.
@@ -277,7 +287,10 @@ fn a_probe_beside_a_person_has_no_request() {
     // Nobody can tell which of the two that were taken for probes is hers.
     let other = Run { id: "q".to_owned(), ..probe.clone() };
     let stage = played(&[probe.events(), other.events(), person.asked_by("alice").events()]);
-    assert_eq!((stage.last("p"), stage.last("q")), ("AMBIGUOUS alice".to_owned(), "AMBIGUOUS alice".to_owned()));
+    assert_eq!(
+        (stage.last("p"), stage.last("q")),
+        ("AMBIGUOUS alice".to_owned(), "AMBIGUOUS alice".to_owned())
+    );
 }
 
 #[test]
@@ -341,7 +354,12 @@ fn an_ephemeral_container_is_known_by_its_name() {
         container: "dbg".to_owned(),
         ..Run::new("s", &["sh"], 90_000, 0)
     };
-    let base = Ask { action: Action::EphemeralContainer, code: 200, container: String::new(), ..run.asked_by("alice") };
+    let base = Ask {
+        action: Action::EphemeralContainer,
+        code: 200,
+        container: String::new(),
+        ..run.asked_by("alice")
+    };
     let debug = Ask {
         ephemeral: vec!["dbg".to_owned()],
         complete: Some(at(1010)),
@@ -354,7 +372,10 @@ fn an_ephemeral_container_is_known_by_its_name() {
     assert_eq!(stage.last("s"), "MATCHED alice");
     assert_eq!(
         stage.said("s")[0].evidence,
-        ["one request names this ephemeral container by its name", "the same user attached to it with request attach"]
+        [
+            "one request names this ephemeral container by its name",
+            "the same user attached to it with request attach"
+        ]
     );
     let other = Ask { ephemeral: vec!["other".to_owned()], ..debug };
     assert_eq!(played(&[run.events(), other.events()]).last("s"), "NODE_LOCAL");
@@ -372,7 +393,9 @@ fn attach_and_port_forward_are_sessions_of_their_own() {
         own.map(|e| {
             let what = match e.event.body.as_ref().unwrap() {
                 Body::SessionStarted(s) => format!("start {}", s.method().as_str_name()),
-                Body::Attributed(a) => format!("{} {}", a.verdict().as_str_name(), a.user.as_ref().unwrap().name),
+                Body::Attributed(a) => {
+                    format!("{} {}", a.verdict().as_str_name(), a.user.as_ref().unwrap().name)
+                }
                 Body::SessionEnded(_) => "end".to_owned(),
                 other => panic!("{other:?}"),
             };
@@ -428,7 +451,8 @@ fn verdicts_are_the_same_in_every_order_and_over_every_restart() {
         d.asked_by("dave").skewed(500),
         e.asked_by("eve").skewed(-900),
     ];
-    let expected = ["MATCHED alice", "MATCHED bob", "EXACT_ID carol", "AMBIGUOUS dave eve", "AMBIGUOUS dave eve"];
+    let expected =
+        ["MATCHED alice", "MATCHED bob", "EXACT_ID carol", "AMBIGUOUS dave eve", "AMBIGUOUS dave eve"];
     let stages: Vec<v1::Event> = asks.iter().flat_map(Ask::events).map(|(_, event)| event).collect();
     for seed in 0..60 {
         // A node's events come in their order, the requests' in any, between them and behind.
@@ -439,9 +463,8 @@ fn verdicts_are_the_same_in_every_order_and_over_every_restart() {
             .flat_map(|run| run.events())
             .map(|(time, event)| (Moment(time.0 + delay * MS), event))
             .collect();
-        let requests = shuffled(stages.clone(), seed).into_iter().map(|event| {
-            (at(rng.i64(1000..40_000)), event)
-        });
+        let requests =
+            shuffled(stages.clone(), seed).into_iter().map(|event| (at(rng.i64(1000..40_000)), event));
         let mut stage = Stage::new(Settings::default());
         stage.restless = seed % 2 == 1;
         stage.play(nodes.into_iter().chain(requests).collect());

@@ -73,7 +73,8 @@ impl Fixture {
     }
 
     fn start(&self, to: To) {
-        let output = Output { name: "out".to_owned(), filter: String::new(), oldest: true, hold: Duration::ZERO, to };
+        let output =
+            Output { name: "out".to_owned(), filter: String::new(), oldest: true, hold: Duration::ZERO, to };
         start(vec![output], &self.subscriptions, self.log.id(), &self.stop, &self.tasks);
     }
 

@@ -295,7 +295,7 @@ fn a_container_without_a_cgroup_is_asked_for_and_its_execs_are_told() {
     sessions.exec(begins("r", "e3", 9), at(7), &mut nobody(), &mut out);
     sessions.tick(at(10), &mut nobody(), &mut out);
     sessions.answered("r", None, &facts(true), at(11), &mut nobody(), &mut out);
-    sessions.tick(at(12), &mut nobody(), &mut out);
+    sessions.tick(at(20), &mut nobody(), &mut out);
     assert_eq!((told(&out), sessions.early.len()), (Vec::new(), 0));
 }
 

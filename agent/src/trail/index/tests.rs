@@ -98,10 +98,10 @@ fn what_agents_and_the_collector_learn_of_a_session_adds_up() {
     // Whichever comes first.
     for late in [false, true] {
         let container = event("n", 2, 12, "s", attributed(of_container.clone()));
-        let (one, other) =
-            if late { (verdict.clone(), container) } else { (container, verdict.clone()) };
+        let (one, other) = if late { (verdict.clone(), container) } else { (container, verdict.clone()) };
         // Later the node takes it for a probe again.
-        let probe = v1::Attributed { method: Some(EntryMethod::ExecProbe.into()), ..v1::Attributed::default() };
+        let probe =
+            v1::Attributed { method: Some(EntryMethod::ExecProbe.into()), ..v1::Attributed::default() };
         let again = event("n", 3, 13, "s", attributed(probe));
         let mut index = index(vec![first.clone(), one, other, again, folded(3), folded(4)]);
         let session = all(&index).pop().unwrap();
@@ -109,7 +109,8 @@ fn what_agents_and_the_collector_learn_of_a_session_adds_up() {
         assert_eq!(session.container.unwrap().pod.unwrap().name, "web-0");
         assert_eq!(session.started.unwrap().exec_id, "e1");
         assert_eq!((session.method, session.folded), (Some(EntryMethod::RuntimeExec.into()), 7));
-        let known = v1::Attribution { verdict: person.verdict, user: user("alice"), impersonated: user("bob") };
+        let known =
+            v1::Attribution { verdict: person.verdict, user: user("alice"), impersonated: user("bob") };
         assert_eq!(index.attribution(&first).as_deref(), Some(&known));
         assert!(!index.awaits_verdict(&first));
         // By the user and by whom they acted as, and by what it was in the end.

@@ -143,7 +143,9 @@ impl Mask {
     /// Whose session an event is of is shown as `attributed` shows it, and not at all to those who may not see users.
     fn put_attribution(&mut self, types: &Types, tree: &Rules) {
         let field = |name: &str| types.event.field.iter().find(|field| field.name() == name);
-        let Some((field, message)) = field("attribution").and_then(|f| Some((f, types.of(f)?))) else { return };
+        let Some((field, message)) = field("attribution").and_then(|f| Some((f, types.of(f)?))) else {
+            return;
+        };
         let mut fields = BTreeMap::new();
         if *types.below(self, &["attributed", "user"]) != Self::Nothing {
             for field in &message.field {
@@ -240,7 +242,12 @@ fn session_mask(types: &Types, event: &Mask) -> Mask {
         ("started", of(&["session_started"])),
         ("ended", of(&["session_ended"])),
         ("attributed", of(&["attributed"])),
-        ("method", when(of(&["session_started", "method"]) == Mask::All && of(&["attributed", "method"]) == Mask::All)),
+        (
+            "method",
+            when(
+                of(&["session_started", "method"]) == Mask::All && of(&["attributed", "method"]) == Mask::All,
+            ),
+        ),
         ("folded", when(of(&["folded", "sessions"]) == Mask::All)),
         ("commands", when(of(&["executed"]) != Mask::Nothing)),
         ("first_command", when(of(&["executed", "argv"]) == Mask::All)),
