@@ -49,6 +49,7 @@ use tonic::transport::Server;
 
 use self::{
     admission::{Admission, Principals},
+    attribution::Driver,
     audit::Audit,
     ingest::Ingest,
     log::DiskLog,
@@ -133,6 +134,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         outputs,
         silent_after,
         audit,
+        attribution,
         log_level: _,
         log_format: _,
         flags: _,
@@ -142,6 +144,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     telemetry::collector::describe();
     telemetry::subscriptions::describe();
     telemetry::audit::describe();
+    telemetry::attribution::describe();
     let health = Health::new();
     let log_health = health.component("log");
 
@@ -190,11 +193,17 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     let (writer, thread) = Writer::start(indexed.clone(), log_health.clone(), pulse.clone(), stop.clone())?;
     let stuck = watchdog::watch(pulse, health.component("writer"), watchdog::Limits::default());
     tokio::spawn(retention::run(indexed.clone(), retention, stop.clone()));
+    subscriptions.attribute(indexed.clone());
     tokio::spawn(subscriptions.clone().run());
     telemetry::outputs::describe();
     let written = TaskTracker::new();
     output::start(outputs, &subscriptions, indexed.log().id(), &stop, &written);
     written.close();
+    if let Some(heard) = audit.heard() {
+        indexed.set_attributes();
+        let (writer, indexed, stop) = (writer.clone(), indexed.clone(), stop.clone());
+        tokio::spawn(Driver { settings: attribution, writer, indexed, heard, stop }.run());
+    }
     audit.start(webhook.map(|(listener, _)| listener), writer.clone(), indexed.clone(), &stop)?;
     listening.emit();
     log_health.ready();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    attribution::{self, AttributionFlags},
     audit::{self, Audit},
     outputs::{self, OUTPUT, Output},
     principals,
@@ -100,6 +101,8 @@ pub struct Flags {
     pub silent_soon: bool,
     #[command(flatten)]
     pub audit: audit::AuditFlags,
+    #[command(flatten)]
+    pub attribution: AttributionFlags,
     /// Where to serve /metrics, /healthz and /readyz, or "none" [default: 127.0.0.1:9443]
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<String>,
@@ -131,6 +134,8 @@ pub struct CollectorConfig {
     /// `None`: never
     pub silent_after: Option<Duration>,
     pub audit: Audit,
+    /// where there is audit
+    pub attribution: crate::collector::attribution::Settings,
     /// a filter as in `RUST_LOG`
     pub log_level: Option<String>,
     pub log_format: LogFormat,
@@ -146,7 +151,7 @@ pub struct Tls {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 28] = [
     "listen",
     "data",
     "max-age",
@@ -168,6 +173,10 @@ const KEYS: [&str; 24] = [
     audit::KEYS[4],
     audit::KEYS[5],
     audit::KEYS[6],
+    attribution::KEYS[0],
+    attribution::KEYS[1],
+    attribution::KEYS[2],
+    attribution::KEYS[3],
     "metrics-listen",
     "log-level",
     "log-format",
@@ -194,6 +203,7 @@ impl CollectorConfig {
             silent_after,
             silent_soon: _,
             audit,
+            attribution,
             metrics_listen,
             log_level,
             log_format,
@@ -214,6 +224,7 @@ impl CollectorConfig {
         settings.flag("--subscription-max-idle", subscription_max_idle);
         settings.flag("--silent-after", silent_after);
         audit.put(&mut settings);
+        attribution.put(&mut settings);
         settings.flag("--metrics-listen", metrics_listen);
         settings.flag("--log-level", log_level);
         settings.flag("--log-format", log_format);
@@ -254,6 +265,7 @@ impl CollectorConfig {
             },
             outputs: outputs::check(settings),
             audit: audit::check(settings, secure),
+            attribution: attribution::check(settings),
             silent_after: settings.check("silent-after", Some(SILENT_AFTER), |text| match text {
                 "never" => Ok(None),
                 text if flags.silent_soon => duration(text, Duration::ZERO).map(Some),
@@ -347,6 +359,7 @@ mod tests {
                 subscription_max_idle: Duration::from_secs(30 * 86_400),
                 silent_after: Some(Duration::from_secs(60)),
                 audit: Audit::default(),
+                attribution: crate::collector::attribution::Settings::default(),
                 log_level: None,
                 log_format: LogFormat::Auto,
                 flags: Flags::default(),
@@ -378,6 +391,7 @@ mod tests {
                 subscription_max_idle: Duration::from_secs(86_400),
                 silent_after: None,
                 audit: Audit::default(),
+                attribution: crate::collector::attribution::Settings::default(),
                 log_level: Some("debug".to_owned()),
                 log_format: LogFormat::Json,
                 flags: Flags::default(),
@@ -404,6 +418,10 @@ mod tests {
                 audit_cluster: Some("flag".to_owned()),
                 ..audit::AuditFlags::default()
             },
+            attribution: AttributionFlags {
+                attribution_wait: Some("7s".to_owned()),
+                ..AttributionFlags::default()
+            },
             metrics_listen: Some("127.0.0.1:0".to_owned()),
             log_level: Some("warn".to_owned()),
             log_format: Some("text".to_owned()),
@@ -427,6 +445,10 @@ mod tests {
                 subscription_max_idle: Duration::from_secs(2 * 86_400),
                 silent_after: Some(Duration::from_secs(90)),
                 audit: Audit { cluster: "flag".to_owned(), ..Audit::default() },
+                attribution: crate::collector::attribution::Settings {
+                    patience: Duration::from_secs(7),
+                    ..Default::default()
+                },
                 log_level: Some("warn".to_owned()),
                 log_format: LogFormat::Text,
                 flags: Flags::default(),

@@ -1,6 +1,7 @@
 //! Configuration: files and flags as written, then checked, before anything is opened.
 
 pub mod agent;
+pub mod attribution;
 pub mod audit;
 pub mod collector;
 pub mod outputs;

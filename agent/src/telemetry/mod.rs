@@ -6,6 +6,7 @@
 //! Nothing from outside (a command, a name, an error that quotes one) goes to the log raw: control characters are
 //! escaped, whatever the format.
 
+pub mod attribution;
 pub mod audit;
 pub mod collector;
 pub mod health;

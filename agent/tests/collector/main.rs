@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, in its helpers too; counters are whole numbers"
 )]
 
+mod attribution;
 mod audit;
 mod cli;
 mod examples;

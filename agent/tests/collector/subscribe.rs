@@ -7,14 +7,14 @@ use podtrail_proto::v1::{
 use super::*;
 
 /// A subscriber's stream.
-struct Subscriber {
+pub(super) struct Subscriber {
     requests: mpsc::Sender<v1::SubscribeRequest>,
     responses: Streaming<v1::SubscribeResponse>,
     opened: v1::SubscribeOpened,
 }
 
 impl Subscriber {
-    async fn open(collector: &Collector, open: v1::SubscribeOpen) -> Result<Self, Status> {
+    pub(super) async fn open(collector: &Collector, open: v1::SubscribeOpen) -> Result<Self, Status> {
         let endpoint = Channel::from_shared(format!("http://{}", collector.grpc)).unwrap();
         let channel = endpoint.connect().await.map_err(|e| Status::unavailable(e.to_string()))?;
         let mut trail = TrailClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -35,7 +35,7 @@ impl Subscriber {
     }
 
     /// Events with their cursors; a heartbeat has none.
-    async fn events(&mut self) -> Result<Vec<(String, v1::Event)>, Status> {
+    pub(super) async fn events(&mut self) -> Result<Vec<(String, v1::Event)>, Status> {
         Ok(match self.next().await? {
             Response::Events(v1::SubscribeEvents { events, cursors }) => {
                 assert_eq!(events.len(), cursors.len());

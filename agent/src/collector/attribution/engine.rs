@@ -143,6 +143,12 @@ impl Engine {
         self.len() == (0, 0)
     }
 
+    /// Those that it has anything to judge of.
+    pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        let clusters = self.nodes.keys().map(|(cluster, _)| cluster.as_str());
+        clusters.collect::<BTreeSet<_>>().into_iter()
+    }
+
     /// What it did since this was asked last.
     pub fn counts(&mut self) -> Counts {
         std::mem::take(&mut self.counts)

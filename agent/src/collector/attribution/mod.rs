@@ -9,6 +9,7 @@
 //! | [`assign`] | which request goes with which session, where several fit |
 //! | `judge` | the rules |
 //! | [`verdict`] | the same as a message |
+//! | `driver` | reads the log, asks the engine, writes what it says |
 //! | [`remote`] | attach and port-forward: sessions that only the API server knows |
 //!
 //! Invariants:
@@ -20,6 +21,7 @@
 //! - Texts of evidence name no user: who may not see users may see them.
 
 pub mod assign;
+mod driver;
 pub mod engine;
 pub mod fit;
 mod judge;
@@ -30,6 +32,7 @@ pub mod verdict;
 
 use std::time::Duration;
 
+pub(super) use self::driver::Driver;
 pub use self::engine::{Counts, Engine, Heard, World};
 pub use crate::trail::index::Known;
 

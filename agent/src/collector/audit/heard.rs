@@ -86,6 +86,25 @@ struct State {
     forgotten: Vec<Source>,
 }
 
+/// The same of what was heard at another time.
+#[must_use]
+pub fn over(streams: &[Stream], from: Moment, to: Moment) -> Over {
+    let (mut behind, mut without) = (false, Vec::new());
+    for Stream { source, since, upto, stale } in streams {
+        if *since > from || (*stale && *upto < to) {
+            without.push(source.clone());
+        } else {
+            behind |= *upto < to;
+        }
+    }
+    match (without.len(), behind) {
+        (n, _) if n == streams.len() => Over::Nobody,
+        (0, true) => Over::Behind,
+        (0, false) => Over::All,
+        _ => Over::Partly(without),
+    }
+}
+
 impl Heard {
     #[must_use]
     pub fn new(stale_after: Duration) -> Self {
@@ -131,21 +150,7 @@ impl Heard {
     /// Whether all requests to a cluster's API servers with a stage from `from` to `to` are in the log.
     #[must_use]
     pub fn over(&self, cluster: &str, from: Moment, to: Moment) -> Over {
-        let streams = self.streams(cluster);
-        let (mut behind, mut without) = (false, Vec::new());
-        for Stream { source, since, upto, stale } in &streams {
-            if *since > from || (*stale && *upto < to) {
-                without.push(source.clone());
-            } else {
-                behind |= *upto < to;
-            }
-        }
-        match (without.len(), behind) {
-            (n, _) if n == streams.len() => Over::Nobody,
-            (0, true) => Over::Behind,
-            (0, false) => Over::All,
-            _ => Over::Partly(without),
-        }
+        over(&self.streams(cluster), from, to)
     }
 
     /// Something of this source is in the log, or was not worth it; its stages were from `first` to `last`.

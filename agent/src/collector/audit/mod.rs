@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     event::{AuditError, Batch},
-    heard::{Heard, Over, Source, Stream},
+    heard::{Heard, Over, Source, Stream, over},
 };
 use self::{intake::Intake, webhook::Webhook};
 use super::{log::DiskLog, writer::Writer};
@@ -73,10 +73,9 @@ impl Audit {
         Ok(Self { config, tls, heard, health })
     }
 
-    /// Whom it hears.
-    #[expect(dead_code, reason = "attribution asks")]
-    pub(super) fn heard(&self) -> Heard {
-        self.heard.clone()
+    /// Whom it hears; `None`: no audit is expected.
+    pub(super) fn heard(&self) -> Option<Heard> {
+        self.health.is_some().then(|| self.heard.clone())
     }
 
     /// Takes in until `stop`.
