@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this file, and of the hooks in `main.rs`: what is pinned by one agent is taken over by
 /// the next where this is the same. User space refuses an object of another version.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Marks a field that the running kernel's BTF does not have.
 pub const ABSENT: u32 = u32::MAX;
@@ -161,6 +161,8 @@ pub mod entry_kind {
     pub const HOST_NS: u8 = 4;
     /// found running when the agent started
     pub const RECOVERED: u8 = 5;
+    /// the first task of a new container, which shares the pid namespace of another that is not its pod's first
+    pub const EPHEMERAL: u8 = 6;
 }
 
 /// Flags of [`Exec`].
@@ -191,6 +193,10 @@ pub mod exec_flags {
     pub const SCRIPT_CUT: u32 = 1 << 11;
     /// less of argv is here than usual: the session has used up its budget, or its share of the ring
     pub const ARGV_OVER_BUDGET: u32 = 1 << 12;
+    /// [`super::Root`] is here
+    pub const ROOT_FACTS: u32 = 1 << 13;
+    /// no root, and its environment names a request otherwise than the root's
+    pub const SPOOF_SUSPECTED: u32 = 1 << 14;
 }
 
 shared! {
@@ -198,6 +204,7 @@ shared! {
 /// `exe_len` bytes: the path's components from the last to the first, each followed by a NUL;
 /// `cwd_len` bytes: the same for the working directory;
 /// `script_len` bytes: the path of the `#!` script, where there is one, without NUL;
+/// a [`Root`] with what follows it, if `flags` say so;
 /// `argv_len` bytes: the beginning of what is kept of argv, each argument with its NUL.
 pub struct Exec: 304 {
     pub header: Header,
@@ -237,6 +244,50 @@ pub struct Exec: 304 {
     pub _pad: [u8; 7],
     /// the terminal's name as the kernel has it ("pts0"), NUL-padded
     pub tty_name: [u8; 24],
+}
+}
+
+shared! {
+/// What a descriptor is open to.
+#[derive(Default)]
+pub struct Descriptor: 8 {
+    /// of its inode, type and permissions; 0: it is not open
+    pub mode: u32,
+    /// of a device: `major << 20 | minor`
+    pub rdev: u32,
+}
+}
+
+/// Flags of [`Root`].
+pub mod root_flags {
+    /// its descriptors could be looked at
+    pub const DESCRIPTORS: u32 = 1;
+    /// its environment could be looked at
+    pub const ENVIRONMENT: u32 = 1 << 1;
+    /// it has a KUBERNETES_EXEC_AUDIT_ID, and a SPO_EXEC_REQUEST_UID
+    pub const AUDIT_ID: u32 = 1 << 2;
+    pub const REQUEST_UID: u32 = 1 << 3;
+    /// which are longer than what is here
+    pub const AUDIT_ID_CUT: u32 = 1 << 4;
+    pub const REQUEST_UID_CUT: u32 = 1 << 5;
+    /// the container's init had them when it began
+    pub const INIT_AUDIT_ID: u32 = 1 << 6;
+    pub const INIT_REQUEST_UID: u32 = 1 << 7;
+    /// nobody looked at the init's environment
+    pub const INIT_UNKNOWN: u32 = 1 << 8;
+}
+
+shared! {
+/// In an [`Exec`]: how a session's root began. Followed by `audit_id_len` and then `request_uid_len` bytes of values.
+pub struct Root: 48 {
+    /// bytes of its environment, and how many of them were searched
+    pub environ_total: u64,
+    pub environ_searched: u64,
+    pub descriptors: [Descriptor; 3],
+    /// of [`root_flags`]
+    pub flags: u32,
+    pub audit_id_len: u16,
+    pub request_uid_len: u16,
 }
 }
 
@@ -301,7 +352,19 @@ pub struct Enter: 184 {
 }
 
 shared! {
-/// A task outside every container joined a mount or pid namespace that is not the host's.
+/// A task above another: behind a [`Join`], the nearest first.
+pub struct Ancestor: 32 {
+    pub key: TaskKey,
+    pub comm: [u8; 16],
+}
+}
+
+/// Ancestors that are told, at most.
+pub const ANCESTORS_MAX: usize = 8;
+
+shared! {
+/// A task outside every container joined a mount or pid namespace that is not the host's. Followed by `ancestors` of
+/// [`Ancestor`]: none, where they were told before.
 pub struct Join: 152 {
     pub header: Header,
     /// `mnt_ns` is what it sees now
@@ -313,7 +376,8 @@ pub struct Join: 152 {
     /// the mount namespace it joined, the pid namespace its children will be in; 0: none
     pub mnt_ns: u32,
     pub pid_ns: u32,
-    pub _reserved: u64,
+    pub ancestors: u32,
+    pub _pad: u32,
 }
 }
 
@@ -345,8 +409,9 @@ pub struct ContainerStarted: 72 {
     pub init: TaskKey,
     pub mnt_ns: u32,
     pub pid_ns: u32,
+    /// cgroup id of another container, whose pid namespace it is; 0: it is its own, or the host's
+    pub pid_owner: u64,
     pub _reserved: u64,
-    pub _reserved2: u64,
 }
 }
 
@@ -406,7 +471,7 @@ pub mod cgroup_state {
 
 shared! {
 /// Map `CGROUPS`: by cgroup id.
-pub struct Cgroup: 80 {
+pub struct Cgroup: 88 {
     pub parent: u64,
     /// MEMBER: the container's cgroup id
     pub container: u64,
@@ -418,9 +483,15 @@ pub struct Cgroup: 80 {
     pub pid_ns: u32,
     /// of [`cgroup_state`]
     pub state: u8,
-    pub _pad: [u8; 7],
+    /// RUNNING: what was [`crate::environ::found`] in the environment with which the init began
+    pub environment: u8,
+    /// 1: a pod, by its name
+    pub pod: u8,
+    pub _pad: [u8; 5],
     /// of a container's sessions, all together
     pub share: Share,
+    /// of a pod: cgroup id of the container in it that runs for longest, which is its sandbox; 0: none
+    pub first: u64,
 }
 }
 
@@ -435,8 +506,11 @@ impl Cgroup {
             mnt_ns: 0,
             pid_ns: 0,
             state,
-            _pad: [0; 7],
+            environment: 0,
+            pod: 0,
+            _pad: [0; 5],
             share: Share { mark: 0, time: 0, before: 0, since: 0 },
+            first: 0,
         }
     }
 }
@@ -470,7 +544,9 @@ pub struct FollowedTask: 40 {
     pub kind: u8,
     /// of [`executed`]
     pub executed: u8,
-    pub _pad: [u8; 6],
+    /// 1: SESSION, and besides the init of its container; not inherited
+    pub init: u8,
+    pub _pad: [u8; 5],
     pub _reserved: u64,
 }
 }
@@ -479,13 +555,13 @@ impl FollowedTask {
     /// As it begins: it has run nothing yet.
     #[must_use]
     pub const fn new(entry: TaskKey, container: u64, kind: u8) -> Self {
-        Self { entry, container, kind, executed: executed::NOTHING, _pad: [0; 6], _reserved: 0 }
+        Self { entry, container, kind, executed: executed::NOTHING, init: 0, _pad: [0; 5], _reserved: 0 }
     }
 }
 
 shared! {
 /// Map `SESSIONS`: by the [`TaskKey`] of the entry.
-pub struct Session: 120 {
+pub struct Session: 136 {
     pub container: u64,
     pub time: u64,
     pub by: TaskKey,
@@ -498,6 +574,9 @@ pub struct Session: 120 {
     /// until when, `CLOCK_BOOTTIME`, its budget of argument bytes is spent: see [`crate::budget`]
     pub argv_spent: u64,
     pub share: Share,
+    /// hashes of the values in the root's environment
+    pub audit_id: u64,
+    pub request_uid: u64,
     /// the mount namespace of who made the entry
     pub origin_mnt_ns: u32,
     /// JOIN: the namespaces joined; 0: none
@@ -509,7 +588,9 @@ pub struct Session: 120 {
     pub kind: u8,
     /// 1: it ran its first command
     pub announced: u8,
-    pub _pad: [u8; 6],
+    /// what was [`crate::environ::found`] in the root's environment
+    pub environment: u8,
+    pub _pad: [u8; 5],
 }
 }
 
@@ -526,13 +607,16 @@ impl Session {
             refused: 0,
             argv_spent: 0,
             share: Share { mark: 0, time: 0, before: 0, since: 0 },
+            audit_id: 0,
+            request_uid: 0,
             origin_mnt_ns: 0,
             joined_mnt_ns: 0,
             joined_pid_ns: 0,
             staged: 0,
             kind,
             announced: 0,
-            _pad: [0; 6],
+            environment: 0,
+            _pad: [0; 5],
         }
     }
 }

@@ -10,6 +10,8 @@
 
 #[path = "program/cgroups.rs"]
 mod cgroups;
+#[path = "program/environ.rs"]
+mod environ;
 #[path = "program/exec.rs"]
 mod exec;
 #[path = "program/join.rs"]

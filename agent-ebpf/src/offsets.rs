@@ -63,6 +63,7 @@ offsets! {
     task_signal: "task_struct" ["signal"] 8 Refuse;
     task_exit_code: "task_struct" ["exit_code"] 4 Refuse;
     task_comm: "task_struct" ["comm"] 0 Refuse;
+    task_files: "task_struct" ["files"] 8 Lacks("what standard input and output are open to");
     task_loginuid: "task_struct" ["loginuid"] 4 Lacks("the node's login user (a kernel without audit)");
     task_sessionid: "task_struct" ["sessionid"] 4 Lacks("the node's audit session (a kernel without audit)");
     css_set_dfl_cgrp: "css_set" ["dfl_cgrp"] 8 Refuse;
@@ -100,9 +101,13 @@ offsets! {
     cred_user_ns: "cred" ["user_ns"] 8 Refuse;
     mm_arg_start: "mm_struct" ["arg_start"] 8 Refuse;
     mm_arg_end: "mm_struct" ["arg_end"] 8 Refuse;
+    mm_env_start: "mm_struct" ["env_start"] 8 Lacks("the API server's ids of requests, from environments");
+    mm_env_end: "mm_struct" ["env_end"] 8 Lacks("the API server's ids of requests, from environments");
     mm_exe_file: "mm_struct" ["exe_file"] 8 Refuse;
     bprm_filename: "linux_binprm" ["filename"] 8 Refuse;
     bprm_interp: "linux_binprm" ["interp"] 8 Refuse;
+    files_fdt: "files_struct" ["fdt"] 8 Lacks("what standard input and output are open to");
+    fdt_fd: "fdtable" ["fd"] 8 Lacks("what standard input and output are open to");
     file_path: "file" ["f_path"] 0 Refuse;
     file_inode: "file" ["f_inode"] 8 Refuse;
     path_mnt: "path" ["mnt"] 8 Refuse;
@@ -116,9 +121,11 @@ offsets! {
     mount_parent: "mount" ["mnt_parent"] 8 Refuse;
     mount_mountpoint: "mount" ["mnt_mountpoint"] 8 Refuse;
     mount_ns: "mount" ["mnt_ns"] 8 Refuse;
+    fs_root: "fs_struct" ["root"] 0 Lacks("processes that took the node's root directory for theirs");
     fs_pwd: "fs_struct" ["pwd"] 0 Refuse;
     inode_ino: "inode" ["i_ino"] 8 Refuse;
     inode_mode: "inode" ["i_mode"] 2 Refuse;
+    inode_rdev: "inode" ["i_rdev"] 4 Lacks("what standard input and output are open to");
     inode_nlink: "inode" ["i_nlink", "__i_nlink"] 4 Refuse;
     inode_sb: "inode" ["i_sb"] 8 Refuse;
     inode_size: "inode" [] 0 Refuse;

@@ -58,6 +58,15 @@ impl Place {
             || self.state == cgroup_state::ENDED
     }
 
+    /// Whether a program that runs in it may be the first of a container.
+    #[inline(always)]
+    #[must_use]
+    pub fn may_start(&self) -> bool {
+        self.state == cgroup_state::NAMED
+            || self.state == cgroup_state::FIRST
+            || self.state == cgroup_state::ENDED
+    }
+
     /// Whether the next entry is the first.
     #[inline(always)]
     fn awaits_first(&self) -> bool {
@@ -166,6 +175,8 @@ pub enum Exec {
     Ignore,
     /// the container's init: keep its namespaces, from now on the container runs
     Init,
+    /// the same, in the pid namespace of another container: somebody put a container beside it, to look into it
+    Ephemeral,
     /// the cgroup is no container's
     Host,
     /// the runtime at work within an entry
@@ -185,6 +196,16 @@ pub struct Known<'a> {
     pub place: Place,
     /// the container that its mount or pid namespace belongs to; asked for only where it differs from the host's
     pub owner: Option<u64>,
+    /// it runs in the pid namespace of a running container that is another than its own, and no pod's sandbox
+    pub shares: bool,
+}
+
+/// Whether a container of a pod is its sandbox, which is there to hold the namespaces that its containers may be told to
+/// share: the first of the pod. `parent` is the cgroup above the container's.
+#[inline(always)]
+#[must_use]
+pub fn is_sandbox(container: u64, parent: &Cgroup) -> bool {
+    parent.pod != 0 && parent.first == container
 }
 
 /// A program runs. `self_exec`: it was named through a descriptor (`/proc/self/…`, `/dev/fd/…`), as runtimes do
@@ -200,6 +221,7 @@ pub fn exec(known: &Known<'_>, ns: Namespaces, host: Namespaces, self_exec: bool
     if known.task.is_some_and(|task| task.kind == task_kind::WORKLOAD) {
         return Exec::Ignore;
     }
+    let init = if known.shares { Exec::Ephemeral } else { Exec::Init };
     match known.place.state {
         cgroup_state::RUNNING => {
             if ns.mnt == host.mnt && known.place.mnt_ns != 0 {
@@ -211,11 +233,11 @@ pub fn exec(known: &Known<'_>, ns: Namespaces, host: Namespaces, self_exec: bool
         cgroup_state::NAMED => {
             // The runtime is at work until its task sees something other than the host and than the runtime.
             let own_mnt = ns.mnt != host.mnt && ns.mnt != known.place.mnt_ns;
-            if own_mnt || ns.pid != host.pid { Exec::Init } else { Exec::Ignore }
+            if own_mnt || ns.pid != host.pid { init } else { Exec::Ignore }
         }
         cgroup_state::FIRST => {
             if ns.pid != host.pid {
-                Exec::Init
+                init
             } else if self_exec {
                 Exec::Ignore
             } else {
@@ -226,7 +248,7 @@ pub fn exec(known: &Known<'_>, ns: Namespaces, host: Namespaces, self_exec: bool
         // startContainer): the container goes on with the next program in it.
         cgroup_state::ENDED => {
             if ns.mnt != host.mnt || ns.pid != host.pid {
-                Exec::Init
+                init
             } else {
                 Exec::Ignore
             }
@@ -326,7 +348,7 @@ pub fn cgroup_created(name: Name, parent: Option<&Cgroup>) -> u8 {
     match name {
         Name::Container => cgroup_state::NAMED,
         Name::Service => cgroup_state::HOST,
-        Name::Other => cgroup_state::NEW,
+        Name::Pod | Name::Other => cgroup_state::NEW,
     }
 }
 
@@ -337,6 +359,8 @@ pub enum Name {
     Container,
     /// a service of the host's init system
     Service,
+    /// a pod's: its containers' are below it
+    Pod,
     Other,
 }
 
@@ -349,13 +373,16 @@ const ID_LEN: usize = 64;
 ///
 /// Known forms: `<id>` and `cri-containerd-<id>.scope`, `crio-<id>.scope`, `docker-<id>.scope`,
 /// `libpod-<id>.scope`, `libpod-<id>`, `nerdctl-<id>.scope`; not the monitors `crio-conmon-<id>.scope` and
-/// `libpod-conmon-<id>.scope`.
+/// `libpod-conmon-<id>.scope`. Of pods, the kubelet's: see [`is_pod`].
 #[inline(always)]
 #[must_use]
 pub fn name(bytes: &[u8; NAME_MAX], len: usize) -> Name {
     let mut end = if len > NAME_MAX { NAME_MAX } else { len };
     if ends_with(bytes, end, b".service") {
         return Name::Service;
+    }
+    if is_pod(bytes, end) {
+        return Name::Pod;
     }
     if ends_with(bytes, end, b".scope") {
         end -= 6;
@@ -383,6 +410,17 @@ pub fn name(bytes: &[u8; NAME_MAX], len: usize) -> Name {
         return Name::Other;
     }
     Name::Container
+}
+
+/// `pod<uid>`, and with the systemd driver `kubepods-<qos>-pod<uid>.slice`. The uid is a UUID, whose hyphens systemd's
+/// names have as underscores, or of static pods 32 hex digits. Podman's are `libpod_pod_<id>.slice`. Looked for is what stands
+/// before each of them, at its place.
+#[inline(always)]
+fn is_pod(bytes: &[u8; NAME_MAX], end: usize) -> bool {
+    let end = if ends_with(bytes, end, b".slice") { end - 6 } else { end };
+    (end >= 36 && ends_with(bytes, end - 36, b"pod"))
+        || (end >= 32 && ends_with(bytes, end - 32, b"pod"))
+        || (end >= 64 && ends_with(bytes, end - 64, b"libpod_pod_"))
 }
 
 #[inline(always)]

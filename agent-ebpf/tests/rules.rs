@@ -4,7 +4,7 @@ use podtrail_ebpf::{
     layout::{Cgroup, FollowedTask, Session, TaskKey, cgroup_state, entry_kind, task_kind},
     rules::{
         Attach, Exec, Fork, Join, Known, NAME_MAX, Name, Namespaces, Place, STAGED_MAX, attach,
-        cgroup_created, exec, fork, join, name,
+        cgroup_created, exec, fork, is_sandbox, join, name,
     },
 };
 
@@ -70,8 +70,7 @@ fn names_beside_a_container_s_are_none() {
     let short = &ID[1..];
     for text in [
         "kubepods.slice",
-        "kubepods-burstable-pod11111111_2222_3333_4444_555555555555.slice",
-        "pod11111111-2222-3333-4444-555555555555",
+        "kubepods-burstable-pod11111111_2222_3333_4444_555555555555.scope",
         "container", // crun's below `crio-<id>.scope`
         "aaa",
         "",
@@ -88,6 +87,22 @@ fn names_beside_a_container_s_are_none() {
         &format!("{ID}-"),
         &format!("docker_{ID}.scope"),
     ] {
+        assert_eq!(said(text), Name::Other, "{text}");
+    }
+}
+
+#[test]
+fn pods_are_said_to_be_ones() {
+    for text in [
+        "kubepods-burstable-pod11111111_2222_3333_4444_555555555555.slice".to_owned(),
+        "kubepods-pod11111111_2222_3333_4444_555555555555.slice".to_owned(),
+        "pod11111111-2222-3333-4444-555555555555".to_owned(),
+        "pod0123456789abcdef0123456789abcdef".to_owned(), // static
+        format!("libpod_pod_{ID}.slice"),
+    ] {
+        assert_eq!(said(&text), Name::Pod, "{text}");
+    }
+    for text in ["pod", "pod1", "kubepods-besteffort.slice", "user-1000.slice"] {
         assert_eq!(said(text), Name::Other, "{text}");
     }
 }
@@ -117,7 +132,7 @@ fn names_longer_than_is_looked_at_are_no_containers() {
 #[test]
 fn case_14_a_cgroup_inside_a_container_is_a_member_whatever_its_name() {
     for state in [cgroup_state::NAMED, cgroup_state::RUNNING, cgroup_state::ENDED, cgroup_state::MEMBER] {
-        for name in [Name::Container, Name::Service, Name::Other] {
+        for name in [Name::Container, Name::Service, Name::Pod, Name::Other] {
             assert_eq!(cgroup_created(name, Some(&cgroup(state))), cgroup_state::MEMBER, "{state} {name:?}");
         }
     }
@@ -293,7 +308,7 @@ fn a_workload_moved_out_is_followed_so_that_it_is_no_join() {
 // ------------------------------------------------------------------------------------------------------ execs
 
 fn runs(task: Option<&FollowedTask>, session: Option<&Session>, place: Place, ns: Namespaces) -> Exec {
-    exec(&Known { task, session, place, owner: None }, ns, HOST, false)
+    exec(&Known { task, session, place, owner: None, shares: false }, ns, HOST, false)
 }
 
 #[test]
@@ -307,7 +322,7 @@ fn a_new_cgroup_is_a_container_s_where_its_first_task_runs_in_another_pid_namesp
         Exec::Host,
         "a service with a mount namespace of its own"
     );
-    let known = Known { task: None, session: None, place: first, owner: None };
+    let known = Known { task: None, session: None, place: first, owner: None, shares: false };
     assert_eq!(exec(&known, HOST, HOST, true), Exec::Ignore, "the runtime's copy of itself decides nothing");
 }
 
@@ -326,12 +341,35 @@ fn case_17_a_named_container_runs_where_its_init_sees_other_mounts_even_with_the
 }
 
 #[test]
+fn a_container_that_starts_in_another_s_pid_namespace_is_a_session() {
+    let starts = |state, ns| {
+        let known = Known { task: None, session: None, place: place(state), owner: None, shares: true };
+        exec(&known, ns, HOST, false)
+    };
+    for state in [cgroup_state::NAMED, cgroup_state::FIRST, cgroup_state::ENDED] {
+        assert!(place(state).may_start());
+        assert_eq!(starts(state, INSIDE), Exec::Ephemeral, "{state}");
+    }
+    assert_eq!(starts(cgroup_state::NAMED, HOST), Exec::Ignore, "the runtime");
+    assert_eq!(starts(cgroup_state::RUNNING, INSIDE), Exec::Ignore, "it has started");
+    assert!(!place(cgroup_state::RUNNING).may_start());
+}
+
+#[test]
+fn a_pod_s_sandbox_is_its_first_container() {
+    let pod = Cgroup { pod: 1, first: 42, ..cgroup(cgroup_state::NEW) };
+    assert!(is_sandbox(42, &pod) && !is_sandbox(43, &pod));
+    assert!(!is_sandbox(42, &Cgroup { pod: 0, ..pod }), "there are none but in pods");
+}
+
+#[test]
 fn a_container_s_own_programs_are_nobody_s() {
     let running = place(cgroup_state::RUNNING);
     assert_eq!(runs(None, None, running, INSIDE), Exec::Ignore);
     assert_eq!(runs(Some(&followed(task_kind::INIT)), None, running, INSIDE), Exec::Ignore);
     let workload = followed(task_kind::WORKLOAD);
-    let known = Known { task: Some(&workload), session: None, place: Place::HOST, owner: Some(42) };
+    let known =
+        Known { task: Some(&workload), session: None, place: Place::HOST, owner: Some(42), shares: false };
     assert_eq!(exec(&known, INSIDE, HOST, false), Exec::Ignore, "moved out of its cgroup");
 }
 
@@ -438,7 +476,7 @@ fn case_19_a_joiner_s_command_is_one_that_sees_what_was_joined() {
 
 #[test]
 fn a_program_of_the_host_in_a_container_s_namespaces_is_a_session_without_an_entry() {
-    let known = Known { task: None, session: None, place: Place::HOST, owner: Some(42) };
+    let known = Known { task: None, session: None, place: Place::HOST, owner: Some(42), shares: false };
     assert_eq!(exec(&known, INSIDE, HOST, false), Exec::New(entry_kind::JOIN, 42));
     assert_eq!(runs(None, None, Place::HOST, INSIDE), Exec::Ignore, "nobody's namespaces");
     assert_eq!(runs(None, None, place(cgroup_state::NEW), HOST), Exec::Ignore);

@@ -41,7 +41,8 @@ pub fn on_mkdir(cgroup: u64, path: u64) {
     let length = if length > 0 { length as usize - 1 } else { 0 };
 
     let parent = maps::cgroup(parent_id);
-    let state = rules::cgroup_created(rules::name(&name, length), parent.as_deref());
+    let kind = rules::name(&name, length);
+    let state = rules::cgroup_created(kind, parent.as_deref());
     let mut container = 0;
     if state == cgroup_state::MEMBER
         && let Some(parent) = &parent
@@ -51,7 +52,8 @@ pub fn on_mkdir(cgroup: u64, path: u64) {
     if state == cgroup_state::NAMED {
         container = id;
     }
-    let value = Cgroup::new(parent_id, container, state);
+    let mut value = Cgroup::new(parent_id, container, state);
+    value.pod = u8::from(kind == rules::Name::Pod);
     if CGROUPS.insert(id, value, 0).is_err() {
         maps::count(counter::CGROUPS_FULL);
     }

@@ -14,7 +14,8 @@ use podtrail_ebpf::{
 };
 
 use crate::{
-    kernel::{self, read},
+    environ,
+    kernel::{self, opaque, read},
     maps::{self, SCRATCH_SIZE, config, offset},
     ring, share, walk,
 };
@@ -43,13 +44,26 @@ pub fn on_exec(old_tid: u32, bprm: u64) {
     let place = maps::place(cgroup_id);
     let foreign = ns.mnt != host.mnt || ns.pid != host.pid;
     let owner = if foreign && session.is_none() { owner(ns, host, &place) } else { None };
-    let known = Known { task: followed.as_deref(), session: session.as_deref(), place, owner };
+    let shares = if foreign && session.is_none() { shared_with(ns, host, &place) } else { 0 };
+    let known =
+        Known { task: followed.as_deref(), session: session.as_deref(), place, owner, shares: shares != 0 };
     let self_exec = known.place.state == cgroup_state::FIRST && names_itself(bprm);
     let flags = match rules::exec(&known, ns, host, self_exec) {
         rules::Exec::Ignore => return,
         rules::Exec::Init => {
-            podtrail_start(known.place.id);
+            podtrail_start(known.place.id, environ::of_root().into(), 0);
             return;
+        }
+        rules::Exec::Ephemeral => {
+            let bits = u32::from(environ::of_root());
+            podtrail_start(known.place.id, bits, shares);
+            if podtrail_open(known.place.id, entry_kind::EPHEMERAL.into(), bits) == 0 {
+                return;
+            }
+            if let Some(task) = maps::task(&key) {
+                task.init = 1;
+            }
+            exec_flags::ROOT
         }
         rules::Exec::Host => {
             if let Some(cgroup) = maps::cgroup(known.place.id) {
@@ -69,10 +83,17 @@ pub fn on_exec(old_tid: u32, bprm: u64) {
             if ns.mnt != host.mnt {
                 nested_namespace(ns.mnt, session.container);
             }
-            if first { exec_flags::ROOT } else { 0 }
+            if first {
+                environ::keep(session, environ::of_root());
+                exec_flags::ROOT
+            } else if environ::is_spoofed(session) {
+                exec_flags::SPOOF_SUSPECTED
+            } else {
+                0
+            }
         }
         rules::Exec::New(entry_kind, container) => {
-            if podtrail_open(container, u32::from(entry_kind)) == 0 {
+            if podtrail_open(container, u32::from(entry_kind), environ::of_root().into()) == 0 {
                 return;
             }
             exec_flags::ROOT
@@ -119,19 +140,34 @@ fn nested_namespace(mnt_ns: u32, container: u64) {
     maps::keep_namespace(mnt_ns, container);
 }
 
-/// Opens a session whose entry is the current task's exec. A global function, as `podtrail_report`.
+/// Opens a session whose entry is the current task's exec, in whose environment `bits` were found. A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_open(container: u64, entry_kind: u32) -> u32 {
+pub extern "C" fn podtrail_open(container: u64, entry_kind: u32, bits: u32) -> u32 {
     let key = kernel::key(kernel::current());
-    let new = new_session(&key, container, entry_kind as u8, config!(host_mnt_ns), 1);
+    // A container's first task was put there by its runtime, whose part in it is over.
+    let by = if entry_kind == u32::from(entry_kind::EPHEMERAL) { TaskKey::NONE } else { key };
+    let mut new = new_session(&by, container, entry_kind as u8, config!(host_mnt_ns), 1);
+    environ::keep(&mut new, bits as u8);
     u32::from(maps::open_session(&key, &new))
 }
 
-/// The current task is the init of the container, and runs. A global function, as `podtrail_report`.
+/// The container whose pid namespace the first task of another one runs in, where that is not its pod's sandbox, whose
+/// namespace all containers of a pod may be told to share; 0: none.
+#[inline(always)]
+fn shared_with(ns: Namespaces, host: Namespaces, place: &rules::Place) -> u64 {
+    if ns.pid == host.pid || !place.may_start() {
+        return 0;
+    }
+    let Some(owner) = maps::owner_of(ns.pid) else { return 0 };
+    if owner == place.id || maps::is_sandbox(owner) { 0 } else { owner }
+}
+
+/// The current task is the init of the container, and runs; in its environment `bits` were found, and it runs in the pid
+/// namespace of `pid_owner`, if that is not 0. A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_start(container: u64) -> u32 {
+pub extern "C" fn podtrail_start(container: u64, bits: u32, pid_owner: u64) -> u32 {
     let task = kernel::current();
     let host = maps::host();
     let key = kernel::key(task);
@@ -142,7 +178,13 @@ pub extern "C" fn podtrail_start(container: u64) -> u32 {
     cgroup.mnt_ns = if mnt == host.mnt { 0 } else { mnt };
     cgroup.pid_ns = if pid == host.pid { 0 } else { pid };
     cgroup.state = cgroup_state::RUNNING;
+    cgroup.environment = bits as u8;
     let (mnt_ns, pid_ns) = (cgroup.mnt_ns, cgroup.pid_ns);
+    if let Some(pod) = maps::cgroup(cgroup.parent)
+        && pod.first == 0
+    {
+        pod.first = container;
+    }
     if mnt_ns != 0 {
         maps::keep_namespace(mnt_ns, container);
     }
@@ -162,8 +204,8 @@ pub extern "C" fn podtrail_start(container: u64) -> u32 {
         (*record).init = key;
         (*record).mnt_ns = mnt_ns;
         (*record).pid_ns = pid_ns;
+        (*record).pid_owner = pid_owner;
         (*record)._reserved = 0;
-        (*record)._reserved2 = 0;
     }
     ring::send(kind::CONTAINER_STARTED, buffer, size_of::<ContainerStarted>() as u64, None);
     1
@@ -225,6 +267,13 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
         let tid = kernel::tid(task);
         (*exec).old_tid = if old_tid as u32 == tid { 0 } else { old_tid as u32 };
         (*exec)._pad = [0; 7];
+
+        if flags & exec_flags::ROOT != 0
+            && let Some(session) = maps::session(&entry)
+        {
+            flags |= exec_flags::ROOT_FACTS;
+            at += environ::fill(exec.add(1).cast(), task, session) & 511;
+        }
 
         let fs: u64 = read(task, offset!(task_fs));
 
@@ -427,14 +476,6 @@ pub extern "C" fn podtrail_chunk(from: u64, left: u32, offset: u32) -> u32 {
         }
     }
     length as u32
-}
-
-/// Hides a value from the compiler, which else drops the masks that the verifier needs.
-#[inline(always)]
-fn opaque(value: u64) -> u64 {
-    let kept = value;
-    // SAFETY: reads a local variable.
-    unsafe { core::ptr::read_volatile(&raw const kept) }
 }
 
 const S_IFMT_ALL: u32 = 0xffff;

@@ -2,13 +2,14 @@
 
 use aya_ebpf::EbpfContext;
 use podtrail_ebpf::{
-    layout::{Join, TaskKey, entry_kind, kind, task_kind},
+    layout::{ANCESTORS_MAX, Ancestor, Join, TaskKey, entry_kind, kind, task_kind},
     rules::{self, Namespaces},
 };
 
 use crate::{
-    exec, kernel,
-    maps::{self, config},
+    exec,
+    kernel::{self, read},
+    maps::{self, config, offset},
     ring,
 };
 
@@ -36,6 +37,7 @@ pub fn on_setns<C: EbpfContext>(ctx: &C) {
     }
     let cgroup_id = kernel::cgroup_id(task);
     let place = maps::place(cgroup_id);
+    let mut first = false;
     match rules::join(followed.as_deref(), session.as_deref(), &place, now, host) {
         rules::Join::Ignore => return,
         rules::Join::Start => {
@@ -45,6 +47,7 @@ pub fn on_setns<C: EbpfContext>(ctx: &C) {
             if !maps::open_session(&key, &new) {
                 return;
             }
+            first = true;
         }
         rules::Join::Update => {
             if let Some(session) = session {
@@ -64,16 +67,19 @@ pub fn on_setns<C: EbpfContext>(ctx: &C) {
             container
         );
     }
-    report(task, cgroup_id, &entry, container, mnt, pid);
+    report(task, cgroup_id, &entry, container, mnt, pid, first);
 }
 
 #[inline(always)]
-fn report(task: u64, cgroup_id: u64, entry: &TaskKey, container: u64, mnt: u32, pid: u32) {
+fn report(task: u64, cgroup_id: u64, entry: &TaskKey, container: u64, mnt: u32, pid: u32, first: bool) {
     let Some(buffer) = ring::scratch() else { return };
     let record = buffer.cast::<Join>();
+    // Later joins of the same task are of those that are above it now, too.
+    let count = if first { podtrail_ancestors(task) & (2 * ANCESTORS_MAX as u32 - 1) } else { 0 };
+    let size = size_of::<Join>() as u32 + count * size_of::<Ancestor>() as u32;
     // SAFETY: a Join fits into the scratch buffer, which is aligned to 8; every field is written.
     unsafe {
-        (*record).header = ring::header(kind::JOIN, size_of::<Join>() as u32, ring::now());
+        (*record).header = ring::header(kind::JOIN, size, ring::now());
         kernel::fill_task(
             &raw mut (*record).task,
             task,
@@ -85,7 +91,35 @@ fn report(task: u64, cgroup_id: u64, entry: &TaskKey, container: u64, mnt: u32, 
         (*record).container = container;
         (*record).mnt_ns = mnt;
         (*record).pid_ns = pid;
-        (*record)._reserved = 0;
+        (*record).ancestors = count;
+        (*record)._pad = 0;
     }
-    ring::send(kind::JOIN, buffer, size_of::<Join>() as u64, Some(entry));
+    ring::send(kind::JOIN, buffer, u64::from(size), Some(entry));
+}
+
+/// Writes who is above a task, the nearest first, behind a [`Join`] in the scratch buffer; answers how many. A global
+/// function, as `podtrail_report`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn podtrail_ancestors(task: u64) -> u32 {
+    let Some(buffer) = ring::scratch() else { return 0 };
+    let mut task = task;
+    let mut count = 0;
+    while count < ANCESTORS_MAX {
+        let parent: u64 = read(task, offset!(task_parent));
+        let key = kernel::key(parent);
+        // Above the first process stands the idle task, which has the number 0.
+        if parent == task || key.tgid == 0 {
+            break;
+        }
+        // SAFETY: that many fit into the scratch buffer behind a Join; every field is written.
+        unsafe {
+            let ancestor = buffer.add(size_of::<Join>()).cast::<Ancestor>().add(count);
+            (*ancestor).key = key;
+            kernel::copy((&raw mut (*ancestor).comm).cast(), 16, parent, offset!(task_comm));
+        }
+        task = parent;
+        count += 1;
+    }
+    count as u32
 }

@@ -34,6 +34,14 @@ pub unsafe fn copy(to: *mut u8, len: u32, base: u64, offset: u32) {
     unsafe { bpf_probe_read_kernel(to.cast(), len, base.wrapping_add(u64::from(offset)) as *const c_void) };
 }
 
+/// Hides a value from the compiler, which else drops the masks that the verifier needs.
+#[inline(always)]
+pub fn opaque(value: u64) -> u64 {
+    let kept = value;
+    // SAFETY: reads a local variable.
+    unsafe { core::ptr::read_volatile(&raw const kept) }
+}
+
 #[inline(always)]
 pub fn current() -> u64 {
     // SAFETY: takes nothing, always answers.

@@ -13,7 +13,7 @@ use podtrail_ebpf::{
         task_kind,
     },
     offsets::Offsets,
-    rules::{Namespaces, Place},
+    rules::{self, Namespaces, Place},
 };
 
 #[unsafe(no_mangle)]
@@ -183,6 +183,14 @@ pub fn owner_of(inum: u32) -> Option<u64> {
         Some(top) if top.state == cgroup_state::RUNNING => Some(container),
         _ => None,
     }
+}
+
+/// Whether a container is the first of its pod: the one that is there to hold the namespaces of all.
+#[inline(always)]
+pub fn is_sandbox(container: u64) -> bool {
+    let Some(own) = cgroup(container) else { return false };
+    let Some(parent) = cgroup(own.parent) else { return false };
+    rules::is_sandbox(container, parent)
 }
 
 /// Keeps a namespace as a running container's; whoever has it keeps it, so that a workload that makes a cgroup look

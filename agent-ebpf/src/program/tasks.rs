@@ -51,7 +51,7 @@ pub fn on_fork(_ctx: &BtfTracePointContext, parent: u64, child: u64) {
         rules::Fork::Ignore => {}
         rules::Fork::Inherit => {
             let Some(followed) = followed else { return };
-            let copy = FollowedTask { executed: executed::NOTHING, ..*followed };
+            let copy = FollowedTask { executed: executed::NOTHING, init: 0, ..*followed };
             if maps::follow(&child_key, &copy) {
                 if let Some(session) = session {
                     maps::add(&raw mut session.live, 1);
@@ -169,6 +169,9 @@ pub fn on_exit(task: u64) {
                 };
                 ring::send_small(kind::EXIT, &record, Some(&followed.entry));
             }
+            if followed.init != 0 {
+                end_container(&key, followed.container, code);
+            }
         }
         task_kind::INIT => end_container(&key, followed.container, code),
         _ => {}
@@ -184,6 +187,11 @@ fn end_container(init: &TaskKey, container: u64, code: u32) {
         forget_namespace(cgroup.pid_ns, container);
         cgroup.init = TaskKey::NONE;
         cgroup.state = cgroup_state::ENDED;
+        if let Some(pod) = maps::cgroup(cgroup.parent)
+            && pod.first == container
+        {
+            pod.first = 0;
+        }
     }
     let record = ContainerEnded {
         header: ring::header(kind::CONTAINER_ENDED, size_of::<ContainerEnded>() as u32, ring::now()),

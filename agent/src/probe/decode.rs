@@ -1,12 +1,16 @@
 //! Bytes of the ring → records. Hostile until proven otherwise: copied out, every length checked, never cast.
 
-use podtrail_ebpf::layout::{self, LAYOUT_VERSION, TaskKey, entry_kind, exec_flags, exit_flags, kind};
+use podtrail_ebpf::layout::{
+    self, LAYOUT_VERSION, TaskKey, entry_kind, exec_flags, exit_flags, kind, root_flags,
+};
 use zerocopy::FromBytes;
 
 use crate::{
-    event::{BootTime, Credentials, Executable, ExitStatus, Namespaces, Process, Tty},
+    event::{BootTime, Credentials, Descriptor, Executable, ExitStatus, Namespaces, Process, Tty},
     session::record::{self, EntryKind, RawArgv, Record},
 };
+
+const ANCESTOR: usize = size_of::<layout::Ancestor>();
 
 /// What the kernel side reported.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,18 +95,25 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
             })
         }
         kind::ENTER => Record::Enter(Box::new(enter(time, &exact(bytes).ok_or_else(bad)?).ok_or_else(bad)?)),
-        kind::JOIN => Record::Join(Box::new(join(time, &exact(bytes).ok_or_else(bad)?))),
+        kind::JOIN => {
+            let (join, rest) = fixed::<layout::Join>(bytes).ok_or_else(bad)?;
+            let (ancestors, rest) = rest.as_chunks::<ANCESTOR>();
+            if ancestors.len() != join.ancestors as usize || !rest.is_empty() {
+                return Err(bad());
+            }
+            Record::Join(Box::new(self::join(time, &join, ancestors)))
+        }
         kind::CONTAINER_STARTED => {
-            let layout::ContainerStarted {
-                header: _,
+            let layout::ContainerStarted { header: _, cgroup_id, init, mnt_ns, pid_ns, pid_owner, _reserved } =
+                exact(bytes).ok_or_else(bad)?;
+            Record::ContainerStarted(record::ContainerStarted {
+                time,
                 cgroup_id,
                 init,
                 mnt_ns,
                 pid_ns,
-                _reserved,
-                _reserved2,
-            } = exact(bytes).ok_or_else(bad)?;
-            Record::ContainerStarted(record::ContainerStarted { time, cgroup_id, init, mnt_ns, pid_ns })
+                pid_owner: (pid_owner != 0).then_some(pid_owner),
+            })
         }
         kind::CONTAINER_ENDED => {
             let layout::ContainerEnded { header: _, cgroup_id, init, code, _pad } =
@@ -155,6 +166,14 @@ fn exec(time: BootTime, exec: &layout::Exec, rest: &[u8]) -> Option<record::Exec
     };
     let flags = exec.flags;
     let has = |flag| flags & flag != 0;
+    let facts = if has(exec_flags::ROOT_FACTS) {
+        let length = u32::try_from(size_of::<layout::Root>()).ok()?;
+        let root = layout::Root::read_from_bytes(take(length)?).ok()?;
+        let audit_id = take(root.audit_id_len.into())?;
+        Some((root, audit_id, take(root.request_uid_len.into())?))
+    } else {
+        None
+    };
     let exe = take(exec.exe_len)?;
     let cwd = take(exec.cwd_len)?;
     let script = take(exec.script_len)?;
@@ -219,9 +238,52 @@ fn exec(time: BootTime, exec: &layout::Exec, rest: &[u8]) -> Option<record::Exec
             fault: has(exec_flags::ARGV_FAULT),
         },
         argv_over_budget: has(exec_flags::ARGV_OVER_BUDGET),
-        descriptors: None,
-        environment: None,
-        spoof_suspected: false,
+        descriptors: facts.and_then(|(root, ..)| descriptors(&root)),
+        environment: facts
+            .and_then(|(root, audit_id, request_uid)| environment(&root, audit_id, request_uid)),
+        spoof_suspected: has(exec_flags::SPOOF_SUSPECTED),
+    })
+}
+
+fn descriptors(root: &layout::Root) -> Option<[Descriptor; 3]> {
+    (root.flags & root_flags::DESCRIPTORS != 0).then(|| root.descriptors.map(descriptor))
+}
+
+/// By type and device number (include/uapi/linux/stat.h, Documentation/admin-guide/devices.txt).
+fn descriptor(of: layout::Descriptor) -> Descriptor {
+    let layout::Descriptor { mode, rdev } = of;
+    let (major, minor) = (rdev >> 20, rdev & 0xf_ffff);
+    match mode & 0o170_000 {
+        _ if mode == 0 => Descriptor::Closed,
+        0o010_000 => Descriptor::Pipe,
+        0o100_000 => Descriptor::File,
+        0o140_000 => Descriptor::Socket,
+        0o020_000 if (major, minor) == (1, 3) => Descriptor::Null,
+        // Consoles and serial lines, /dev/tty and /dev/console, and Unix98 terminals.
+        0o020_000 if matches!(major, 4 | 5 | 136..=143) => Descriptor::Terminal { major, minor },
+        _ => Descriptor::Other,
+    }
+}
+
+fn environment(root: &layout::Root, audit_id: &[u8], request_uid: &[u8]) -> Option<record::Environment> {
+    let has = |flag| root.flags & flag != 0;
+    let value = |is, cut, init, bytes: &[u8]| {
+        has(is).then(|| record::EnvironmentValue {
+            bytes: bytes.to_vec(),
+            cut: has(cut),
+            of_init: if has(root_flags::INIT_UNKNOWN) { None } else { Some(has(init)) },
+        })
+    };
+    has(root_flags::ENVIRONMENT).then(|| record::Environment {
+        audit_id: value(root_flags::AUDIT_ID, root_flags::AUDIT_ID_CUT, root_flags::INIT_AUDIT_ID, audit_id),
+        request_uid: value(
+            root_flags::REQUEST_UID,
+            root_flags::REQUEST_UID_CUT,
+            root_flags::INIT_REQUEST_UID,
+            request_uid,
+        ),
+        total: root.environ_total,
+        searched: root.environ_searched,
     })
 }
 
@@ -241,8 +303,8 @@ fn enter(time: BootTime, enter: &layout::Enter) -> Option<record::Enter> {
     })
 }
 
-fn join(time: BootTime, join: &layout::Join) -> record::Join {
-    let layout::Join { header: _, task, entry, container, mnt_ns, pid_ns, _reserved } = join;
+fn join(time: BootTime, join: &layout::Join, ancestors: &[[u8; ANCESTOR]]) -> record::Join {
+    let layout::Join { header: _, task, entry, container, mnt_ns, pid_ns, ancestors: _, _pad } = join;
     record::Join {
         time,
         process: process(task),
@@ -253,8 +315,22 @@ fn join(time: BootTime, join: &layout::Join) -> record::Join {
         pid_ns: *pid_ns,
         login_uid: set(task.login_uid),
         audit_session: set(task.audit_session),
-        ancestors: Vec::new(),
+        ancestors: self::ancestors(ancestors),
     }
+}
+
+/// Each is the parent of the one before it.
+fn ancestors(bytes: &[[u8; ANCESTOR]]) -> Vec<Process> {
+    let mut above: Vec<Process> = Vec::with_capacity(bytes.len());
+    for bytes in bytes {
+        let Ok(layout::Ancestor { key, comm }) = layout::Ancestor::read_from_bytes(bytes) else { break };
+        let key = known(key);
+        if let Some(before) = above.last_mut() {
+            before.parent = key;
+        }
+        above.push(Process { key, parent: TaskKey::NONE, comm: self::comm(&comm) });
+    }
+    above
 }
 
 fn process(task: &layout::Task) -> Process {
@@ -277,6 +353,7 @@ fn entry(kind: u8) -> Option<EntryKind> {
         entry_kind::JOIN => EntryKind::Join,
         entry_kind::HOST_NS => EntryKind::HostNamespace,
         entry_kind::RECOVERED => EntryKind::Recovered,
+        entry_kind::EPHEMERAL => EntryKind::Ephemeral,
         _ => return None,
     })
 }

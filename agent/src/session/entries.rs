@@ -217,6 +217,11 @@ impl Entries {
         self.entries.remove(key)
     }
 
+    /// The container whose pid namespace this one was put into.
+    pub(super) fn beside(&self, container: u64) -> Option<u64> {
+        self.containers.get(&container)?.pid_owner
+    }
+
     /// Joined from outside: as long as nobody knows what, its commands are nobody's.
     pub(super) fn of_no_session(&self, key: &TaskKey) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.join.is_some() && entry.enter.is_none())

@@ -280,7 +280,9 @@ impl Machine {
             entry.unowned = entry.unowned.saturating_add(1);
             return false;
         }
-        let started = started::started(exec, known.as_ref(), recovered);
+        let beside = container.and_then(|container| self.entries.beside(container));
+        let beside = beside.filter(|_| exec.entry_kind == EntryKind::Ephemeral);
+        let started = started::started(exec, known.as_ref(), beside, recovered);
         let mut open = Open::new(self.ids.of(exec.process.key), container, exec.process.key, started.entered);
         out.push(open.event(exec.time, Body::SessionStarted(Box::new(started))));
         match known.and_then(|known| known.join) {

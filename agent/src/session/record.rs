@@ -44,6 +44,8 @@ pub enum EntryKind {
     Join,
     HostNamespace,
     Recovered,
+    /// a container that was put into the pid namespace of another
+    Ephemeral,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -101,8 +103,9 @@ pub struct EnvironmentValue {
     pub bytes: Vec<u8>,
     /// it is longer than what is kept
     pub cut: bool,
-    /// the container's own init has this variable too: the value may be the pod's own, and says nothing
-    pub of_container: bool,
+    /// whether the container's own init began with this variable too: then the value may be the pod's own, and says
+    /// nothing; `None`: nobody looked
+    pub of_init: Option<bool>,
 }
 
 /// The argument area, as far as it is here. The rest comes in [`ArgvChunk`]s.
@@ -185,6 +188,8 @@ pub struct ContainerStarted {
     pub init: TaskKey,
     pub mnt_ns: u32,
     pub pid_ns: u32,
+    /// cgroup id of another container, whose pid namespace it is
+    pub pid_owner: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -106,7 +106,14 @@ pub(crate) fn join(pid: u32, time: u64) -> Join {
 }
 
 pub(crate) fn started(time: u64) -> ContainerStarted {
-    ContainerStarted { time: BootTime(time), cgroup_id: CONTAINER, init: key(2), mnt_ns: MNT, pid_ns: PID_NS }
+    ContainerStarted {
+        time: BootTime(time),
+        cgroup_id: CONTAINER,
+        init: key(2),
+        mnt_ns: MNT,
+        pid_ns: PID_NS,
+        pid_owner: None,
+    }
 }
 
 pub(crate) fn chunk(pid: u32, exec_time: u64, offset: u32, bytes: &[u8]) -> ArgvChunk {

@@ -476,3 +476,61 @@ fn services_and_logins_of_the_host_are_nobody_s() {
     assert_eq!(kernel.cgroups[&71].state, cgroup_state::HOST);
     assert_eq!(told(kernel), [""; 0]);
 }
+
+/// A container whose init runs in the pid namespace of another: runc joins that on the way.
+fn make_beside(kernel: &mut Kernel, cgroup: u64, name: &str, init: u32, mnt: u32, pid_ns: u32) {
+    kernel.mkdir(cgroup, POD, name);
+    runc(kernel, init - 3);
+    let (stage0, stage1) = (init - 2, init - 1);
+    kernel.fork(init - 3, stage0, Clone3::default());
+    kernel.exec(stage0, stage0, "6", "/proc/self/fd/6", &["runc", "init"]);
+    kernel.attach(init - 3, stage0, cgroup);
+    kernel.fork(stage0, stage1, Clone3 { parent: true, ..Clone3::default() });
+    kernel.setns(stage1, None, Some(pid_ns));
+    kernel.unshare(stage1, Some(mnt), None);
+    kernel.fork(stage1, init, Clone3 { parent: true, ..Clone3::default() });
+    kernel.exit(stage1, 0);
+    kernel.exit(stage0, 0);
+    kernel.exec(init, init, "sh", "/bin/sh", &["sh"]);
+    kernel.exit(init - 3, 0);
+}
+
+const THIRD_ID: &str = "09a2fb8ee0a51e4ae3b6a7cc6d2e8d2bc3f1d0d8b8f4a7a1c5e9b3d7f1a2c4e6";
+
+#[test]
+fn a_container_beside_another_is_a_session_until_its_last_process_ends() {
+    // The pod's first container is its sandbox, the second the one that is looked into.
+    let mut kernel = with_container();
+    make_container(&mut kernel, 43, OTHER_ID, 200, 21, 22);
+    make_beside(&mut kernel, 44, THIRD_ID, 300, 31, 22);
+    run(&mut kernel, 300, 301, &["/bin/ps"]);
+    kernel.exit(301, 0);
+    let shell = runc_exec(&mut kernel, RUNC, 44, &["/bin/ls"]);
+    kernel.exit(shell, 0);
+    kernel.exit(300, 0);
+    assert_eq!(kernel.cgroups[&44].state, cgroup_state::ENDED);
+    assert_eq!(
+        outcome(kernel),
+        [
+            "s1 started in 44, ephemeral container, root 300, by nobody",
+            "s1 root 300 /bin/sh [sh]",
+            "s1 301 /bin/ps [/bin/ps]",
+            "s1 exited 301 ps exit 0",
+            "s2 started in 44, runtime exec, root 23, by runc 20",
+            "s2 root 23 /bin/ls [/bin/ls]",
+            "s2 exited 23 ls exit 0",
+            "s2 ended exit 0, 1 commands, lost 0,",
+            "s1 exited 300 sh exit 0",
+            "s1 ended exit 0, 2 commands, lost 0,",
+        ]
+    );
+}
+
+#[test]
+fn containers_in_their_sandbox_s_pid_namespace_are_nobody_s() {
+    let mut kernel = with_container();
+    make_beside(&mut kernel, 43, OTHER_ID, 200, 21, PID_NS);
+    make_beside(&mut kernel, 44, THIRD_ID, 300, 31, PID_NS);
+    run(&mut kernel, 300, 301, &["/bin/ps"]);
+    assert_eq!(told(kernel), [""; 0]);
+}

@@ -23,7 +23,7 @@ cases! {
         detached_as_a_shim_does, detached_with_a_terminal, failed_execs_are_no_sessions,
         cloned_into_the_cgroup_by_hand, the_runtimes_own_reexec_is_no_command, a_process_that_moves_itself_in,
         a_process_that_is_moved_in_and_stays_out_of_the_namespaces,
-        host_pid_namespace, host_network_and_uts, a_shared_pid_namespace, names_of_kubernetes, a_name_that_is_no_id,
+        host_pid_namespace, host_network_and_uts, names_of_kubernetes, a_name_that_is_no_id,
         many_short_containers, a_container_killed_under_its_sessions, processes_of_the_host_are_no_sessions
 }
 
@@ -224,7 +224,7 @@ fn failed_execs_are_no_sessions(cx: &Cx) -> Result<()> {
 }
 
 /// The v2 directory of a container's cgroup.
-fn directory(container: &Container) -> Result<String> {
+pub(super) fn directory(container: &Container) -> Result<String> {
     Ok(host().v2()?.at(&container.cgroup).display().to_string())
 }
 
@@ -305,31 +305,6 @@ fn host_network_and_uts(cx: &Cx) -> Result<()> {
     let session = only_session_of(cx, &container, "/bin/true; exit")?;
     session.expect(&[want(BUSYBOX, &sh("/bin/true; exit")), want(BUSYBOX, &["/bin/true"])])?;
     came_by_runtime(&session, &container)
-}
-
-fn a_shared_pid_namespace(cx: &Cx) -> Result<()> {
-    let first = cx.container()?;
-    let namespaces = vec!["mount", "ipc", "uts", "network"];
-    let second = cx.start(Spec { namespaces, pid_of: Some(first.init), ..Spec::default() })?;
-    for container in [&second, &first] {
-        let session = only_session_of(cx, container, "/bin/true; exit")?;
-        session.expect(&[want(BUSYBOX, &sh("/bin/true; exit")), want(BUSYBOX, &["/bin/true"])])?;
-        came_by_runtime(&session, container)?;
-    }
-    // From the one into the other's mount namespace, as a debugging sidecar does: still the first one's session.
-    let script = format!("/bin/nsenter -t {} -m /bin/true; exit", inner_pid(second.init)?);
-    let pid = first.sh(&script).run()?.ok()?.pid;
-    let session = cx.session(&first, pid)?;
-    session.command(&["/bin/nsenter"])?;
-    session.command(&["/bin/true"])?;
-    Ok(())
-}
-
-/// The pid of a process in its own pid namespace.
-fn inner_pid(pid: u32) -> Result<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).context("no NSpid")?;
-    pids.split_whitespace().next_back().and_then(|pid| pid.parse().ok()).context("no pid")
 }
 
 fn names_of_kubernetes(cx: &Cx) -> Result<()> {

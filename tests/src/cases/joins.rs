@@ -15,7 +15,7 @@ cases! {
         setns_of_the_pid_namespace_changes_children_only, one_setns_on_a_pidfd_for_all,
         setns_without_kinds_twice_and_failing, a_thread_joins_and_executes, a_thread_joins_and_spawns,
         a_thread_joins_and_nothing_else, joined_and_left, joins_of_other_namespaces_are_no_entries,
-        two_joins_at_once, a_join_beside_an_exec
+        two_joins_at_once, a_join_beside_an_exec, who_started_who_joined
 }
 
 /// The shell command that every test here runs, and what is to be seen of it.
@@ -229,4 +229,36 @@ fn a_join_beside_an_exec(cx: &Cx) -> Result<()> {
     let join = crate::harness::session::only(&others)?;
     ensure!(join.method()? == EntryMethod::NamespaceJoin, "{}", join.story());
     join.expect(&[want(BUSYBOX, &["/bin/echo", "by", "join"])])
+}
+
+/// sshd → sh → sh → nsenter, with this program in sshd's place.
+fn who_started_who_joined(cx: &Cx) -> Result<()> {
+    let container = cx.container()?;
+    let busybox = busybox()?;
+    let inner = format!("{busybox} nsenter -t {} -m -p /bin/true; exit", container.init);
+    let outer = format!("{busybox} sh -c '{inner}'; exit");
+    let mut command = std::process::Command::new(&busybox);
+    let status = command.args(["sh", "-c", &outer]).stdin(std::process::Stdio::null()).status()?;
+    ensure!(status.success(), "{status}");
+    let session = joined(cx, &container, true, true)?;
+    let ancestors = &session.started()?.ancestors;
+    let [join] = session.joined()[..] else { anyhow::bail!("not one join: {}", session.story()) };
+    ensure!(join.ancestors == *ancestors, "{join:?}");
+    let [inner, outer, own, above @ ..] = &ancestors[..] else { anyhow::bail!("{ancestors:?}") };
+    ensure!([inner, outer].iter().all(|shell| shell.comm == "busybox"), "{ancestors:?}");
+    ensure!(own.pid == std::process::id(), "{ancestors:?}");
+    ensure!(above.len() <= 5, "{ancestors:?}");
+    let joiner = join.process.as_ref().context("no process")?;
+    let chain: Vec<_> = std::iter::once(joiner).chain(ancestors).collect();
+    for pair in chain.windows(2) {
+        let [below, above] = pair else { continue };
+        ensure!(
+            (below.parent_pid, below.parent_start_time) == (above.pid, above.start_time),
+            "{below:?} is no child of {above:?}"
+        );
+    }
+    let pids: Vec<String> = ancestors.iter().map(|above| above.pid.to_string()).collect();
+    let line = format!("whoever joined was started by pid {}", pids.join(", that by "));
+    ensure!(session.started()?.evidence.contains(&line), "{}", session.story());
+    Ok(())
 }

@@ -5,11 +5,13 @@ mod argv;
 mod cgroups;
 mod collecting;
 mod entries;
+mod ephemeral;
 mod files;
 mod fixtures;
 mod floods;
 mod joins;
 mod pins;
+mod roots;
 mod spools;
 mod storms;
 mod tasks;
@@ -25,6 +27,7 @@ pub(crate) fn all() -> Vec<Case> {
     [
         fixtures::cases(),
         entries::cases(),
+        ephemeral::cases(),
         joins::cases(),
         tasks::cases(),
         argv::cases(),
@@ -35,6 +38,7 @@ pub(crate) fn all() -> Vec<Case> {
         text::cases(),
         agents::cases(),
         pins::cases(),
+        roots::cases(),
         collecting::cases(),
         spools::cases(),
         tls::cases(),

@@ -67,6 +67,8 @@ impl Runtime {
 pub(crate) struct Spec {
     pub(crate) runtime: Runtime,
     pub(crate) init: Vec<String>,
+    /// variables of its init besides
+    pub(crate) environment: Vec<String>,
     /// its cgroup, below the run's; default: its id
     pub(crate) cgroup: Option<String>,
     /// namespaces of its own; others are the host's
@@ -86,6 +88,7 @@ impl Default for Spec {
         Self {
             runtime: Runtime::Runc,
             init: vec![ITEST.to_owned(), "payload".to_owned(), "init".to_owned()],
+            environment: Vec::new(),
             cgroup: None,
             namespaces: vec!["pid", "mount", "ipc", "uts", "network"],
             pid_of: None,
@@ -166,7 +169,7 @@ impl Spec {
         linux["namespaces"] = Value::Array(namespaces);
         let mut config = json!({
             "ociVersion": "1.0.2",
-            "process": process_of(&self.init, false, 0),
+            "process": process_of(&self.init, &self.environment, false, 0),
             "root": {"path": "rootfs", "readonly": false},
             "mounts": mounts,
             "linux": linux,
@@ -179,13 +182,15 @@ impl Spec {
 }
 
 /// The `process` of a configuration.
-pub(crate) fn process_of(args: &[String], terminal: bool, uid: u32) -> Value {
+pub(crate) fn process_of(args: &[String], environment: &[String], terminal: bool, uid: u32) -> Value {
     let capabilities = capabilities();
+    let mut variables = vec!["PATH=/bin".to_owned(), "TERM=dumb".to_owned()];
+    variables.extend_from_slice(environment);
     json!({
         "terminal": terminal,
         "user": {"uid": uid, "gid": uid},
         "args": args,
-        "env": ["PATH=/bin", "TERM=dumb"],
+        "env": variables,
         "cwd": "/",
         "noNewPrivileges": false,
         "capabilities": {

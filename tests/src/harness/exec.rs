@@ -28,8 +28,10 @@ use super::{
 pub(crate) struct Exec<'c> {
     container: &'c Container,
     args: Vec<String>,
+    environment: Vec<String>,
     uid: u32,
     tty: bool,
+    stdin: bool,
     detached: bool,
 }
 
@@ -58,12 +60,24 @@ pub(crate) struct Ran {
 impl<'c> Exec<'c> {
     pub(crate) fn new(container: &'c Container, args: &[&str]) -> Self {
         let args = args.iter().map(|&arg| arg.to_owned()).collect();
-        Self { container, args, uid: 0, tty: false, detached: false }
+        Self { container, args, environment: Vec::new(), uid: 0, tty: false, stdin: false, detached: false }
     }
 
     /// As this user of the container.
     pub(crate) fn user(mut self, uid: u32) -> Self {
         self.uid = uid;
+        self
+    }
+
+    /// With these variables besides.
+    pub(crate) fn environment(mut self, variables: &[&str]) -> Self {
+        self.environment = variables.iter().map(|&variable| variable.to_owned()).collect();
+        self
+    }
+
+    /// With a standard input that somebody may write to.
+    pub(crate) fn stdin(mut self) -> Self {
+        self.stdin = true;
         self
     }
 
@@ -88,11 +102,11 @@ impl<'c> Exec<'c> {
     pub(crate) fn spawn(self) -> Result<Running> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let Self { container, args, uid, tty, detached } = self;
+        let Self { container, args, environment, uid, tty, stdin, detached } = self;
         let dir = container.dir();
         let pid_file = dir.join(format!("exec-{number}.pid"));
         let process_file = dir.join(format!("exec-{number}.json"));
-        let process = container::process_of(&args, tty, uid);
+        let process = container::process_of(&args, &environment, tty, uid);
         fs::write(&process_file, serde_json::to_vec(&process)?)?;
         let mut command = container.command(&["exec"])?;
         command.arg("--process").arg(&process_file).arg("--pid-file").arg(&pid_file);
@@ -123,6 +137,9 @@ impl<'c> Exec<'c> {
                 command.stdout(write.try_clone()?).stderr(write);
                 reader = Some(File::from(OwnedFd::from(read)));
             }
+        }
+        if stdin {
+            command.stdin(Stdio::piped());
         }
         command.arg(&container.id);
         let mut runtime = command.spawn().context("cannot start the runtime")?;

@@ -5,7 +5,7 @@
 )]
 
 use std::{
-    ffi::{CString, OsString},
+    ffi::{CString, OsStr, OsString},
     fs::File,
     os::fd::AsRawFd,
     process::ExitCode,
@@ -19,7 +19,7 @@ use nix::{
     unistd::{Pid, execve},
 };
 
-use super::{c_strings, environment, join, say};
+use super::{c_strings, environment, environment_of, join, say};
 use crate::text;
 
 /// What a child that was cloned does: nothing that another thread's lock could hold up.
@@ -30,8 +30,8 @@ struct Child {
 }
 
 impl Child {
-    fn new(namespaces: Vec<File>, argv: &[OsString]) -> Result<Self> {
-        Ok(Self { namespaces, argv: c_strings(argv)?, environment: environment()? })
+    fn new(namespaces: Vec<File>, argv: &[OsString], environment: Vec<CString>) -> Result<Self> {
+        Ok(Self { namespaces, argv: c_strings(argv)?, environment })
     }
 
     fn run(&self) -> ! {
@@ -76,9 +76,13 @@ fn clone(flags: i32, signal: i32, cgroup: Option<&File>, child: &Child) -> Resul
 /// becomes the program. Prints its pid.
 pub(super) fn into_cgroup(args: &[OsString]) -> Result<ExitCode> {
     let [dir, target, program @ ..] = args else { bail!("clone-into DIR TARGET PROGRAM ARG…") };
+    into(dir, target, program, environment()?)
+}
+
+fn into(dir: &OsStr, target: &OsStr, program: &[OsString], environment: Vec<CString>) -> Result<ExitCode> {
     let target: u32 = text(target)?.parse()?;
     let namespaces = ["uts", "ipc", "pid", "mnt"].map(|kind| join::namespace(target, kind));
-    let child = Child::new(namespaces.into_iter().collect::<Result<_>>()?, program)?;
+    let child = Child::new(namespaces.into_iter().collect::<Result<_>>()?, program, environment)?;
     let pid = clone(0, libc::SIGCHLD, Some(&File::open(dir)?), &child)?;
     println!("{pid}");
     match waitpid(pid, None)? {
@@ -87,11 +91,20 @@ pub(super) fn into_cgroup(args: &[OsString]) -> Result<ExitCode> {
     }
 }
 
+/// `clone-into-with FILE DIR TARGET PROGRAM ARG…`: the same, and the program has the environment that stands in the file, each
+/// variable with its NUL.
+pub(super) fn into_cgroup_with(args: &[OsString]) -> Result<ExitCode> {
+    let [file, dir, target, program @ ..] = args else {
+        bail!("clone-into-with FILE DIR TARGET PROGRAM ARG…")
+    };
+    into(dir, target, program, environment_of(file)?)
+}
+
 /// `clone-parent PIPE PROGRAM ARG…`: a child that is its parent's child, as runc's stages make them. Tells the child's pid, as
 /// it sees it, through the pipe.
 pub(super) fn to_parent(args: &[OsString]) -> Result<ExitCode> {
     let [pipe, program @ ..] = args else { bail!("clone-parent PIPE PROGRAM ARG…") };
-    let child = Child::new(Vec::new(), program)?;
+    let child = Child::new(Vec::new(), program, environment()?)?;
     // CLONE_PARENT takes the parent's exit signal.
     let pid = clone(libc::CLONE_PARENT, 0, None, &child)?;
     say(pipe, &pid.to_string())?;

@@ -17,7 +17,7 @@ use nix::{
     unistd::{execve, execveat},
 };
 
-use super::{become_program, c_strings, environment};
+use super::{become_program, c_strings, environment, environment_of};
 use crate::text;
 
 /// `exec-raw PROGRAM [HEX…]`: with exactly these arguments, argv[0] among them, each given in hexadecimal.
@@ -64,6 +64,14 @@ pub(super) fn sized(args: &[OsString]) -> Result<ExitCode> {
     let [program, bytes] = args else { bail!("exec-sized PROGRAM BYTES") };
     let argv: Vec<OsString> = sized_argv(text(bytes)?.parse()?).into_iter().map(OsString::from).collect();
     execve(&CString::new(program.as_bytes())?, &c_strings(&argv)?, &environment()?)?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// `exec-with FILE PROGRAM ARG…`: with the environment that stands in the file, each variable with its NUL.
+pub(super) fn with(args: &[OsString]) -> Result<ExitCode> {
+    let [file, program @ ..] = args else { bail!("exec-with FILE PROGRAM ARG…") };
+    let argv = c_strings(program)?;
+    execve(argv.first().context("no program")?, &argv, &environment_of(file)?)?;
     Ok(ExitCode::FAILURE)
 }
 

@@ -55,9 +55,11 @@ fn run(args: &[OsString]) -> Result<ExitCode> {
         "stage" => cgroup::stage(rest),
         "staged" => cgroup::staged(rest),
         "clone-into" => clone::into_cgroup(rest),
+        "clone-into-with" => clone::into_cgroup_with(rest),
         "clone-parent" => clone::to_parent(rest),
         "exec-raw" => exec::raw(rest),
         "exec-sized" => exec::sized(rest),
+        "exec-with" => exec::with(rest),
         "exec-fd" => exec::descriptor(rest),
         "exec-deleted" => exec::deleted(rest),
         "exec-memfd" => exec::memfd(rest),
@@ -119,6 +121,13 @@ fn environment() -> Result<Vec<CString>> {
         all.push(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?);
     }
     Ok(all)
+}
+
+/// The environment that stands in a file, each variable with its NUL.
+fn environment_of(file: &OsStr) -> Result<Vec<CString>> {
+    let bytes = std::fs::read(file)?;
+    let variables = bytes.split_inclusive(|byte| *byte == 0);
+    variables.map(|variable| Ok(CString::from_vec_with_nul(variable.to_vec())?)).collect()
 }
 
 /// Becomes the program `args[0]`.

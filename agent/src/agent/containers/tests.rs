@@ -18,6 +18,7 @@ fn started(cgroup_id: u64) -> RawRecord {
         init: TaskKey::new(7, 7),
         mnt_ns: 1,
         pid_ns: 2,
+        pid_owner: None,
     }))
 }
 

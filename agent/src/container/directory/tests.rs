@@ -11,7 +11,14 @@ fn at(seconds: u64) -> BootTime {
 }
 
 fn started(seconds: u64, cgroup_id: u64) -> ContainerStarted {
-    ContainerStarted { time: at(seconds), cgroup_id, init: TaskKey::new(9, 9), mnt_ns: 1, pid_ns: 2 }
+    ContainerStarted {
+        time: at(seconds),
+        cgroup_id,
+        init: TaskKey::new(9, 9),
+        mnt_ns: 1,
+        pid_ns: 2,
+        pid_owner: None,
+    }
 }
 
 #[test]

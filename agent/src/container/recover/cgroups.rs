@@ -57,7 +57,7 @@ pub(super) fn classify(walk: &Walk, processes: &BTreeMap<u32, Process>, host: &H
                     if members.is_empty() { cgroup_state::NAMED } else { cgroup_state::RUNNING }
                 }
                 rules::Name::Service => cgroup_state::HOST,
-                rules::Name::Other if own.is_empty() => {
+                rules::Name::Pod | rules::Name::Other if own.is_empty() => {
                     // An init that hands out cgroups moves itself one level down first, into one of these.
                     let moved = INIT_NAMES
                         .iter()
@@ -66,7 +66,7 @@ pub(super) fn classify(walk: &Walk, processes: &BTreeMap<u32, Process>, host: &H
                         .any(|process| process.is_ns_init() && is_foreign(process, host));
                     if moved { cgroup_state::RUNNING } else { cgroup_state::NEW }
                 }
-                rules::Name::Other => {
+                rules::Name::Pod | rules::Name::Other => {
                     if oldest(own).is_some_and(|process| is_foreign(process, host)) {
                         cgroup_state::RUNNING
                     } else {

@@ -56,6 +56,95 @@ fn an_exec_has_its_paths_the_right_way_round() {
     assert!(exec.root && !exec.staging);
 }
 
+fn root_bytes(root: &layout::Root, values: &[u8]) -> Vec<u8> {
+    let facts = [root.as_bytes(), values].concat();
+    let rest = exec_bytes(b"sh\0bin\0", b"", b"", b"sh\0", exec_flags::ROOT | exec_flags::ROOT_FACTS);
+    let (exec, rest) = rest.split_at(size_of::<layout::Exec>());
+    let mut bytes = [exec, &facts, rest].concat();
+    let size = short(bytes.len());
+    bytes[8..12].copy_from_slice(&size.to_ne_bytes());
+    bytes
+}
+
+#[test]
+fn how_a_root_began_comes_out_whole() {
+    let (null, pipe, closed) = ((0o020_666, 1 << 20 | 3), (0o010_600, 0), (0, 0));
+    let [null, pipe, closed] = [null, pipe, closed].map(|(mode, rdev)| layout::Descriptor { mode, rdev });
+    let flags = root_flags::DESCRIPTORS
+        | root_flags::ENVIRONMENT
+        | root_flags::AUDIT_ID
+        | root_flags::REQUEST_UID
+        | root_flags::REQUEST_UID_CUT
+        | root_flags::INIT_REQUEST_UID;
+    let root = layout::Root {
+        environ_total: 9000,
+        environ_searched: 8000,
+        descriptors: [null, pipe, closed],
+        flags,
+        audit_id_len: 2,
+        request_uid_len: 3,
+    };
+    let exec = decoded(&root_bytes(&root, b"iduid"));
+    assert_eq!(exec.path, b"/bin/sh");
+    assert_eq!(exec.descriptors, Some([Descriptor::Null, Descriptor::Pipe, Descriptor::Closed]));
+    let value = |bytes: &[u8], cut, of_init| {
+        Some(record::EnvironmentValue { bytes: bytes.to_vec(), cut, of_init: Some(of_init) })
+    };
+    assert_eq!(
+        exec.environment,
+        Some(record::Environment {
+            audit_id: value(b"id", false, false),
+            request_uid: value(b"uid", true, true),
+            total: 9000,
+            searched: 8000,
+        })
+    );
+    // What nobody could look at is not told.
+    let exec = decoded(&root_bytes(&layout::Root { flags: 0, ..root }, b"iduid"));
+    assert_eq!((exec.descriptors, exec.environment), (None, None));
+    let unknown = layout::Root { flags: flags | root_flags::INIT_UNKNOWN, ..root };
+    let environment = decoded(&root_bytes(&unknown, b"iduid")).environment.unwrap();
+    assert_eq!(environment.audit_id.unwrap().of_init, None);
+}
+
+#[test]
+fn descriptors_are_what_their_inodes_say() {
+    let of = |mode, major: u32, minor| descriptor(layout::Descriptor { mode, rdev: major << 20 | minor });
+    assert_eq!(of(0o020_620, 136, 5), Descriptor::Terminal { major: 136, minor: 5 });
+    assert_eq!(of(0o020_600, 5, 1), Descriptor::Terminal { major: 5, minor: 1 });
+    assert_eq!(of(0o020_666, 1, 5), Descriptor::Other, "/dev/zero");
+    assert_eq!(of(0o060_660, 1, 3), Descriptor::Other, "a block device with the number of /dev/null");
+    assert_eq!(of(0o100_644, 0, 0), Descriptor::File);
+    assert_eq!(of(0o140_777, 0, 0), Descriptor::Socket);
+    assert_eq!(of(0o040_755, 0, 0), Descriptor::Other, "a directory");
+    assert_eq!(of(0o000_600, 0, 0), Descriptor::Other, "no file at all");
+}
+
+#[test]
+fn whoever_joined_has_its_ancestors() {
+    let mut join = layout::Join::new_zeroed();
+    let ancestor = |tgid, name: &[u8; 4]| {
+        let mut comm = [0; 16];
+        comm[..4].copy_from_slice(name);
+        layout::Ancestor { key: TaskKey::new(tgid, u64::from(tgid) * 10), comm }
+    };
+    let above = [ancestor(7, b"bash"), ancestor(5, b"sshd")];
+    join.header = header(kind::JOIN, size_of::<layout::Join>() + 2 * ANCESTOR);
+    join.ancestors = 2;
+    let bytes = [join.as_bytes(), above.as_bytes()].concat();
+    let Ok(RawRecord::Session(Record::Join(decoded))) = decode(&bytes) else { panic!("no join") };
+    assert_eq!(
+        decoded.ancestors,
+        [
+            Process { key: above[0].key, parent: above[1].key, comm: b"bash".to_vec() },
+            Process { key: above[1].key, parent: TaskKey::NONE, comm: b"sshd".to_vec() },
+        ]
+    );
+    join.ancestors = 3;
+    let bytes = [join.as_bytes(), above.as_bytes()].concat();
+    assert!(matches!(decode(&bytes), Err(DecodeError::Length(kind::JOIN, _))));
+}
+
 #[test]
 fn a_memfd_has_only_its_name() {
     let bytes =
@@ -108,7 +197,8 @@ proptest! {
 
     #[test]
     fn a_damaged_exec_never_panics(at in 0usize..400, value in any::<u8>()) {
-        let mut bytes = exec_bytes(b"sh\0bin\0", b"root\0", b"", b"sh\0-c\0x\0", 0);
+        let root = layout::Root { audit_id_len: 4, ..layout::Root::new_zeroed() };
+        let mut bytes = root_bytes(&root, b"name");
         if let Some(byte) = bytes.get_mut(at) { *byte = value; }
         let _ = decode(&bytes);
     }

@@ -7,7 +7,7 @@ use podtrail::{
     session::record::{ContainerStarted, Exec, RawArgv, Record},
 };
 use podtrail_ebpf::{
-    layout::{Cgroup, cgroup_state, task_kind},
+    layout::{Cgroup, cgroup_state, entry_kind, task_kind},
     rules::{self, Known},
 };
 
@@ -33,11 +33,23 @@ impl Kernel {
         let (followed, session) = self.known(key);
         let outside = !place.is_container() && place.state != cgroup_state::FIRST;
         let owner = (outside && session.is_none()).then(|| self.owner(ns)).flatten();
-        let known = Known { task: followed.as_ref(), session: session.as_ref(), place, owner };
+        let beside = self.shared_with(ns, &place).filter(|_| session.is_none());
+        let shares = beside.is_some();
+        let known = Known { task: followed.as_ref(), session: session.as_ref(), place, owner, shares };
         let self_exec = file.starts_with("/proc/self/") || file.starts_with("/dev/fd/");
         match rules::exec(&known, ns, HOST, self_exec) {
             rules::Exec::Ignore => {}
-            rules::Exec::Init => self.start_container(key, place.id, ns),
+            rules::Exec::Init => self.start_container(key, place.id, ns, None),
+            rules::Exec::Ephemeral => {
+                self.start_container(key, place.id, ns, beside);
+                let mut session = self.new_session(TaskKey::NONE, place.id, entry_kind::EPHEMERAL, HOST_MNT);
+                session.announced = 1;
+                self.open_session(key, session, 1);
+                if let Some(task) = self.tasks.get_mut(&key) {
+                    task.init = 1;
+                }
+                self.report(pid, old_tid, key, file, argv, false, true);
+            }
             rules::Exec::Host => {
                 if let Some(cgroup) = self.cgroups.get_mut(&place.id) {
                     cgroup.state = cgroup_state::HOST;
@@ -76,12 +88,25 @@ impl Kernel {
         by_mnt.or_else(|| (ns.pid != HOST_PID).then(|| self.owner_of(ns.pid)).flatten())
     }
 
-    fn start_container(&mut self, key: TaskKey, id: u64, ns: rules::Namespaces) {
+    fn shared_with(&self, ns: rules::Namespaces, place: &rules::Place) -> Option<u64> {
+        let owner = self.owner_of(ns.pid).filter(|owner| ns.pid != HOST_PID && *owner != place.id)?;
+        let parent = self.cgroups.get(&self.cgroups.get(&owner)?.parent);
+        let sandbox = parent.is_some_and(|parent| rules::is_sandbox(owner, parent));
+        (place.may_start() && !sandbox).then_some(owner)
+    }
+
+    fn start_container(&mut self, key: TaskKey, id: u64, ns: rules::Namespaces, pid_owner: Option<u64>) {
         let mnt_ns = if ns.mnt == HOST_MNT { 0 } else { ns.mnt };
         let pid_ns = if ns.pid == HOST_PID { 0 } else { ns.pid };
         let pid_is_free = pid_ns != 0 && self.owner_of(pid_ns).is_none();
         if let Some(cgroup) = self.cgroups.get_mut(&id) {
             *cgroup = Cgroup { init: key, mnt_ns, pid_ns, state: cgroup_state::RUNNING, ..*cgroup };
+        }
+        let parent = self.cgroups.get(&id).map_or(0, |cgroup| cgroup.parent);
+        if let Some(pod) = self.cgroups.get_mut(&parent)
+            && pod.first == 0
+        {
+            pod.first = id;
         }
         if mnt_ns != 0 {
             self.namespaces.insert(mnt_ns, id);
@@ -91,7 +116,7 @@ impl Kernel {
         }
         self.tasks.insert(key, followed_as(task_kind::INIT, id));
         let time = self.time();
-        let started = ContainerStarted { time, cgroup_id: id, init: key, mnt_ns, pid_ns };
+        let started = ContainerStarted { time, cgroup_id: id, init: key, mnt_ns, pid_ns, pid_owner };
         self.records.push(Record::ContainerStarted(started));
     }
 

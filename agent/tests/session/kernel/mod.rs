@@ -107,13 +107,15 @@ impl Kernel {
         let len = name.len().min(NAME_MAX);
         bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
         let parent_state = self.cgroups.get(&parent).copied();
-        let state = rules::cgroup_created(rules::name(&bytes, name.len()), parent_state.as_ref());
+        let kind = rules::name(&bytes, name.len());
+        let state = rules::cgroup_created(kind, parent_state.as_ref());
         let container = match (state, parent_state) {
             (cgroup_state::MEMBER, Some(up)) if up.state == cgroup_state::MEMBER => up.container,
             (cgroup_state::MEMBER, _) => parent,
             _ => 0,
         };
-        self.cgroups.insert(id, Cgroup::new(parent, container, state));
+        let pod = u8::from(kind == rules::Name::Pod);
+        self.cgroups.insert(id, Cgroup { pod, ..Cgroup::new(parent, container, state) });
     }
 
     fn place(&mut self, id: u64) -> Place {
@@ -163,14 +165,7 @@ impl Kernel {
         self.sessions.insert(key, session);
         self.tasks.insert(
             key,
-            FollowedTask {
-                entry: key,
-                container: session.container,
-                kind: task_kind::SESSION,
-                executed,
-                _pad: [0; 6],
-                _reserved: 0,
-            },
+            FollowedTask { executed, ..FollowedTask::new(key, session.container, task_kind::SESSION) },
         );
     }
 
@@ -207,6 +202,7 @@ fn entry(kind: u8) -> EntryKind {
         entry_kind::JOIN => EntryKind::Join,
         entry_kind::HOST_NS => EntryKind::HostNamespace,
         entry_kind::RECOVERED => EntryKind::Recovered,
+        entry_kind::EPHEMERAL => EntryKind::Ephemeral,
         other => panic!("no entry kind: {other}"),
     }
 }

@@ -43,7 +43,7 @@ impl Kernel {
             rules::Fork::Ignore => {}
             rules::Fork::Inherit => {
                 let Some(followed) = followed else { return };
-                self.tasks.insert(key, FollowedTask { executed: 0, ..followed });
+                self.tasks.insert(key, FollowedTask { executed: 0, init: 0, ..followed });
                 if session.is_some()
                     && let Some(session) = self.sessions.get_mut(&followed.entry)
                 {
@@ -202,21 +202,32 @@ impl Kernel {
                     let exit = Exit { time, key, parent, entry, status, last, executed, lost, refused };
                     self.records.push(Record::Exit(exit));
                 }
-            }
-            task_kind::INIT => {
-                let id = followed.container;
-                if let Some(cgroup) = self.cgroups.get_mut(&id)
-                    && cgroup.init == key
-                {
-                    let gone = [cgroup.mnt_ns, cgroup.pid_ns];
-                    cgroup.init = TaskKey::NONE;
-                    cgroup.state = cgroup_state::ENDED;
-                    self.namespaces.retain(|inum, owner| *owner != id || !gone.contains(inum));
+                if followed.init != 0 {
+                    self.end_container(key, followed.container, status);
                 }
-                let ended = ContainerEnded { time, cgroup_id: id, init: key, status };
-                self.records.push(Record::ContainerEnded(ended));
             }
+            task_kind::INIT => self.end_container(key, followed.container, status),
             _ => {}
         }
+    }
+
+    fn end_container(&mut self, init: TaskKey, id: u64, status: ExitStatus) {
+        let mut parent = 0;
+        if let Some(cgroup) = self.cgroups.get_mut(&id)
+            && cgroup.init == init
+        {
+            let gone = [cgroup.mnt_ns, cgroup.pid_ns];
+            cgroup.init = TaskKey::NONE;
+            cgroup.state = cgroup_state::ENDED;
+            parent = cgroup.parent;
+            self.namespaces.retain(|inum, owner| *owner != id || !gone.contains(inum));
+        }
+        if let Some(pod) = self.cgroups.get_mut(&parent)
+            && pod.first == id
+        {
+            pod.first = 0;
+        }
+        let ended = ContainerEnded { time: self.time(), cgroup_id: id, init, status };
+        self.records.push(Record::ContainerEnded(ended));
     }
 }

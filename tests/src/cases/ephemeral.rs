@@ -1,0 +1,156 @@
+//! Containers that share pid namespaces: those put beside another to look into it are sessions, those of a pod that shares
+//! one by its sandbox are not.
+
+use anyhow::{Context, Result, ensure};
+use podtrail_proto::v1::EntryMethod;
+
+use super::{BUSYBOX, nothing_else, only_session_of, sh};
+use crate::{
+    cases,
+    harness::{Container, Cx, Session, Spec, container::fresh_id, want},
+};
+
+cases! {
+    "ephemeral",
+    SharedAgent: a_debug_container_of_a_pod, a_debug_container_that_is_entered, a_debug_container_without_a_pod,
+        a_pod_that_shares_its_processes, a_sandbox_that_is_made_again
+}
+
+/// A pod's cgroup, as the kubelet names it.
+#[derive(Debug)]
+struct Pod {
+    cgroup: String,
+}
+
+impl Pod {
+    fn new() -> Self {
+        let id = fresh_id();
+        let part = |from: usize, to: usize| id.get(from..to).unwrap_or_default().to_owned();
+        let uid = [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-");
+        Self { cgroup: format!("kubepods/besteffort/pod{uid}") }
+    }
+
+    fn start(&self, cx: &Cx, spec: Spec) -> Result<Container> {
+        cx.start(Spec { cgroup: Some(format!("{}/{}", self.cgroup, fresh_id())), ..spec })
+    }
+
+    /// A container in the pid namespace of another.
+    fn beside(&self, cx: &Cx, other: &Container, init: &[&str]) -> Result<Container> {
+        self.start(cx, Spec { init: owned(init), ..beside(other) })
+    }
+}
+
+fn owned(init: &[&str]) -> Vec<String> {
+    init.iter().map(|&arg| arg.to_owned()).collect()
+}
+
+fn beside(other: &Container) -> Spec {
+    Spec { namespaces: vec!["mount", "ipc", "uts", "network"], pid_of: Some(other.init), ..Spec::default() }
+}
+
+/// What a debug container runs, until it is told to end.
+const DEBUG: &str = "/bin/busybox mkfifo /gate; read x </gate; exit 3";
+
+/// The session that a debug container is, which is told to end.
+fn debugged(cx: &Cx, debug: &Container, target: &Container) -> Result<Session> {
+    debug.tell("/gate", "go")?;
+    let session = cx.session(debug, debug.init)?;
+    session
+        .expect(&[want(BUSYBOX, &sh(DEBUG)).exit(3), want(BUSYBOX, &["/bin/busybox", "mkfifo", "/gate"])])?;
+    ensure!(session.method()? == EntryMethod::EphemeralContainer, "{}", session.story());
+    let started = session.started()?;
+    for line in [
+        "it is the first process of its container".to_owned(),
+        format!("it is in the pid namespace of another container, with cgroup id {}", target.cgroup_id),
+    ] {
+        ensure!(started.evidence.contains(&line), "no {line:?}: {}", session.story());
+    }
+    let told = session.events.first().and_then(|event| event.container.as_ref()).context("no container")?;
+    ensure!(told.cgroup_id == debug.cgroup_id, "{told:?}");
+    Ok(session)
+}
+
+fn by_runtime(session: &Session) -> Result<()> {
+    ensure!(session.method()? == EntryMethod::RuntimeExec, "{}", session.story());
+    Ok(())
+}
+
+fn a_debug_container_of_a_pod(cx: &Cx) -> Result<()> {
+    let pod = Pod::new();
+    let sandbox = pod.start(cx, Spec::default())?;
+    let app = pod.start(cx, Spec::default())?;
+    let debug = pod.beside(cx, &app, &sh(DEBUG))?;
+    let session = debugged(cx, &debug, &app)?;
+    nothing_else(cx, &debug, &[&session])?;
+    nothing_else(cx, &app, &[])?;
+    nothing_else(cx, &sandbox, &[])
+}
+
+/// What is executed in it is a session of its own; what it does to its target is its session's.
+fn a_debug_container_that_is_entered(cx: &Cx) -> Result<()> {
+    let pod = Pod::new();
+    let _sandbox = pod.start(cx, Spec::default())?;
+    let app = pod.start(cx, Spec::default())?;
+    let debug = pod.beside(cx, &app, &sh(DEBUG))?;
+    let script = "/bin/true; exit";
+    let entered = cx.session(&debug, debug.sh(script).run()?.ok()?.pid)?;
+    entered.expect(&[want(BUSYBOX, &sh(script)), want(BUSYBOX, &["/bin/true"])])?;
+    by_runtime(&entered)?;
+    let session = debugged(cx, &debug, &app)?;
+    nothing_else(cx, &debug, &[&session, &entered])?;
+    let session = only_session_of(cx, &app, script)?;
+    by_runtime(&session)
+}
+
+fn a_debug_container_without_a_pod(cx: &Cx) -> Result<()> {
+    let first = cx.container()?;
+    let second = cx.start(Spec { init: owned(&sh(DEBUG)), ..beside(&first) })?;
+    let script = "/bin/true; exit";
+    let entered = cx.session(&second, second.sh(script).run()?.ok()?.pid)?;
+    by_runtime(&entered)?;
+    by_runtime(&only_session_of(cx, &first, script)?)?;
+    // From the one into the other's mount namespace, as a debugging sidecar does: still the first one's session.
+    let script = format!("/bin/nsenter -t {} -m /bin/true; exit", inner_pid(second.init)?);
+    let session = cx.session(&first, first.sh(&script).run()?.ok()?.pid)?;
+    session.command(&["/bin/nsenter"])?;
+    session.command(&["/bin/true"])?;
+    let session = debugged(cx, &second, &first)?;
+    nothing_else(cx, &second, &[&session, &entered])
+}
+
+/// The pid of a process in its own pid namespace.
+fn inner_pid(pid: u32) -> Result<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:")).context("no NSpid")?;
+    pids.split_whitespace().next_back().and_then(|pid| pid.parse().ok()).context("no pid")
+}
+
+fn a_pod_that_shares_its_processes(cx: &Cx) -> Result<()> {
+    let pod = Pod::new();
+    let sandbox = pod.start(cx, Spec::default())?;
+    let app = pod.beside(cx, &sandbox, &sh(DEBUG))?;
+    let sidecar = pod.beside(cx, &sandbox, &sh(DEBUG))?;
+    for container in [&sidecar, &app, &sandbox] {
+        let session = only_session_of(cx, container, "/bin/true; exit")?;
+        session.expect(&[want(BUSYBOX, &sh("/bin/true; exit")), want(BUSYBOX, &["/bin/true"])])?;
+        by_runtime(&session)?;
+    }
+    Ok(())
+}
+
+/// A pod whose sandbox died gets another one, when all its containers are gone.
+fn a_sandbox_that_is_made_again(cx: &Cx) -> Result<()> {
+    let pod = Pod::new();
+    let sandbox = pod.start(cx, Spec::default())?;
+    let app = pod.beside(cx, &sandbox, &sh(DEBUG))?;
+    nothing_else(cx, &app, &[])?;
+    drop(app);
+    drop(sandbox);
+    let sandbox = pod.start(cx, Spec::default())?;
+    let app = pod.beside(cx, &sandbox, &sh(DEBUG))?;
+    nothing_else(cx, &app, &[])?;
+    let alone = pod.start(cx, Spec::default())?;
+    let debug = pod.beside(cx, &alone, &sh(DEBUG))?;
+    let session = debugged(cx, &debug, &alone)?;
+    nothing_else(cx, &debug, &[&session])
+}
