@@ -197,7 +197,7 @@ pub struct Known<'a> {
     /// the container that its mount or pid namespace belongs to; asked for only where it differs from the host's
     pub owner: Option<u64>,
     /// it runs in the pid namespace of a running container that is another than its own, and no pod's sandbox
-    pub shares: bool,
+    pub beside: bool,
 }
 
 /// Whether a container of a pod is its sandbox, which is there to hold the namespaces that its containers may be told to
@@ -221,7 +221,7 @@ pub fn exec(known: &Known<'_>, ns: Namespaces, host: Namespaces, self_exec: bool
     if known.task.is_some_and(|task| task.kind == task_kind::WORKLOAD) {
         return Exec::Ignore;
     }
-    let init = if known.shares { Exec::Ephemeral } else { Exec::Init };
+    let init = if known.beside { Exec::Ephemeral } else { Exec::Init };
     match known.place.state {
         cgroup_state::RUNNING => {
             if ns.mnt == host.mnt && known.place.mnt_ns != 0 {

@@ -308,7 +308,7 @@ fn a_workload_moved_out_is_followed_so_that_it_is_no_join() {
 // ------------------------------------------------------------------------------------------------------ execs
 
 fn runs(task: Option<&FollowedTask>, session: Option<&Session>, place: Place, ns: Namespaces) -> Exec {
-    exec(&Known { task, session, place, owner: None, shares: false }, ns, HOST, false)
+    exec(&Known { task, session, place, owner: None, beside: false }, ns, HOST, false)
 }
 
 #[test]
@@ -322,7 +322,7 @@ fn a_new_cgroup_is_a_container_s_where_its_first_task_runs_in_another_pid_namesp
         Exec::Host,
         "a service with a mount namespace of its own"
     );
-    let known = Known { task: None, session: None, place: first, owner: None, shares: false };
+    let known = Known { task: None, session: None, place: first, owner: None, beside: false };
     assert_eq!(exec(&known, HOST, HOST, true), Exec::Ignore, "the runtime's copy of itself decides nothing");
 }
 
@@ -343,7 +343,7 @@ fn case_17_a_named_container_runs_where_its_init_sees_other_mounts_even_with_the
 #[test]
 fn a_container_that_starts_in_another_s_pid_namespace_is_a_session() {
     let starts = |state, ns| {
-        let known = Known { task: None, session: None, place: place(state), owner: None, shares: true };
+        let known = Known { task: None, session: None, place: place(state), owner: None, beside: true };
         exec(&known, ns, HOST, false)
     };
     for state in [cgroup_state::NAMED, cgroup_state::FIRST, cgroup_state::ENDED] {
@@ -369,7 +369,7 @@ fn a_container_s_own_programs_are_nobody_s() {
     assert_eq!(runs(Some(&followed(task_kind::INIT)), None, running, INSIDE), Exec::Ignore);
     let workload = followed(task_kind::WORKLOAD);
     let known =
-        Known { task: Some(&workload), session: None, place: Place::HOST, owner: Some(42), shares: false };
+        Known { task: Some(&workload), session: None, place: Place::HOST, owner: Some(42), beside: false };
     assert_eq!(exec(&known, INSIDE, HOST, false), Exec::Ignore, "moved out of its cgroup");
 }
 
@@ -476,7 +476,7 @@ fn case_19_a_joiner_s_command_is_one_that_sees_what_was_joined() {
 
 #[test]
 fn a_program_of_the_host_in_a_container_s_namespaces_is_a_session_without_an_entry() {
-    let known = Known { task: None, session: None, place: Place::HOST, owner: Some(42), shares: false };
+    let known = Known { task: None, session: None, place: Place::HOST, owner: Some(42), beside: false };
     assert_eq!(exec(&known, INSIDE, HOST, false), Exec::New(entry_kind::JOIN, 42));
     assert_eq!(runs(None, None, Place::HOST, INSIDE), Exec::Ignore, "nobody's namespaces");
     assert_eq!(runs(None, None, place(cgroup_state::NEW), HOST), Exec::Ignore);

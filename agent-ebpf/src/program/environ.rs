@@ -13,7 +13,7 @@ use podtrail_ebpf::{
         self, AUDIT_ID, MISTAKES_MAX, MIX, REQUEST_UID, SEARCHED_MAX, SEARCHED_MAX_OTHERS, VALUE_MAX, Words,
         found,
     },
-    layout::{ABSENT, Descriptor, Root, Session, root_flags},
+    layout::{ABSENT, Descriptor, Root, Session, exec_flags, root_flags},
 };
 
 use crate::{
@@ -59,13 +59,28 @@ fn search() -> Option<*mut Search> {
 
 /// Searches the environment of a session's root, or of a container's init; answers what was [`found`].
 #[inline(always)]
-pub fn of_root() -> u8 {
-    podtrail_environ(SEARCHED_MAX) as u8
+pub fn of_root() -> u32 {
+    podtrail_environ(SEARCHED_MAX)
+}
+
+/// The current task's session runs a command: [`exec_flags`] by its environment. A global function, as `podtrail_report`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn podtrail_environ_in_session(first: u32) -> u32 {
+    let key = kernel::key(kernel::current());
+    let found = if first != 0 { of_root() } else { 0 };
+    let Some(task) = maps::task(&key) else { return 0 };
+    let Some(session) = maps::session(&task.entry) else { return 0 };
+    if first != 0 {
+        keep(session, found as u8);
+        return exec_flags::ROOT;
+    }
+    if is_spoofed(session) { exec_flags::SPOOF_SUSPECTED } else { 0 }
 }
 
 /// Whether the current task's environment names a request otherwise than its session's root does.
 #[inline(always)]
-pub fn is_spoofed(session: &Session) -> bool {
+fn is_spoofed(session: &Session) -> bool {
     if session.environment & found::LOOKED == 0 {
         return false;
     }

@@ -22,13 +22,75 @@ use crate::{
 
 const FIXED: u32 = size_of::<Exec>() as u32;
 
+/// What is to be done, as [`podtrail_decide`] answers it.
+mod action {
+    pub const NOTHING: u32 = 0;
+    pub const START: u32 = 1;
+    pub const START_BESIDE: u32 = 2;
+    pub const STAGING: u32 = 3;
+    /// a session's first command, and any other
+    pub const FIRST: u32 = 4;
+    pub const COMMAND: u32 = 5;
+    pub const OPEN: u32 = 6;
+}
+
+/// With what, in the scratch buffer.
+#[repr(C)]
+struct Decided {
+    /// the task's own cgroup
+    cgroup_id: u64,
+    container: u64,
+    /// the container whose pid namespace it runs in; 0: none
+    beside: u64,
+    entry_kind: u32,
+}
+
+/// Calls one step after the other, all of them global functions, and keeps next to nothing on the stack below them.
 #[inline(always)]
 pub fn on_exec(old_tid: u32, bprm: u64) {
+    let action = podtrail_decide(bprm);
+    if action == action::NOTHING {
+        return;
+    }
+    let Some(buffer) = ring::scratch() else { return };
+    let decided = buffer.cast::<Decided>();
+    // SAFETY: it was written there just now.
+    let (cgroup_id, container, beside, entry_kind) =
+        unsafe { ((*decided).cgroup_id, (*decided).container, (*decided).beside, (*decided).entry_kind) };
+    let flags = match action {
+        action::START => {
+            podtrail_start(container, environ::of_root(), 0);
+            return;
+        }
+        action::START_BESIDE => {
+            let found = environ::of_root();
+            podtrail_start(container, found, beside);
+            if podtrail_open(container, entry_kind, found) == 0 {
+                return;
+            }
+            exec_flags::ROOT
+        }
+        action::STAGING => exec_flags::STAGING,
+        action::OPEN => {
+            if podtrail_open(container, entry_kind, environ::of_root()) == 0 {
+                return;
+            }
+            exec_flags::ROOT
+        }
+        _ => environ::podtrail_environ_in_session(u32::from(action == action::FIRST)),
+    };
+    podtrail_report(kernel::current(), u64::from(old_tid), bprm, cgroup_id, flags);
+}
+
+/// Whose the exec is: one of [`action`], with the rest in the scratch buffer. A global function, as `podtrail_report`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn podtrail_decide(bprm: u64) -> u32 {
     let task = kernel::current();
     let key = kernel::key(task);
     if key.tgid == 0 {
         maps::count(counter::UNREADABLE);
-        return;
+        return action::NOTHING;
     }
     let host = maps::host();
     let ns = Namespaces { mnt: kernel::mnt_ns(task), pid: kernel::pid_ns(task) };
@@ -44,62 +106,48 @@ pub fn on_exec(old_tid: u32, bprm: u64) {
     let place = maps::place(cgroup_id);
     let foreign = ns.mnt != host.mnt || ns.pid != host.pid;
     let owner = if foreign && session.is_none() { owner(ns, host, &place) } else { None };
-    let shares = if foreign && session.is_none() { shared_with(ns, host, &place) } else { 0 };
+    let beside = if foreign && session.is_none() { beside(ns, host, &place) } else { 0 };
     let known =
-        Known { task: followed.as_deref(), session: session.as_deref(), place, owner, shares: shares != 0 };
+        Known { task: followed.as_deref(), session: session.as_deref(), place, owner, beside: beside != 0 };
     let self_exec = known.place.state == cgroup_state::FIRST && names_itself(bprm);
-    let flags = match rules::exec(&known, ns, host, self_exec) {
-        rules::Exec::Ignore => return,
-        rules::Exec::Init => {
-            podtrail_start(known.place.id, environ::of_root().into(), 0);
-            return;
-        }
-        rules::Exec::Ephemeral => {
-            let bits = u32::from(environ::of_root());
-            podtrail_start(known.place.id, bits, shares);
-            if podtrail_open(known.place.id, entry_kind::EPHEMERAL.into(), bits) == 0 {
-                return;
-            }
-            if let Some(task) = maps::task(&key) {
-                task.init = 1;
-            }
-            exec_flags::ROOT
-        }
+    let Some(buffer) = ring::scratch() else { return action::NOTHING };
+    let mut decided = Decided { cgroup_id, container: known.place.id, beside, entry_kind: 0 };
+    let action = match rules::exec(&known, ns, host, self_exec) {
+        rules::Exec::Ignore => return action::NOTHING,
         rules::Exec::Host => {
             if let Some(cgroup) = maps::cgroup(known.place.id) {
                 cgroup.state = cgroup_state::HOST;
             }
-            return;
+            return action::NOTHING;
+        }
+        rules::Exec::Init => action::START,
+        rules::Exec::Ephemeral => {
+            decided.entry_kind = entry_kind::EPHEMERAL.into();
+            action::START_BESIDE
         }
         rules::Exec::Staging => {
-            let Some(session) = session else { return };
+            let Some(session) = session else { return action::NOTHING };
             session.staged += 1;
-            exec_flags::STAGING
+            action::STAGING
         }
         rules::Exec::Command => {
-            let Some(session) = session else { return };
+            let Some(session) = session else { return action::NOTHING };
             let first = session.announced == 0;
             session.announced = 1;
             if ns.mnt != host.mnt {
                 nested_namespace(ns.mnt, session.container);
             }
-            if first {
-                environ::keep(session, environ::of_root());
-                exec_flags::ROOT
-            } else if environ::is_spoofed(session) {
-                exec_flags::SPOOF_SUSPECTED
-            } else {
-                0
-            }
+            if first { action::FIRST } else { action::COMMAND }
         }
-        rules::Exec::New(entry_kind, container) => {
-            if podtrail_open(container, u32::from(entry_kind), environ::of_root().into()) == 0 {
-                return;
-            }
-            exec_flags::ROOT
+        rules::Exec::New(kind, container) => {
+            decided.entry_kind = kind.into();
+            decided.container = container;
+            action::OPEN
         }
     };
-    podtrail_report(task, u64::from(old_tid), bprm, cgroup_id, flags);
+    // SAFETY: a Decided fits into the scratch buffer, which is aligned to 8.
+    unsafe { buffer.cast::<Decided>().write(decided) };
+    action
 }
 
 /// A session as it begins, with one task in it.
@@ -149,13 +197,21 @@ pub extern "C" fn podtrail_open(container: u64, entry_kind: u32, bits: u32) -> u
     let by = if entry_kind == u32::from(entry_kind::EPHEMERAL) { TaskKey::NONE } else { key };
     let mut new = new_session(&by, container, entry_kind as u8, config!(host_mnt_ns), 1);
     environ::keep(&mut new, bits as u8);
-    u32::from(maps::open_session(&key, &new))
+    if !maps::open_session(&key, &new) {
+        return 0;
+    }
+    if entry_kind == u32::from(entry_kind::EPHEMERAL)
+        && let Some(task) = maps::task(&key)
+    {
+        task.init = 1;
+    }
+    1
 }
 
 /// The container whose pid namespace the first task of another one runs in, where that is not its pod's sandbox, whose
 /// namespace all containers of a pod may be told to share; 0: none.
 #[inline(always)]
-fn shared_with(ns: Namespaces, host: Namespaces, place: &rules::Place) -> u64 {
+fn beside(ns: Namespaces, host: Namespaces, place: &rules::Place) -> u64 {
     if ns.pid == host.pid || !place.may_start() {
         return 0;
     }

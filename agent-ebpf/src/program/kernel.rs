@@ -207,15 +207,16 @@ pub unsafe fn fill_creds(to: *mut Creds, task: u64) {
 #[inline(never)]
 pub extern "C" fn podtrail_mapped(map: u64, id: u32) -> u32 {
     let count: u32 = read(map, offset!(uid_map_count));
-    let extents: [[u32; 3]; 5] = read(map, offset!(uid_map_extents));
     if count > 5 {
         return u32::MAX;
     }
     let mut i = 0;
     while i < 5 {
-        let [first, lower, length] = extents[i];
-        if (i as u32) < count && id.wrapping_sub(lower) < length {
-            return first.wrapping_add(id.wrapping_sub(lower));
+        let at = offset!(uid_map_extents).wrapping_add(i * 12);
+        let first: u32 = read(map, at);
+        let below = id.wrapping_sub(read(map, at.wrapping_add(4)));
+        if i < count && below < read(map, at.wrapping_add(8)) {
+            return first.wrapping_add(below);
         }
         i += 1;
     }

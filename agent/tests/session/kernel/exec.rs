@@ -33,15 +33,15 @@ impl Kernel {
         let (followed, session) = self.known(key);
         let outside = !place.is_container() && place.state != cgroup_state::FIRST;
         let owner = (outside && session.is_none()).then(|| self.owner(ns)).flatten();
-        let beside = self.shared_with(ns, &place).filter(|_| session.is_none());
-        let shares = beside.is_some();
-        let known = Known { task: followed.as_ref(), session: session.as_ref(), place, owner, shares };
+        let target = self.beside(ns, &place).filter(|_| session.is_none());
+        let beside = target.is_some();
+        let known = Known { task: followed.as_ref(), session: session.as_ref(), place, owner, beside };
         let self_exec = file.starts_with("/proc/self/") || file.starts_with("/dev/fd/");
         match rules::exec(&known, ns, HOST, self_exec) {
             rules::Exec::Ignore => {}
             rules::Exec::Init => self.start_container(key, place.id, ns, None),
             rules::Exec::Ephemeral => {
-                self.start_container(key, place.id, ns, beside);
+                self.start_container(key, place.id, ns, target);
                 let mut session = self.new_session(TaskKey::NONE, place.id, entry_kind::EPHEMERAL, HOST_MNT);
                 session.announced = 1;
                 self.open_session(key, session, 1);
@@ -88,7 +88,7 @@ impl Kernel {
         by_mnt.or_else(|| (ns.pid != HOST_PID).then(|| self.owner_of(ns.pid)).flatten())
     }
 
-    fn shared_with(&self, ns: rules::Namespaces, place: &rules::Place) -> Option<u64> {
+    fn beside(&self, ns: rules::Namespaces, place: &rules::Place) -> Option<u64> {
         let owner = self.owner_of(ns.pid).filter(|owner| ns.pid != HOST_PID && *owner != place.id)?;
         let parent = self.cgroups.get(&self.cgroups.get(&owner)?.parent);
         let sandbox = parent.is_some_and(|parent| rules::is_sandbox(owner, parent));
