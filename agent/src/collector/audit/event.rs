@@ -146,7 +146,6 @@ impl Batch {
     }
 
     /// What both said.
-    #[cfg_attr(not(test), expect(dead_code, reason = "files come next"))]
     pub(super) fn and(&mut self, other: Self) {
         let Self { requests, events, first, last } = other;
         self.requests.extend(requests);

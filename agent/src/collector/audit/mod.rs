@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `event`, `uri`, `ephemeral` | what an audit event says |
 //! | `webhook`, `room` | batches that API servers post |
+//! | `files` | log files, followed |
 //! | `intake` | one batch after the other into the log, each request once |
 //! | `seen` | which were kept lately |
 //! | [`heard`] | which API servers are heard, and since when |
@@ -14,6 +15,7 @@
 
 mod ephemeral;
 mod event;
+mod files;
 pub mod heard;
 mod intake;
 mod room;
@@ -30,7 +32,7 @@ pub use self::{
     event::{AuditError, Batch},
     heard::{Heard, Over, Source, Stream, over},
 };
-use self::{intake::Intake, webhook::Webhook};
+use self::{files::Followed, intake::Intake, webhook::Webhook};
 use super::{log::DiskLog, writer::Writer};
 use crate::{
     config::audit as config,
@@ -90,14 +92,19 @@ impl Audit {
         let Some(health) = health else { return Ok(()) };
         heard.load(indexed.log())?;
         say(&heard, &health);
-        let intake = Intake::start(writer.clone(), indexed, heard.clone());
+        let config::Audit { listen: _, api_servers: _, cluster, max_body, stale_after: _, log } = config;
+        let intake = Intake::start(writer.clone(), indexed.clone(), heard.clone());
+        if let Some(path) = log {
+            let files = Followed::open(path, cluster.clone(), max_body, indexed.log())?;
+            tokio::spawn(files.run(intake.clone(), stop.clone()));
+        }
         if let Some(listener) = webhook {
             if let Some(tls) = &tls {
                 tokio::spawn(tls.clone().watch(stop.clone()));
             }
             let limits = incoming::Limits { connections: 1000, ..incoming::Limits::default() };
             let incoming = incoming::accept(listener, tls, limits, stop.clone());
-            let webhook = Webhook::new(intake, config.cluster, config.max_body);
+            let webhook = Webhook::new(intake, cluster, max_body);
             tokio::spawn(webhook.serve(incoming, stop.clone()));
         }
         tokio::spawn(look(heard, writer, health, stop.clone()));
@@ -129,3 +136,6 @@ fn say(heard: &Heard, health: &Component) {
         Some(remark) => health.ready_but(remark),
     }
 }
+
+#[cfg(test)]
+mod policy_tests;

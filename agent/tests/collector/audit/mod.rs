@@ -1,5 +1,6 @@
 //! The API server's audit, as it posts and writes it.
 
+mod files;
 mod webhook;
 
 use std::{net::SocketAddr, path::Path, sync::Arc};

@@ -452,6 +452,7 @@ async fn a_source_that_falls_silent_is_told_and_does_not_take_the_collector_away
     let dir = tempfile::tempdir().unwrap();
     let flags = ["--audit-listen", "127.0.0.1:0", "--audit-stale-after", "1s"];
     let collector = start(dir.path(), &flags);
+    super::super::full::readiness(&collector, "HTTP/1.1 200 ").await;
     let remark = async |expected: &str| {
         let waited = timeout(SOON, async {
             loop {

@@ -173,22 +173,15 @@ impl Follower {
         let position = Position::start(&file.metadata()?);
         FileOpened { path: &self.path.display().to_string(), offset: 0 }.emit();
         let next = Open { file, position: position.clone(), replaced: false };
-        if self.open.is_none() && holes.is_empty() {
-            // Nothing to keep of that.
-            self.open = Some(next);
-        } else if self.open.is_none() {
-            self.resume = Some(position.clone());
-            self.next = Some(next);
-        } else {
-            self.next = Some(next);
-        }
+        self.next = Some(next);
         Ok(Chunk { batch: Batch::default(), holes, position, moved: true })
     }
 
     /// The first file that was written after then, or what has the name now.
     fn after(&self, then: i64) -> io::Result<Option<File>> {
         let own = |meta: &fs::Metadata| {
-            let is = |file: &File| file.metadata().is_ok_and(|m| (m.dev(), m.ino()) == (meta.dev(), meta.ino()));
+            let is =
+                |file: &File| file.metadata().is_ok_and(|m| (m.dev(), m.ino()) == (meta.dev(), meta.ino()));
             self.done.iter().chain(self.open.iter().map(|open| &open.file)).any(is)
         };
         let mut files = Vec::new();
@@ -210,8 +203,11 @@ impl Follower {
     /// Files beside it, called as rotation calls what it leaves: `audit-2026-11-22T19-23-51.075.log` by the API server
     /// itself, `audit.log.1` or `audit.log-20261122` by logrotate. Not those that are compressed.
     fn rotated(&self) -> io::Result<Vec<PathBuf>> {
-        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else { return Ok(Vec::new()) };
-        let (name, stem) = (name.as_encoded_bytes(), self.path.file_stem().unwrap_or_default().as_encoded_bytes());
+        let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+            return Ok(Vec::new());
+        };
+        let (name, stem) =
+            (name.as_encoded_bytes(), self.path.file_stem().unwrap_or_default().as_encoded_bytes());
         let extension = name.get(stem.len()..).unwrap_or_default();
         let Some(entries) = there(fs::read_dir(folder))? else { return Ok(Vec::new()) };
         let mut found = Vec::new();
@@ -283,7 +279,12 @@ fn lines(open: &Open, max_line: usize) -> io::Result<Option<Chunk>> {
         let all = bytes.len() < want;
         if position.skip && !bytes.is_empty() {
             let next = position.at(file, position.offset + bytes.len() as u64, true)?;
-            return Ok(Some(Chunk { batch: Batch::default(), holes: Vec::new(), position: next, moved: false }));
+            return Ok(Some(Chunk {
+                batch: Batch::default(),
+                holes: Vec::new(),
+                position: next,
+                moved: false,
+            }));
         }
         if all {
             return Ok(None);
@@ -296,7 +297,12 @@ fn lines(open: &Open, max_line: usize) -> io::Result<Option<Chunk>> {
                 since: Some(next.written()),
                 why: format!("a line has more than {max_line} bytes: raise --audit-max-body"),
             };
-            return Ok(Some(Chunk { batch: Batch::default(), holes: vec![hole], position: next, moved: false }));
+            return Ok(Some(Chunk {
+                batch: Batch::default(),
+                holes: vec![hole],
+                position: next,
+                moved: false,
+            }));
         }
         want = want.saturating_mul(2).min(max_line + 1);
     }

@@ -39,15 +39,20 @@ const PREFIX: &[u8] = b"audit/file/";
 
 /// Follows one file.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct Followed {
     source: Source,
     path: PathBuf,
     follower: Follower,
 }
 
-impl Files {
+impl Followed {
     /// Goes on where the log says that it was.
-    pub(super) fn open(path: PathBuf, cluster: String, max_line: usize, log: &DiskLog) -> Result<Self, LogError> {
+    pub(super) fn open(
+        path: PathBuf,
+        cluster: String,
+        max_line: usize,
+        log: &DiskLog,
+    ) -> Result<Self, LogError> {
         let key = key(&path);
         let kept = log.beside(&key)?.into_iter().find(|(found, _)| *found == key);
         let position = kept.and_then(|(_, value)| Position::decode(&value));
