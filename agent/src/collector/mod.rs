@@ -204,7 +204,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         let (writer, indexed, stop) = (writer.clone(), indexed.clone(), stop.clone());
         tokio::spawn(Driver { settings: attribution, writer, indexed, heard, stop }.run());
     }
-    audit.start(webhook.map(|(listener, _)| listener), writer.clone(), indexed.clone(), &stop)?;
+    audit.start(webhook.map(|(listener, _)| listener), writer.clone(), &indexed, &stop)?;
     listening.emit();
     log_health.ready();
 

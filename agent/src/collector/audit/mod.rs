@@ -85,7 +85,7 @@ impl Audit {
         self,
         webhook: Option<TcpListener>,
         writer: Writer,
-        indexed: Arc<Indexed<DiskLog>>,
+        indexed: &Arc<Indexed<DiskLog>>,
         stop: &CancellationToken,
     ) -> Result<(), LogError> {
         let Self { config, tls, heard, health } = self;

@@ -17,6 +17,9 @@ pub struct Beside {
     pub value: Option<Vec<u8>>,
 }
 
+/// A key, and what is kept under it.
+pub(crate) type Kept = (Vec<u8>, Vec<u8>);
+
 /// The store may be closed and opened again between two calls: handles are for one.
 pub(super) fn keyspace(store: &Store) -> Result<Keyspace, LogError> {
     let options = || KeyspaceCreateOptions::default().max_memtable_size(1024 * 1024);
@@ -25,7 +28,7 @@ pub(super) fn keyspace(store: &Store) -> Result<Keyspace, LogError> {
 
 impl DiskLog {
     /// What is kept under keys that begin like this, ascending. What cannot be read is left out.
-    pub fn beside(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, LogError> {
+    pub(crate) fn beside(&self, prefix: &[u8]) -> Result<Vec<Kept>, LogError> {
         let found = keyspace(&*self.store()?)?.prefix(prefix);
         Ok(found.filter_map(|item| item.into_inner().ok()).map(|(k, v)| (k.to_vec(), v.to_vec())).collect())
     }
@@ -45,7 +48,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let put = |key: &str, value: Option<&str>| Beside {
             key: key.into(),
-            value: value.map(|value| value.into()),
+            value: value.map(Into::into),
         };
         let log = DiskLog::open(dir.path()).unwrap();
         let event = Arc::new(v1::Event { session_id: "s".to_owned(), ..v1::Event::default() });
