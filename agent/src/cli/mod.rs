@@ -11,6 +11,7 @@ pub mod table;
 pub mod tail;
 pub mod time;
 pub mod timeline;
+pub mod who;
 pub mod words;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use podtrail_proto::v1::{self, agent_state::Phase};
 
 use super::{
     line::{Line, Look, Style, cut},
-    time, words,
+    time, who, words,
 };
 use crate::escape;
 
@@ -74,7 +74,6 @@ pub fn sessions(sessions: &[v1::Session], look: &Look) -> String {
         let counted = end.zip(start).map(|(end, start)| end.duration_since(start).as_nanos());
         let length = told.or(counted).map_or_else(|| "-".to_owned(), time::headline);
         let tty = session.started.as_ref().and_then(|started| started.tty.as_ref());
-        let user = session.attributed.as_ref().and_then(|attributed| attributed.user.as_ref());
         let lost = words::lost(session);
         vec![
             (
@@ -88,9 +87,9 @@ pub fn sessions(sessions: &[v1::Session], look: &Look) -> String {
             if open { (Style::Good, format!("open {length}")) } else { (Style::Plain, length) },
             (Style::Plain, escape::name(&session.node)),
             (Style::Name, words::place(session.container.as_ref())),
-            (Style::Plain, words::method(session.started.as_ref())),
+            (Style::Plain, words::session_method(session)),
             (Style::Plain, tty.map_or_else(|| "-".to_owned(), |tty| escape::name(&tty.name))),
-            (Style::Plain, user.map_or_else(|| "-".to_owned(), |user| escape::name(&user.name))),
+            who::short(session.attributed.as_ref()),
             (Style::Plain, words::grouped(session.commands)),
             (if lost > 0 { Style::Bad } else { Style::Dim }, words::grouped(lost)),
             (Style::Plain, escape::prose(&session.first_command)),

@@ -23,6 +23,7 @@ fn two() -> Vec<v1::Session> {
         commands: 1234,
         attributed: Some(v1::Attributed {
             user: Some(v1::User { name: "eve\n@example.org".to_owned(), ..Default::default() }),
+            verdict: Some(v1::Verdict::Matched.into()),
             ..Default::default()
         }),
         first_command: "sh -c id\n".to_owned(),

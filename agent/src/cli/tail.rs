@@ -4,7 +4,7 @@ use podtrail_proto::v1::{self, agent_state::Phase, event::Body};
 
 use super::{
     line::{Line, Look, Style, cut},
-    time, words,
+    time, who, words,
 };
 use crate::escape;
 
@@ -14,12 +14,14 @@ pub struct Printer {
     look: Look,
     node: usize,
     place: usize,
+    /// 0 until somebody is known
+    who: usize,
 }
 
 impl Printer {
     #[must_use]
     pub fn new(look: Look) -> Self {
-        Self { look, node: 8, place: 14 }
+        Self { look, node: 8, place: 14, who: 0 }
     }
 
     /// Appends one event.
@@ -39,6 +41,12 @@ impl Printer {
         column += self.place + 2;
         line.tab(column).push(Style::Strong, &words::short(&event.session_id, words::SHORT_ID));
         column += words::SHORT_ID + 2;
+        let who = event.attribution.as_ref().map(who::on_event).unwrap_or_default();
+        self.who = self.who.max(escape::width(&who).min(32));
+        if self.who > 0 {
+            line.tab(column).push(Style::Note, &who);
+            column += self.who + 2;
+        }
         line.tab(column).push(style, kind);
         line.tab(column + 7);
         match self.look.width {
@@ -81,11 +89,10 @@ fn describe(event: &v1::Event) -> (&'static str, Style, String) {
             let outcome = outcome.unwrap_or_else(|| "exit not seen".to_owned());
             ("end", style, format!("{outcome}{}, {commands}, {lost}", after(ended.duration.as_ref())))
         }
-        Some(Body::Attributed(attributed)) => {
-            let user = attributed.user.as_ref().map(|user| user.name.as_str()).unwrap_or_default();
-            let place = words::place(attributed.container.as_ref());
-            ("who", Style::Note, format!("user {}, {place}", escape::name(user)))
+        Some(Body::Attributed(attributed)) if attributed.verdict.is_some() => {
+            ("who", Style::Note, who::line(attributed))
         }
+        Some(Body::Attributed(attributed)) => ("who", Style::Note, learned(attributed)),
         Some(Body::Gap(gap)) => ("gap", Style::Bad, format!("!! {}", words::gap(gap))),
         Some(Body::NodeCondition(condition)) => {
             let v1::NodeCondition { r#type, status, reason, message, transition: _ } = condition;
@@ -106,6 +113,23 @@ fn describe(event: &v1::Event) -> (&'static str, Style, String) {
         Some(Body::Folded(folded)) => ("probe", Style::Dim, words::folded(folded)),
         None => ("?", Style::Warn, "an event of a newer podtrail: upgrade this one to read it".to_owned()),
     }
+}
+
+/// What the node learned of a session later.
+fn learned(attributed: &v1::Attributed) -> String {
+    let v1::Attributed { container, method, exec_id, exit_code, .. } = attributed;
+    let method = method.map(|method| {
+        let started = v1::SessionStarted { method: Some(method), ..Default::default() };
+        words::method(Some(&started))
+    });
+    let parts = [
+        container.as_ref().map(|container| words::place(Some(container))),
+        method,
+        Some(exec_id).filter(|id| !id.is_empty()).map(|id| format!("exec {}", words::short(id, 12))),
+        exit_code.map(|code| format!("exit {code}")),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "nothing new".to_owned() } else { parts.join(", ") }
 }
 
 /// What an agent says of itself, or the collector of one that says nothing.

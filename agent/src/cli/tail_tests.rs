@@ -46,7 +46,15 @@ fn every_kind_has_its_line() {
         }),
         Body::Gap(v1::Gap { count: Some(2), exact: Some(false), ..Default::default() }),
         Body::Attributed(v1::Attributed {
-            user: Some(v1::User { name: "eve".to_owned(), ..Default::default() }),
+            user: Some(v1::User { name: "eve\x1b".to_owned(), ..Default::default() }),
+            verdict: Some(v1::Verdict::Matched.into()),
+            evidence: vec!["one request fits,\nand no other".to_owned()],
+            ..Default::default()
+        }),
+        Body::Attributed(v1::Attributed {
+            method: Some(v1::EntryMethod::ExecProbe.into()),
+            exec_id: "0123456789abcdef".to_owned(),
+            container: Some(v1::Container { name: "app".to_owned(), ..Default::default() }),
             ..Default::default()
         }),
         Body::NodeCondition(v1::NodeCondition {
@@ -71,11 +79,46 @@ fn every_kind_has_its_line() {
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  exit   killed (9) SIGKILL  sh (pid 7) after 1.00 s
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  join   sh (pid 7) joined the mount namespace of app
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  gap    !! at least 2 events missing here: reason not told; from any session open then
-2026-11-22 20:14:02.118  n1        app             4k7qabcd  who    user eve, -
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  who    $'eve\x1b', matched: one request fits,\nand no other
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  who    app, exec probe, exec 0123456789ab
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  node   Ready=False Gone no\x1b[2J
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  end    exit 0 after 1.00 s, 2 commands, at least 1 lost
 ";
     assert_eq!(format!("\n{}", shown(bodies)), golden);
+}
+
+#[test]
+fn who_it_was_has_a_column_once_somebody_is_known() {
+    let look = Look { colour: false, width: None, now: jiff::Timestamp::UNIX_EPOCH };
+    let mut printer = Printer::new(look);
+    let mut out = String::new();
+    let event = |who: Option<v1::Attribution>| v1::Event {
+        session_id: "4k7qabcdefgh".to_owned(),
+        attribution: who,
+        body: Some(Body::Executed(v1::Executed { argv: vec!["id".to_owned()], ..Default::default() })),
+        ..Default::default()
+    };
+    let named = |verdict: v1::Verdict, name: Option<&str>| {
+        let user = name.map(|name| v1::User { name: name.to_owned(), ..Default::default() });
+        Some(v1::Attribution { verdict: Some(verdict.into()), user, impersonated: None })
+    };
+    for who in [
+        None,
+        named(v1::Verdict::Matched, Some("alice@example.com")),
+        named(v1::Verdict::NodeLocal, None),
+        named(v1::Verdict::Ambiguous, None),
+        None,
+    ] {
+        printer.push(&mut out, &event(who));
+    }
+    let golden = r"
+-                        -         -               4k7qabcd  exec   id
+-                        -         -               4k7qabcd  alice@example.com  exec   id
+-                        -         -               4k7qabcd  node-local         exec   id
+-                        -         -               4k7qabcd  ?                  exec   id
+-                        -         -               4k7qabcd                     exec   id
+";
+    assert_eq!(format!("\n{out}"), golden);
 }
 
 #[test]

@@ -43,7 +43,24 @@ pub fn place(container: Option<&v1::Container>) -> String {
     }
 }
 
-/// How a session came in.
+/// How a session came in, as far as is known by now.
+#[must_use]
+pub fn session_method(session: &v1::Session) -> String {
+    let started = session.started.as_ref();
+    match session.method.filter(|method| started.is_none_or(|started| started.method != Some(*method))) {
+        Some(corrected) => {
+            let corrected = v1::SessionStarted {
+                method: Some(corrected),
+                entered_by: started.and_then(|started| started.entered_by.clone()),
+                ..Default::default()
+            };
+            method(Some(&corrected))
+        }
+        None => method(started),
+    }
+}
+
+/// How a session came in, as it was taken for when it began.
 #[must_use]
 pub fn method(started: Option<&v1::SessionStarted>) -> String {
     let Some(started) = started else { return "not known".to_owned() };

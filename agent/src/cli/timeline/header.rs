@@ -5,12 +5,15 @@ use podtrail_proto::v1;
 use crate::{
     cli::{
         line::{Line, Look, Style},
-        time, words,
+        time, who, words,
     },
     escape,
 };
 
 use super::notes;
+
+/// Columns that a label takes.
+const LABEL: usize = 9;
 
 /// A part of a headline, never broken across lines.
 type Part = Vec<(Style, String)>;
@@ -21,6 +24,20 @@ pub(super) fn push(out: &mut String, look: &Look, session: &v1::Session, events:
     let detail = detail(session, events);
     if !detail.is_empty() {
         push_parts(out, look, "  ", &detail);
+    }
+    if session.folded > 0 {
+        let text = format!("{} more like it were only counted", words::count(session.folded, "session"));
+        push_parts(out, look, "  ", &[vec![(Style::Dim, text)]]);
+    }
+    let said = session.attributed.iter().flat_map(who::lines);
+    let mut before = "";
+    for (label, style, text) in said {
+        let shown = if label == before { "" } else { label };
+        before = label;
+        // Labels end where those of others do.
+        let mut line = Line::new();
+        line.plain("  ").push(Style::Dim, shown).tab(2 + LABEL + 2).push(style, &text);
+        line.write(out, look.colour);
     }
     if let Some(started) = session.started.as_ref().filter(|started| started.recovered()) {
         let from = time::moment(started.observed_from.as_ref())
@@ -45,7 +62,7 @@ fn headline(look: &Look, session: &v1::Session, events: &[v1::Event]) -> Vec<Par
         Some(None) => ", no terminal".to_owned(),
         None => String::new(),
     };
-    parts.push(vec![(Style::Plain, format!("{}{terminal}", words::method(started)))]);
+    parts.push(vec![(Style::Plain, format!("{}{terminal}", words::session_method(session)))]);
 
     let start = time::moment(session.start.as_ref())
         .or_else(|| time::moment(started.and_then(|started| started.entered.as_ref())))
@@ -94,9 +111,6 @@ fn detail(session: &v1::Session, events: &[v1::Event]) -> Vec<Part> {
         let label = if label.is_empty() { String::new() } else { format!("{label} ") };
         parts.push(vec![(Style::Dim, label), (style, text)]);
     };
-    if let Some(user) = session.attributed.as_ref().and_then(|attributed| attributed.user.as_ref()) {
-        part("user", Style::Strong, escape::name(&user.name));
-    }
     if !session.node.is_empty() {
         part("node", Style::Plain, escape::name(&session.node));
     }

@@ -141,6 +141,36 @@ session 4k7qabcd  prod/payments-0/app  runtime exec, terminal pts/0  20:14:02 â†
 }
 
 #[test]
+fn who_it_was_stands_above_with_its_reasons() {
+    let session = v1::Session {
+        attributed: Some(v1::Attributed {
+            user: Some(v1::User { name: "alice@example.com".to_owned(), ..Default::default() }),
+            evidence: vec!["one request fits, and no other".to_owned(), "\x1b[2J".to_owned()],
+            verdict: Some(v1::Verdict::Matched.into()),
+            audit_id: "8ed335c5".to_owned(),
+            source_ips: vec!["198.51.100.7".to_owned()],
+            user_agent: "kubectl/v1.36".to_owned(),
+            ..Default::default()
+        }),
+        method: Some(v1::EntryMethod::ExecProbe.into()),
+        folded: 1200,
+        ..session()
+    };
+    let shown = render(&look(), &session, &example()[..1]);
+    let head: Vec<&str> = shown.lines().take(9).collect();
+    assert_text(&head.join("\n"), r"
+session 4k7qabcd  prod/payments-0/app  exec probe, terminal pts/0  20:14:02 â†’ 20:14:31  29 s  exit 0  4 commands, none lost
+  node n1  container 0123456789ab  uid 0
+  1,200 sessions more like it were only counted
+  who        alice@example.com, matched
+  request    8ed335c5
+  from       198.51.100.7
+  client     kubectl/v1.36, as it claims
+  evidence   one request fits, and no other
+             \x1b[2J");
+}
+
+#[test]
 fn a_program_that_becomes_another_is_a_chain() {
     let events = [
         exec(0, 1, 99, "/bin/sh", &["sh", "-c", "exec env ls"]),
