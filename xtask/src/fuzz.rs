@@ -17,6 +17,7 @@ const TARGETS: &[(&str, u32)] = &[
     ("records", 20_000),
     ("btf", 4096),
     ("wire", 4096),
+    ("report", 4096),
     ("filter", 600),
     ("names", 512),
     ("settings", 512),
@@ -38,7 +39,7 @@ const FLAGS: &[&str] = &[
 /// Options of `fuzz`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only this one: records, btf, wire, filter, names, settings, log_files, spool_files
+    /// Only this one: records, btf, wire, report, filter, names, settings, log_files, spool_files
     target: Option<String>,
     /// How long each runs
     #[arg(long, default_value_t = 60)]

@@ -174,6 +174,23 @@ impl Ingest {
     }
 }
 
+/// What is looked at before anything of a request is believed, for its fuzz target alone.
+#[cfg(fuzzing)]
+pub fn fuzz_check(request: v1::ReportRequest) {
+    let v1::ReportRequest { hello, events, gone } = request;
+    let Ok(node) = check::hello(hello) else { return };
+    if check::events(&node, &events).is_ok() {
+        let numbers = events.iter().filter_map(|event| NodeEpoch::of(event));
+        assert!(numbers.clone().count() == events.len() && numbers.clone().all(|(of, _)| of == node));
+        assert!(numbers.map(|(_, seq)| seq).is_sorted_by(|a, b| a < b));
+    }
+    if let Ok(mut gone) = check::Gone::default().and(gone.clone()).and_then(|all| all.and(gone)) {
+        assert!(gone.ranges().iter().all(|range| range.first <= range.last));
+        gone.forget(u64::MAX);
+        assert!(gone.ranges().is_empty());
+    }
+}
+
 /// Never, where there is no such moment.
 async fn until(moment: Option<Instant>) {
     match moment {

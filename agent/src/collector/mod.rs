@@ -47,6 +47,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 
+#[cfg(fuzzing)]
+pub use self::ingest::fuzz_check;
 use self::{
     admission::{Admission, Principals},
     attribution::Driver,

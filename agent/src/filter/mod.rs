@@ -24,6 +24,8 @@ mod page_tests;
 mod parse;
 mod program;
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod tests;
 mod time;
 mod types;

@@ -7,6 +7,7 @@ use std::{fs, path::PathBuf, sync::LazyLock};
 
 use podtrail::{
     cli::{self, line::Look},
+    collector::{self, weight},
     config::settings::Settings,
     container::name,
     escape,
@@ -14,6 +15,7 @@ use podtrail::{
     json, probe,
     trail::{Moment, index::Index, log::Entry},
 };
+use peak_alloc::PeakAlloc;
 use podtrail_proto::{
     Timestamp,
     v1::{self, event::Body},
@@ -87,6 +89,28 @@ pub fn wire(data: &[u8]) {
     }
     _ = index.nodes();
 }
+
+/// What an agent sends, as the collector takes it in: nothing takes more memory than it was told to take.
+pub fn report(data: &[u8]) {
+    let told = weight::report(data);
+    let before = ALLOCATED.current_usage();
+    ALLOCATED.reset_peak_usage();
+    let request = v1::ReportRequest::decode(data);
+    let took = ALLOCATED.peak_usage().saturating_sub(before);
+    match (told, request) {
+        (Err(e), Ok(_)) => panic!("{e}, and it was decoded all the same"),
+        (Err(_), Err(_)) => {}
+        (Ok(told), request) => {
+            assert!(took <= told + ERROR, "{took} bytes, and {told} were told");
+            request.map(collector::fuzz_check).unwrap_or_default();
+        }
+    }
+}
+
+#[global_allocator]
+static ALLOCATED: PeakAlloc = PeakAlloc;
+/// An error says in which fields it was.
+const ERROR: usize = 4096;
 
 /// Configuration files.
 pub fn settings(data: &[u8]) {

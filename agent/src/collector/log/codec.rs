@@ -88,7 +88,7 @@ impl Stored {
 
 impl NodeEpoch {
     /// Whose event it is, and its number; `None`: nobody's.
-    pub(super) fn of(event: &v1::Event) -> Option<(Self, u64)> {
+    pub(in crate::collector) fn of(event: &v1::Event) -> Option<(Self, u64)> {
         let v1::EventId { cluster, node, epoch, seq } = event.id.clone()?;
         (seq > 0).then_some((Self { cluster, node, epoch }, seq))
     }
