@@ -2,8 +2,6 @@
 
 use std::{fs, path::Path};
 
-use proptest::prelude::*;
-
 use super::{tests::*, *};
 use crate::trail::log::Log as _;
 
@@ -38,7 +36,7 @@ impl Place {
     }
 }
 
-fn commit(spool: &Spool, seconds: i64, position: &str, state: &[(&str, Option<&str>)]) {
+pub(super) fn commit(spool: &Spool, seconds: i64, position: &str, state: &[(&str, Option<&str>)]) {
     let bytes = |text: &str| text.as_bytes().to_vec();
     let state = state.iter().map(|(key, value)| (bytes(key), value.map(bytes))).collect();
     let batch = Batch {
@@ -51,7 +49,7 @@ fn commit(spool: &Spool, seconds: i64, position: &str, state: &[(&str, Option<&s
     spool.commit(batch, at(seconds), &mut Vec::new());
 }
 
-fn all(spool: &Spool) -> Vec<(u64, v1::Event)> {
+pub(super) fn all(spool: &Spool) -> Vec<(u64, v1::Event)> {
     let read = |after| spool.read(after, Page { max_events: 7, max_bytes: usize::MAX }).unwrap();
     let mut all: Vec<(u64, v1::Event)> = Vec::new();
     loop {
@@ -401,48 +399,6 @@ pub(super) fn killed(place: &Place) -> Place {
     let other = Place { node: place.node.clone(), ..Place::new() };
     copy(&place.dir.path().join("spool"), &other.dir.path().join("spool"));
     other
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn whatever_is_cut_or_flipped_no_number_is_given_twice_and_nothing_is_missing_untold(
-        file in prop_oneof![Just("store.db-wal"), Just("store.db"), Just("mark")],
-        at_byte in any::<prop::sample::Index>(),
-        cut in any::<bool>(),
-    ) {
-        let place = Place::new();
-        let (spool, _) = place.open();
-        (0..30).for_each(|n| commit(&spool, n, "p", &[("a", Some("1"))]));
-        let before = all(&spool);
-        let used: Vec<_> = before.iter().map(|(_, event)| event.id.clone().unwrap()).collect();
-        let other = killed(&place);
-        let path = other.store(file);
-        let mut bytes = fs::read(&path).unwrap();
-        let at_byte = at_byte.index(bytes.len());
-        if cut { bytes.truncate(at_byte) } else { bytes[at_byte] ^= 0x55 }
-        fs::write(&path, bytes).unwrap();
-
-        let (spool, saved) = other.open();
-        let there = all(&spool);
-        prop_assert!(there.iter().all(|entry| before.contains(entry)), "nothing but what was written");
-        (0..3).for_each(|_| spool.push(&mut vec![event("new", 99)], at(99), &mut Vec::new()));
-        let after = all(&spool);
-        for (_, event) in after.iter().filter(|(_, event)| event.session_id == "new") {
-            prop_assert!(!used.contains(event.id.as_ref().unwrap()), "{event:?}");
-        }
-        let missing = 30 - there.len() as u64;
-        let told = gaps(&spool);
-        let count: u64 = told.iter().map(v1::Gap::count).sum();
-        prop_assert!(missing == 0 || !told.is_empty(), "{missing} missing, {saved:?}");
-        if file != "mark" {
-            prop_assert_eq!(count, missing, "{:?}", told);
-        }
-        if missing > 0 {
-            prop_assert_eq!(saved.source, None, "a position without its events");
-        }
-    }
 }
 
 /// As a full disk does it: the store cannot be opened, and the mark can be written.

@@ -44,6 +44,8 @@ mod saved;
 mod store;
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod disk_tests;
 #[cfg(test)]
 mod model_tests;
