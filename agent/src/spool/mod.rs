@@ -13,8 +13,10 @@
 //!   one sent them, since nothing is sent before the store knows how far (`Ends::sent`).
 //! - A dropped gap is not lost: what it counted goes into the next one of its kind. Nor are counts of what was
 //!   dropped: they are in the store until they are told.
-//! - A number is never given twice: where the store may have lost its newest events (a power cut, damage), a new
-//!   epoch begins. Those of the epoch before are still sent, as its own.
+//! - A number is never given twice: the mark says which were given, also where the store has lost them, and nothing is
+//!   sent that neither knows of. Where the mark may be old too (a power cut), a new epoch begins; those of the epoch
+//!   before are still sent, as its own.
+//! - What is not on disk waits in the source too, for a while: then a kill loses nothing.
 //! - Nothing that a disk does ends the agent or keeps it from reading the ring: without the disk, events are kept in
 //!   memory, bounded, and what that cannot hold is counted.
 //!
@@ -26,7 +28,7 @@
 //! DIR/spool.damaged-TIME      one that could not be read; only the latest is kept
 //! ```
 //! Cursors count events over all epochs of one spool: those of the epoch that began after cursor `base` have the
-//! seqs `cursor - base`.
+//! seqs `cursor - base`. An epoch that began without the store begins far ahead, so that the store's come first.
 
 mod before;
 mod commit;
