@@ -137,6 +137,7 @@ impl Before {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "each is read or filled once, here")]
     fn of_store(
         &mut self,
         left: Left,
