@@ -49,6 +49,13 @@ pub(crate) struct Options {
     input: Option<PathBuf>,
 }
 
+impl Options {
+    /// As a part of the tests: every input that is kept, and a few seconds of new ones.
+    pub(crate) fn short() -> Self {
+        Self { target: None, seconds: 5, input: None }
+    }
+}
+
 /// Builds the targets and runs them; fails with the first input that one of them cannot take.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let wanted: Vec<_> =

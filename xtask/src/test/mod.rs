@@ -1,5 +1,5 @@
 //! `cargo xtask test`: the tests, and one line at the end that counts them. The storms in which everything is broken come
-//! last; alone they are `cargo xtask test faults`.
+//! later, alone they are `cargo xtask test faults`; and the fuzz targets for a moment.
 
 mod faults;
 
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    ebpf, root, setup,
+    ebpf, fuzz, root, setup,
     sh::{Cmd, cargo, cmd, step},
 };
 
@@ -82,6 +82,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         step("faults: storms in which everything is broken");
         if !faults::run(&options.faults, &program, &mut counts)? {
             broken.push("faults");
+        }
+    }
+    if !options.unit && all {
+        // It says itself which input it was.
+        match fuzz::run(&fuzz::Options::short()) {
+            Ok(()) => counts.passed += 1,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                counts.failed += 1;
+                broken.push("fuzz targets");
+            }
         }
     }
 
