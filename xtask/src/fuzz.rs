@@ -21,6 +21,7 @@ const TARGETS: &[(&str, u32)] = &[
     ("filter", 600),
     ("names", 512),
     ("settings", 512),
+    ("audit", 4096),
     ("log_files", 60),
     ("spool_files", 60),
 ];
@@ -39,7 +40,7 @@ const FLAGS: &[&str] = &[
 /// Options of `fuzz`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only this one: records, btf, wire, report, filter, names, settings, log_files, spool_files
+    /// Only this one: records, btf, wire, report, filter, names, settings, audit, log_files, spool_files
     target: Option<String>,
     /// How long each runs
     #[arg(long, default_value_t = 60)]

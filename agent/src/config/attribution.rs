@@ -48,14 +48,13 @@ impl AttributionFlags {
 
 pub(super) fn check(settings: &mut Settings) -> attribution::Settings {
     let defaults = attribution::Settings::default();
-    let skew = settings
-        .check("attribution-skew", defaults.skew, |text| within(text, Duration::ZERO, SKEW_MAX));
+    let skew =
+        settings.check("attribution-skew", defaults.skew, |text| within(text, Duration::ZERO, SKEW_MAX));
     attribution::Settings {
         skew,
         settle: skew + SETTLE,
-        latency: settings.check("attribution-latency", defaults.latency, |text| {
-            within(text, Duration::ZERO, LATENCY_MAX)
-        }),
+        latency: settings
+            .check("attribution-latency", defaults.latency, |text| within(text, Duration::ZERO, LATENCY_MAX)),
         patience: settings
             .check("attribution-wait", defaults.patience, |text| within(text, WAIT_MIN, WAIT_MAX)),
         prefixes: settings.check("attribution-prefixes", defaults.prefixes.clone(), prefixes),

@@ -23,7 +23,8 @@ fn before(moment: Moment, ms: i64) -> Moment {
 fn audit(id: &str, stage: &str, user: &str, path: &str, received: Moment, at: Moment) -> String {
     let time = |moment: Moment| {
         let timestamp = moment.timestamp();
-        let text = serde_json::to_string(&v1::Event { time: Some(timestamp), ..v1::Event::default() }).unwrap();
+        let text =
+            serde_json::to_string(&v1::Event { time: Some(timestamp), ..v1::Event::default() }).unwrap();
         text.split("\"time\":").nth(1).unwrap().trim_end_matches('}').to_owned()
     };
     let subresource = path.split('/').nth(7).and_then(|last| last.split('?').next()).unwrap_or_default();
@@ -45,8 +46,11 @@ fn post(collector: &Collector, items: &[String]) {
         format!(r#"{{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[{}]}}"#, items.join(","));
     let mut stream = TcpStream::connect(collector.audit.unwrap()).unwrap();
     let length = body.len();
-    write!(stream, "POST /audit HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
-        .unwrap();
+    write!(
+        stream,
+        "POST /audit HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -67,7 +71,11 @@ fn session(id: &str, first: u64, entered: Moment, argv: &[&str]) -> Vec<v1::Even
         container: Some(v1::Container {
             id: "c1".to_owned(),
             name: "app".to_owned(),
-            pod: Some(v1::Pod { namespace: "prod".to_owned(), name: "web-0".to_owned(), ..v1::Pod::default() }),
+            pod: Some(v1::Pod {
+                namespace: "prod".to_owned(),
+                name: "web-0".to_owned(),
+                ..v1::Pod::default()
+            }),
             ..v1::Container::default()
         }),
         body: Some(body),
@@ -185,7 +193,10 @@ async fn every_session_is_somebodys_or_nobodys_and_said_once() {
     let found = collector.trail().await.list_sessions(list("alice")).await.unwrap().into_inner().sessions;
     assert_eq!(found.iter().map(|s| s.id.as_str()).collect::<Vec<_>>(), ["hers"]);
     let attributed = found[0].attributed.clone().unwrap();
-    assert_eq!((attributed.audit_id.as_str(), attributed.source_ips), ("a1", vec!["198.51.100.7".to_owned()]));
+    assert_eq!(
+        (attributed.audit_id.as_str(), attributed.source_ips),
+        ("a1", vec!["198.51.100.7".to_owned()])
+    );
     let get = v1::GetSessionRequest { id: "hers".to_owned(), ..Default::default() };
     let got = collector.trail().await.get_session(get).await.unwrap().into_inner();
     assert!(got.events.len() > 2 && got.events.iter().all(|event| user(event) == "alice"));

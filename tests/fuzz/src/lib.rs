@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf, sync::LazyLock};
 
 use podtrail::{
     cli::{self, line::Look},
-    collector::{self, weight},
+    collector::{self, audit::Batch, weight},
     config::settings::Settings,
     container::name,
     escape,
@@ -61,6 +61,24 @@ pub fn filter(data: &[u8]) {
             assert_eq!(filter.decide(&event), first, "it depends on chance");
             _ = filter.decide(&v1::Event::default());
         }
+    }
+}
+
+/// What an API server posts, or writes to its audit log.
+pub fn audit(data: &[u8]) {
+    let Ok(batch) = Batch::parse(data) else { return };
+    assert!(batch.first <= batch.last, "{:?} {:?}", batch.first, batch.last);
+    assert!(batch.events <= data.len() as u64 && batch.requests.len() as u64 <= batch.events);
+    for request in batch.requests {
+        // A character that is none becomes one of three bytes.
+        let bytes = request.encoded_len();
+        assert!(bytes <= 8 * data.len() + 1024, "{bytes} bytes of {}", data.len());
+        let times = [&request.received, &request.stage_time];
+        assert!(times.into_iter().flatten().all(|t| (0..1_000_000_000).contains(&t.nanos)), "{times:?}");
+        _ = cli::words::api_request(&request);
+        let event = v1::Event { body: Some(Body::ApiRequest(request)), ..v1::Event::default() };
+        let mut line = Vec::new();
+        assert!(json::push(&mut line, &event).is_ok(), "no JSON of {event:?}");
     }
 }
 

@@ -160,7 +160,8 @@ impl Driver {
             page.iter().for_each(|entry| engine.take(entry));
             cursors.retain(|cursor| *cursor > last);
         }
-        AttributionBegan { after: &log.id().text(read), replay: bounds.newest - read, requests: found }.emit();
+        AttributionBegan { after: &log.id().text(read), replay: bounds.newest - read, requests: found }
+            .emit();
         Ok((engine, Place { read, kept }))
     }
 

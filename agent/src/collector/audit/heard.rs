@@ -1,8 +1,9 @@
 //! Which audit is heard, and since when: who says that no request came must have been listening.
 //!
 //! A source is one API server: the address its webhook comes from, or its file. Each that was heard is expected to go
-//! on; one of which nothing came for [`Heard::stale_after`] has a hole, and is heard anew from what comes next. One of
-//! which nothing came for an hour is no API server any more.
+//! on. A webhook of which nothing came for [`Heard::stale_after`] has a hole, since an API server gives up what it cannot
+//! send for long, and is heard anew from what comes next; a file has all of it, unless something of it could not be read.
+//! One of which nothing came for an hour is no API server any more.
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +25,8 @@ use crate::{
 /// Sources remembered: the one that was silent for longest goes.
 pub(super) const MAX_SOURCES: usize = 1000;
 const FORGET_AFTER: Duration = Duration::from_secs(60 * 60);
+/// How long an API server takes to send again what it was told to: its back-off begins with 10 s.
+const OWES: Duration = Duration::from_secs(60);
 const PREFIX: &[u8] = b"audit/heard/";
 
 /// Where audit comes from.
@@ -43,6 +46,8 @@ pub struct Stream {
     pub upto: Moment,
     /// nothing came for long
     pub stale: bool,
+    /// what it is about to send again may be as old as this
+    pub owes: Option<Moment>,
 }
 
 /// Whether all audit of a time was heard.
@@ -65,6 +70,8 @@ struct Life {
     /// when something last came, by the collector's clock
     last: Moment,
     told_stale: bool,
+    /// when it was last told to come again with something
+    owes: Option<Moment>,
 }
 
 /// See the module. Clones share it.
@@ -90,11 +97,11 @@ struct State {
 #[must_use]
 pub fn over(streams: &[Stream], from: Moment, to: Moment) -> Over {
     let (mut behind, mut without) = (false, Vec::new());
-    for Stream { source, since, upto, stale } in streams {
+    for Stream { source, since, upto, stale, owes } in streams {
         if *since > from || (*stale && *upto < to) {
             without.push(source.clone());
         } else {
-            behind |= *upto < to;
+            behind |= *upto < to || owes.is_some_and(|owes| owes < to);
         }
     }
     match (without.len(), behind) {
@@ -141,8 +148,9 @@ impl Heard {
         let state = self.lock();
         let own = state.sources.iter().filter(|(source, _)| source.cluster == cluster);
         own.map(|(source, life)| {
-            let Life { since, upto, last, told_stale: _ } = *life;
-            Stream { source: source.name.clone(), since, upto, stale: self.is_stale(now, last) }
+            let Life { since, upto, last, told_stale: _, owes } = *life;
+            let owes = owes.filter(|at| now.since(*at) < OWES).map(|at| at.before(OWES));
+            Stream { source: source.name.clone(), since, upto, stale: self.is_stale(now, last), owes }
         })
         .collect()
     }
@@ -153,8 +161,9 @@ impl Heard {
         over(&self.streams(cluster), from, to)
     }
 
-    /// Something of this source is in the log, or was not worth it; its stages were from `first` to `last`.
-    pub(super) fn hear(&self, source: &Source, first: Moment, last: Moment) {
+    /// Something of this source is in the log, or was not worth it; its stages were from `first` to `last`. `whole`:
+    /// nothing is missing before it, however long ago that was.
+    pub(super) fn hear(&self, source: &Source, first: Moment, last: Moment, whole: bool) {
         let now = Moment::now();
         let (first, last) = (first.min(now), last.min(now));
         {
@@ -162,7 +171,7 @@ impl Heard {
             state.dirty = true;
             match state.sources.get_mut(source) {
                 Some(life) => {
-                    let hole = now.since(life.last) > self.0.stale_after;
+                    let hole = !whole && now.since(life.last) > self.0.stale_after;
                     if hole {
                         let silent = now.since(life.last);
                         SourceBack { cluster: &source.cluster, source: &source.name, silent }.emit();
@@ -173,7 +182,7 @@ impl Heard {
                 }
                 None => {
                     SourceHeard { cluster: &source.cluster, source: &source.name }.emit();
-                    let life = Life { since: first, upto: last, last: now, told_stale: false };
+                    let life = Life { since: first, upto: last, last: now, told_stale: false, owes: None };
                     state.sources.insert(source.clone(), life);
                     if state.sources.len() > MAX_SOURCES {
                         let quiet = state.sources.iter().min_by_key(|(_, life)| life.last);
@@ -187,6 +196,23 @@ impl Heard {
         #[expect(clippy::cast_precision_loss, reason = "a metric")]
         SourceMeasured { cluster: &source.cluster, source: &source.name, at: now.0 as f64 / 1e9 }.emit();
         self.0.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Something of this source cannot be read: nobody can say what came before.
+    pub(super) fn interrupt(&self, source: &Source) {
+        let now = Moment::now();
+        let mut state = self.lock();
+        state.dirty = true;
+        if let Some(life) = state.sources.get_mut(source) {
+            life.since = now;
+        }
+    }
+
+    /// This source is told to come again.
+    pub(super) fn put_off(&self, source: &Source) {
+        if let Some(life) = self.lock().sources.get_mut(source) {
+            life.owes = Some(Moment::now());
+        }
     }
 
     /// Looks for sources that fell silent: tells each once, and returns what to say of them in `/readyz`.
@@ -270,7 +296,7 @@ fn key(source: &Source) -> Vec<u8> {
 }
 
 fn encode(life: Life) -> Vec<u8> {
-    let Life { since, upto, last, told_stale: _ } = life;
+    let Life { since, upto, last, told_stale: _, owes: _ } = life;
     [since, upto, last].iter().flat_map(|moment| moment.0.to_be_bytes()).collect()
 }
 
@@ -280,7 +306,7 @@ fn decode(key: &[u8], value: &[u8]) -> Option<(Source, Life)> {
     let mut moments = value.as_chunks().0.iter().map(|bytes| Moment(i64::from_be_bytes(*bytes)));
     let (since, upto, last) = (moments.next()?, moments.next()?, moments.next()?);
     let source = Source { cluster: cluster.to_owned(), name: name.to_owned() };
-    Some((source, Life { since, upto, last, told_stale: false }))
+    Some((source, Life { since, upto, last, told_stale: false, owes: None }))
 }
 
 #[cfg(test)]
@@ -302,6 +328,7 @@ mod tests {
             for life in self.lock().sources.values_mut() {
                 (life.since, life.upto) = (life.since.before(by), life.upto.before(by));
                 life.last = life.last.before(by);
+                life.owes = life.owes.map(|owes| owes.before(by));
             }
         }
     }
@@ -310,12 +337,12 @@ mod tests {
     fn all_of_a_time_is_heard_where_every_api_server_was() {
         let heard = Heard::new(Duration::from_secs(60));
         assert_eq!(heard.over("c", ago(50), ago(40)), Over::Nobody);
-        heard.hear(&source("a"), ago(100), ago(10));
+        heard.hear(&source("a"), ago(100), ago(10), false);
         assert_eq!(heard.over("c", ago(50), ago(40)), Over::All);
         assert_eq!(heard.over("d", ago(50), ago(40)), Over::Nobody, "another cluster's is not this one's");
         assert_eq!(heard.over("c", ago(50), ago(5)), Over::Behind);
         assert_eq!(heard.over("c", ago(110), ago(40)), Over::Nobody, "before it began nobody listened");
-        heard.hear(&source("b"), ago(45), ago(1));
+        heard.hear(&source("b"), ago(45), ago(1), false);
         assert_eq!(heard.over("c", ago(50), ago(40)), Over::Partly(vec!["b".to_owned()]));
         assert_eq!(heard.over("c", ago(44), ago(5)), Over::Behind);
         assert_eq!(heard.over("c", ago(44), ago(20)), Over::All);
@@ -324,26 +351,52 @@ mod tests {
     #[test]
     fn a_stream_with_a_hole_begins_anew_after_it() {
         let heard = Heard::new(Duration::from_secs(60));
-        heard.hear(&source("a"), ago(30), ago(10));
+        heard.hear(&source("a"), ago(30), ago(10), false);
         heard.age(Duration::from_secs(61));
         assert_eq!(heard.over("c", ago(80), ago(75)), Over::All, "what was heard was heard");
         assert_eq!(heard.over("c", ago(80), ago(70)), Over::Nobody, "and nothing comes of what follows");
         assert!(heard.streams("c")[0].stale);
         let told = heard.look().unwrap();
         assert!(told.starts_with("nothing from a of c for 6"), "{told}");
-        heard.hear(&source("a"), ago(2), ago(1));
+        heard.hear(&source("a"), ago(2), ago(1), false);
         assert_eq!(heard.over("c", ago(80), ago(75)), Over::Nobody);
         assert_eq!(heard.look(), None);
-        heard.hear(&source("a"), ago(90), ago(85));
+        heard.hear(&source("a"), ago(90), ago(85), false);
         assert_eq!(heard.over("c", ago(2), ago(2)), Over::All, "what comes late takes nothing back");
         assert_eq!(heard.over("c", ago(86), ago(2)), Over::Nobody, "nor fills the hole");
+    }
+
+    #[test]
+    fn a_file_has_all_of_it_unless_something_cannot_be_read() {
+        let heard = Heard::new(Duration::from_secs(60));
+        heard.hear(&source("a"), ago(30), ago(10), true);
+        heard.age(Duration::from_secs(600));
+        heard.hear(&source("a"), ago(20), ago(1), true);
+        assert_eq!(heard.over("c", ago(600), ago(2)), Over::All);
+        heard.interrupt(&source("a"));
+        assert_eq!(heard.over("c", ago(600), ago(2)), Over::Nobody);
+        assert_eq!(heard.over("c", Moment::now(), Moment::now()), Over::Behind);
+        heard.interrupt(&source("b"));
+        assert_eq!(heard.streams("c").len(), 1, "who was never heard is no source");
+    }
+
+    #[test]
+    fn what_comes_again_is_waited_for() {
+        let heard = Heard::new(Duration::from_secs(600));
+        heard.hear(&source("a"), ago(500), ago(1), false);
+        heard.put_off(&source("a"));
+        assert_eq!(heard.over("c", ago(50), ago(40)), Over::Behind, "it may be of then");
+        assert_eq!(heard.over("c", ago(400), ago(100)), Over::All, "that is too long ago");
+        heard.age(OWES);
+        heard.hear(&source("a"), ago(2), ago(1), false);
+        assert_eq!(heard.over("c", ago(50), ago(40)), Over::All);
     }
 
     #[test]
     fn a_clock_that_is_ahead_says_nothing_of_the_future() {
         let heard = Heard::new(Duration::from_secs(60));
         let later = Moment(Moment::now().0 + 3_600_000_000_000);
-        heard.hear(&source("a"), ago(30), later);
+        heard.hear(&source("a"), ago(30), later, false);
         let stream = heard.streams("c").remove(0);
         assert!(stream.upto <= Moment::now() && stream.upto > ago(20), "{stream:?}");
         assert_eq!(heard.over("c", ago(10), later), Over::Behind);
@@ -355,7 +408,7 @@ mod tests {
         let log = DiskLog::open(dir.path()).unwrap();
         let heard = Heard::new(Duration::from_secs(60));
         assert_eq!(heard.look().as_deref(), Some("nothing was heard yet"));
-        heard.hear(&source("a"), ago(30), ago(10));
+        heard.hear(&source("a"), ago(30), ago(10), false);
         log.append_with(vec![], &heard.unwritten()).unwrap();
         assert_eq!(heard.unwritten(), []);
         let loaded = Heard::new(Duration::from_secs(60));
@@ -372,7 +425,7 @@ mod tests {
     fn sources_are_bounded() {
         let heard = Heard::new(Duration::from_secs(60));
         for n in 0..MAX_SOURCES + 5 {
-            heard.hear(&source(&n.to_string()), ago(1), ago(1));
+            heard.hear(&source(&n.to_string()), ago(1), ago(1), false);
         }
         assert_eq!(heard.streams("c").len(), MAX_SOURCES);
     }

@@ -39,6 +39,8 @@ pub(super) struct Part {
     pub(super) gaps: Vec<v1::Gap>,
     /// how far the source is read with it
     pub(super) beside: Vec<Beside>,
+    /// nothing is missing between what came before and this, but for the gaps
+    pub(super) whole: bool,
 }
 
 #[derive(Debug)]
@@ -50,22 +52,30 @@ struct Order {
 
 /// Hands batches over.
 #[derive(Clone, Debug)]
-pub(super) struct Intake(mpsc::Sender<Order>);
+pub(super) struct Intake {
+    orders: mpsc::Sender<Order>,
+    heard: Heard,
+}
 
 impl Intake {
     /// Runs until the last handle is gone.
     pub(super) fn start(writer: Writer, indexed: Arc<Indexed<DiskLog>>, heard: Heard) -> Self {
         let (orders, rx) = mpsc::channel(MAX_GROUP);
-        tokio::spawn(Task { writer, indexed, heard, seen: None }.run(rx));
-        Self(orders)
+        tokio::spawn(Task { writer, indexed, heard: heard.clone(), seen: None }.run(rx));
+        Self { orders, heard }
     }
 
     /// Waits until what is kept of it is in the log.
     pub(super) async fn take(&self, source: &Source, part: Part) -> Result<(), Unwritten> {
         let (done, written) = oneshot::channel();
         let order = Order { source: source.clone(), part, done };
-        self.0.send(order).await.map_err(|_| Unwritten)?;
+        self.orders.send(order).await.map_err(|_| Unwritten)?;
         written.await.map_err(|_| Unwritten)
+    }
+
+    /// Something of this source was not taken, and it is told to come again.
+    pub(super) fn put_off(&self, source: &Source) {
+        self.heard.put_off(source);
     }
 }
 
@@ -97,7 +107,8 @@ impl Task {
         let (mut events, mut beside, mut written) = (Vec::new(), Vec::new(), Vec::new());
         let (mut heard, mut duplicates) = (0, 0);
         for Order { source, part, done } in orders {
-            let Part { batch, gaps, beside: position } = part;
+            let Part { batch, gaps, beside: position, whole } = part;
+            let broken = !gaps.is_empty();
             let Batch { requests, events: count, first, last } = batch;
             heard += count;
             for request in requests {
@@ -112,7 +123,7 @@ impl Task {
                 events.push(message(&source, gap));
             }
             beside.extend(position);
-            written.push((source, first.zip(last), done));
+            written.push((source, first.zip(last), whole, broken, done));
         }
         let requests = events.len() as u64;
         if !events.is_empty() || !beside.is_empty() {
@@ -120,9 +131,12 @@ impl Task {
         }
         self.seen = Some(seen);
         AuditTaken { events: heard, requests, duplicates }.emit();
-        for (source, stages, done) in written {
+        for (source, stages, whole, broken, done) in written {
             if let Some((first, last)) = stages {
-                self.heard.hear(&source, first, last);
+                self.heard.hear(&source, first, last, whole);
+            }
+            if broken {
+                self.heard.interrupt(&source);
             }
             // Who does not wait any more sends it again.
             _ = done.send(());

@@ -259,3 +259,33 @@ fn all_else_is_as_clusters_usually_have_it() {
         assert_eq!(policy.level(&request), expected, "{user} {verb} {resource}/{subresource} {path}");
     }
 }
+
+#[test]
+fn the_page_tells_an_api_server_where_to_send_it() {
+    let page = include_str!("../../../../docs/audit.md");
+    let config = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let config: Value = serde_saphyr::from_str(config).unwrap();
+    assert_eq!((&config["kind"], &config["apiVersion"]), (&"Config".into(), &"v1".into()));
+    let context =
+        config["contexts"].as_array().unwrap().iter().find(|c| c["name"] == config["current-context"]);
+    let context = &context.unwrap()["context"];
+    let named = |list: &str, name: &Value| {
+        config[list].as_array().unwrap().iter().find(|one| one["name"] == *name).unwrap().clone()
+    };
+    let cluster = &named("clusters", &context["cluster"])["cluster"];
+    assert!(cluster["server"].as_str().unwrap().starts_with("https://"), "{cluster}");
+    assert!(cluster["certificate-authority"].is_string(), "{cluster}");
+    let user = &named("users", &context["user"])["user"];
+    assert!(user["client-certificate"].is_string() && user["client-key"].is_string(), "{user}");
+    // And the collector with what stands there.
+    for block in page.split("```toml\n").skip(1) {
+        let toml = block.split("```").next().unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), toml).unwrap();
+        let flags = crate::config::collector::Flags {
+            config: Some(file.path().to_owned()),
+            ..crate::config::collector::Flags::default()
+        };
+        crate::config::collector::CollectorConfig::load(flags).unwrap();
+    }
+}

@@ -201,18 +201,20 @@ impl Webhook {
         let source = Source { cluster, name: format!("webhook {}", peer.address) };
         // Until what is kept is written.
         let mut taken = room.enter();
-        match read(request, *max_body, &mut taken).await {
+        let done = match read(request, *max_body, &mut taken).await {
             Ok(batch) => {
                 let part = Part { batch, ..Part::default() };
                 intake.take(&source, part).await.map_err(|_| Refusal::Unwritten)
             }
-            Err(refusal) => {
-                if refusal.loses() {
-                    self.tell(&source, &refusal).await?;
-                }
-                Err(refusal)
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(refusal) = &done {
+            intake.put_off(&source);
+            if refusal.loses() {
+                self.tell(&source, refusal).await?;
             }
         }
+        done
     }
 
     /// Leaves word in the log that there was a batch which nobody could read.

@@ -46,10 +46,7 @@ mod tests {
     #[test]
     fn kept_with_the_events_or_alone_and_over_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let put = |key: &str, value: Option<&str>| Beside {
-            key: key.into(),
-            value: value.map(Into::into),
-        };
+        let put = |key: &str, value: Option<&str>| Beside { key: key.into(), value: value.map(Into::into) };
         let log = DiskLog::open(dir.path()).unwrap();
         let event = Arc::new(v1::Event { session_id: "s".to_owned(), ..v1::Event::default() });
         let both = [put("a/1", Some("x")), put("a/2", Some("y")), put("b", Some("z"))];

@@ -82,7 +82,7 @@ impl Followed {
                     let keep = late || moved || !batch.requests.is_empty() || !holes.is_empty();
                     let beside = keep.then(|| Beside { key: key(&path), value: position.encode() });
                     let gaps = holes.into_iter().map(|hole| gap(&path, hole)).collect();
-                    let part = Part { batch, gaps, beside: beside.into_iter().collect() };
+                    let part = Part { batch, gaps, beside: beside.into_iter().collect(), whole: true };
                     if intake.take(&source, part).await.is_ok() {
                         follower.accept(position);
                         kept = if keep { Some(now) } else { kept };

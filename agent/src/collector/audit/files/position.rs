@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::trail::Moment;
 
-/// So much of a file's beginning tells it from another: an audit event has its id there.
-const HEAD: u64 = 256;
+/// So much of a file's beginning tells it from another: its first events, with their ids and times.
+const HEAD: u64 = 4096;
 
 /// How far which file is read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
