@@ -342,6 +342,7 @@ impl Account {
                 None => verdict.strangers += 1,
             }
         }
+        let all_seen = ran.iter().all(|volley| of_volley.contains_key(&*volley.name));
         for volley in ran {
             let sessions = of_volley.remove(&*volley.name).unwrap_or_default();
             let about = |windows: &[Window]| {
@@ -398,7 +399,7 @@ impl Account {
                     verdict.kernel += if matches!(&*gap.detail, "exec" | "exit") { count } else { 0 };
                 }
                 // This source knows whose the records were.
-                GapSource::SessionBudget if self.of_strangers(gap) => {}
+                GapSource::SessionBudget if self.of_strangers(gap, all_seen) => {}
                 GapSource::CollectorStore => verdict.log += count,
                 _ => verdict.kernel += count,
             }
@@ -475,8 +476,9 @@ impl Account {
     }
 
     /// Whether a gap is about sessions that were not the storm's.
-    fn of_strangers(&self, gap: &Gap) -> bool {
-        let stranger = |id: &String| self.sessions.get(id).is_some_and(|seen| seen.volley.is_none());
+    fn of_strangers(&self, gap: &Gap, all_seen: bool) -> bool {
+        // One of which nothing at all came is nobody's of the storm where all of the storm's were seen.
+        let stranger = |id: &String| self.sessions.get(id).map_or(all_seen, |seen| seen.volley.is_none());
         !gap.session_ids.is_empty() && gap.session_ids.iter().all(stranger)
     }
 
