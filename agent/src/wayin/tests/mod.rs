@@ -16,14 +16,14 @@ use crate::{
     state::{Changes, State},
 };
 
-pub(super) const SECOND: u64 = 1_000_000_000;
-pub(super) const WEB: u64 = 42;
-pub(super) const FIXTURE: &[u8] = include_bytes!("../fixtures/pods.json");
+pub(crate) const SECOND: u64 = 1_000_000_000;
+pub(crate) const WEB: u64 = 42;
+pub(crate) const FIXTURE: &[u8] = include_bytes!("../fixtures/pods.json");
 /// Of the fixture: its pod, and that pod's container.
-pub(super) const POD: &str = "5c2fed68-81ac-4711-8b3e-251c6fa18122";
-pub(super) const ID: &str = "3099e8ec7bcd7afc53561d7422007137c889f85d3a3148a46e958705882cfea0";
-pub(super) const PROBE: [&str; 3] = ["/bin/sh", "-c", "test -d /tmp"];
-pub(super) const HOOK: [&str; 2] = ["/bin/touch", "/tmp/started"];
+pub(crate) const POD: &str = "5c2fed68-81ac-4711-8b3e-251c6fa18122";
+pub(crate) const ID: &str = "3099e8ec7bcd7afc53561d7422007137c889f85d3a3148a46e958705882cfea0";
+pub(crate) const PROBE: [&str; 3] = ["/bin/sh", "-c", "test -d /tmp"];
+pub(crate) const HOOK: [&str; 2] = ["/bin/touch", "/tmp/started"];
 
 /// What is known around sessions.
 pub(super) struct Known {
