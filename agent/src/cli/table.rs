@@ -61,11 +61,16 @@ impl Table {
     }
 }
 
+/// Which column says how many more were like a session: that after its commands.
+const ALIKE: usize = 9;
+
 /// `podtrail sessions`
 #[must_use]
 pub fn sessions(sessions: &[v1::Session], look: &Look) -> String {
     use Align::{Left, Right};
     let short = shortest(sessions.iter().map(|session| session.id.as_str()));
+    // Most have none like them: then there is no such column.
+    let alike = sessions.iter().any(|session| session.folded > 0);
     let rows = sessions.iter().map(|session| {
         let start = time::moment(session.start.as_ref());
         let open = session.end.is_none() && session.ended.is_none();
@@ -75,7 +80,9 @@ pub fn sessions(sessions: &[v1::Session], look: &Look) -> String {
         let length = told.or(counted).map_or_else(|| "-".to_owned(), time::headline);
         let tty = session.started.as_ref().and_then(|started| started.tty.as_ref());
         let lost = words::lost(session);
-        vec![
+        let more =
+            if session.folded > 0 { format!("+{}", words::grouped(session.folded)) } else { "-".to_owned() };
+        let mut row = vec![
             (
                 Style::Strong,
                 words::short(&session.id, short.get(session.id.as_str()).copied().unwrap_or(usize::MAX)),
@@ -93,9 +100,13 @@ pub fn sessions(sessions: &[v1::Session], look: &Look) -> String {
             (Style::Plain, words::grouped(session.commands)),
             (if lost > 0 { Style::Bad } else { Style::Dim }, words::grouped(lost)),
             (Style::Plain, escape::prose(&session.first_command)),
-        ]
+        ];
+        if alike {
+            row.insert(ALIKE, (Style::Dim, more));
+        }
+        row
     });
-    let heads = vec![
+    let mut heads = vec![
         ("SESSION", Left),
         ("START", Left),
         ("LENGTH", Right),
@@ -108,6 +119,9 @@ pub fn sessions(sessions: &[v1::Session], look: &Look) -> String {
         ("LOST", Right),
         ("FIRST COMMAND", Left),
     ];
+    if alike {
+        heads.insert(ALIKE, ("ALIKE", Right));
+    }
     let mut out = String::new();
     Table { heads, rows: rows.collect() }.push(&mut out, look);
     out

@@ -52,6 +52,21 @@ SESSION     START                          LENGTH  NODE  CONTAINER            ME
 }
 
 #[test]
+fn what_was_only_counted_has_a_column_where_there_is_some() {
+    let mut probes = two();
+    probes[0].folded = 4321;
+    probes[0].method = Some(v1::EntryMethod::ExecProbe.into());
+    let started = probes[0].started.as_mut().unwrap();
+    started.probe = Some(v1::Probe { kind: "liveness".to_owned(), period: None });
+    let shown = sessions(&probes, &look(None));
+    let cells: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(shown.contains("exec probe (liveness)"), "{shown}");
+    assert!(cells[0].windows(3).any(|heads| heads == ["COMMANDS", "ALIKE", "LOST"]), "{shown}");
+    assert!(cells[1].windows(3).any(|cells| cells == ["1,234", "+4,321", "3"]), "{shown}");
+    assert!(cells[2].ends_with(&["1", "-", "0"]), "{shown}");
+}
+
+#[test]
 fn the_last_column_is_cut_on_a_terminal_only() {
     let mut long = two();
     long[0].first_command = "x".repeat(300);

@@ -66,7 +66,10 @@ fn describe(event: &v1::Event) -> (&'static str, Style, String) {
             };
             let recovered =
                 if started.recovered() { ", recovered: it began before the agent did" } else { "" };
-            ("start", Style::Good, format!("{}{tty}{recovered}", words::method(Some(started))))
+            let labels: String =
+                started.labels.iter().map(|label| format!(", {}", escape::prose(label))).collect();
+            let method = words::method(Some(started));
+            ("start", Style::Good, format!("{method}{tty}{labels}{recovered}"))
         }
         Some(Body::Executed(executed)) => ("exec", Style::Plain, words::command_line(executed)),
         Some(Body::Exited(exited)) => {
@@ -117,16 +120,12 @@ fn describe(event: &v1::Event) -> (&'static str, Style, String) {
 
 /// What the node learned of a session later.
 fn learned(attributed: &v1::Attributed) -> String {
-    let v1::Attributed { container, method, exec_id, exit_code, .. } = attributed;
-    let method = method.map(|method| {
-        let started = v1::SessionStarted { method: Some(method), ..Default::default() };
-        words::method(Some(&started))
-    });
+    let v1::Attributed { container, exec_id, exit_code, .. } = attributed;
     let parts = [
         container.as_ref().map(|container| words::place(Some(container))),
-        method,
         Some(exec_id).filter(|id| !id.is_empty()).map(|id| format!("exec {}", words::short(id, 12))),
         exit_code.map(|code| format!("exit {code}")),
+        words::turned_out(attributed),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { "nothing new".to_owned() } else { parts.join(", ") }

@@ -80,7 +80,7 @@ fn every_kind_has_its_line() {
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  join   sh (pid 7) joined the mount namespace of app
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  gap    !! at least 2 events missing here: reason not told; from any session open then
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  who    $'eve\x1b', matched: one request fits,\nand no other
-2026-11-22 20:14:02.118  n1        app             4k7qabcd  who    app, exec probe, exec 0123456789ab
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  who    app, exec 0123456789ab, is exec probe
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  node   Ready=False Gone no\x1b[2J
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  end    exit 0 after 1.00 s, 2 commands, at least 1 lost
 ";
@@ -163,4 +163,50 @@ fn agents_say_what_they_found_and_whether_anything_was_missed() {
     assert_eq!(lines[1], "agent disturbed; link 1: gone\\x1b[2J: attached again");
     assert!(lines[2].contains("; link 8: ") && lines[2].ends_with("; and 2 more"), "{}", lines[2]);
     assert_eq!(lines[3..], ["agent whole again", "agent silent, nothing came since 2026-11-22 20:06:40"]);
+}
+
+#[test]
+fn the_way_in_and_what_was_only_counted() {
+    let attributed = |method: v1::EntryMethod| v1::Attributed {
+        method: Some(method.into()),
+        evidence: vec!["another came\x1b in the probe's rhythm".to_owned()],
+        ..Default::default()
+    };
+    let at = |seconds: i64| Some(podtrail_proto::Timestamp { seconds: 1_795_378_442 + seconds, nanos: 0 });
+    let bodies = vec![
+        Body::SessionStarted(v1::SessionStarted {
+            method: Some(v1::EntryMethod::ExecProbe.into()),
+            probe: Some(v1::Probe { kind: "readiness".to_owned(), period: None }),
+            ..Default::default()
+        }),
+        Body::SessionStarted(v1::SessionStarted {
+            method: Some(v1::EntryMethod::RuntimeExec.into()),
+            labels: vec!["kubectl cp".to_owned()],
+            ..Default::default()
+        }),
+        Body::Attributed(attributed(v1::EntryMethod::ExecProbe)),
+        Body::Folded(v1::Folded {
+            like_session_id: "4k7qabcdefgh".to_owned(),
+            sessions: Some(58),
+            commands: Some(116),
+            first: at(5),
+            last: at(290),
+            exit_code: Some(0),
+            ..Default::default()
+        }),
+        Body::Folded(v1::Folded { sessions: Some(1), signal: Some(9), ..Default::default() }),
+    ];
+    let shown = shown(bodies);
+    let lines: Vec<&str> =
+        shown.lines().filter_map(|line| line.split_once("4k7qabcd  ").map(|(_, text)| text)).collect();
+    assert_eq!(
+        lines,
+        [
+            "start  exec probe (readiness), no terminal",
+            "start  runtime exec, no terminal, kubectl cp",
+            "who    is exec probe: another came\\x1b in the probe's rhythm",
+            "probe  58 sessions like 4k7qabcd, exit 0, 116 commands, 20:14:07.000 → 20:18:52.000",
+            "probe  1 session of which none is told, killed (9) SIGKILL, 0 commands",
+        ]
+    );
 }

@@ -46,18 +46,13 @@ pub fn place(container: Option<&v1::Container>) -> String {
 /// How a session came in, as far as is known by now.
 #[must_use]
 pub fn session_method(session: &v1::Session) -> String {
-    let started = session.started.as_ref();
-    match session.method.filter(|method| started.is_none_or(|started| started.method != Some(*method))) {
-        Some(corrected) => {
-            let corrected = v1::SessionStarted {
-                method: Some(corrected),
-                entered_by: started.and_then(|started| started.entered_by.clone()),
-                ..Default::default()
-            };
-            method(Some(&corrected))
-        }
-        None => method(started),
+    if session.method.is_none() && session.started.is_none() {
+        return method(None);
     }
+    let mut started = session.started.clone().unwrap_or_default();
+    started.method = session.method.or(started.method);
+    let labels: String = started.labels.iter().map(|label| format!(", {}", escape::prose(label))).collect();
+    method(Some(&started)) + &labels
 }
 
 /// How a session came in, as it was taken for when it began.
@@ -66,8 +61,8 @@ pub fn method(started: Option<&v1::SessionStarted>) -> String {
     let Some(started) = started else { return "not known".to_owned() };
     match EntryMethod::try_from(started.method.unwrap_or_default()) {
         Ok(EntryMethod::RuntimeExec) => "runtime exec".to_owned(),
-        Ok(EntryMethod::ExecProbe) => "exec probe".to_owned(),
-        Ok(EntryMethod::LifecycleHook) => "lifecycle hook".to_owned(),
+        Ok(EntryMethod::ExecProbe) => format!("exec probe{}", of_probe(started)),
+        Ok(EntryMethod::LifecycleHook) => format!("lifecycle hook{}", of_probe(started)),
         Ok(EntryMethod::EphemeralContainer) => "ephemeral container".to_owned(),
         Ok(EntryMethod::NamespaceJoin) => match started.entered_by.as_ref().map(|by| by.comm.as_str()) {
             Some(comm) if !comm.is_empty() => format!("namespace join ({})", escape::word(comm.as_bytes())),
@@ -79,6 +74,19 @@ pub fn method(started: Option<&v1::SessionStarted>) -> String {
         Ok(EntryMethod::Unknown) => "unknown method".to_owned(),
         Err(error) => format!("method {}", error.0),
     }
+}
+
+fn of_probe(started: &v1::SessionStarted) -> String {
+    started.probe.as_ref().map(|probe| format!(" ({})", escape::name(&probe.kind))).unwrap_or_default()
+}
+
+/// A session is of another method than it was told to be; `None`: nothing is said of that.
+#[must_use]
+pub fn turned_out(attributed: &v1::Attributed) -> Option<String> {
+    let now = v1::SessionStarted { method: Some(attributed.method?), ..Default::default() };
+    let why: Vec<String> = attributed.evidence.iter().map(|line| escape::prose(line)).collect();
+    let colon = if why.is_empty() { "" } else { ": " };
+    Some(format!("is {}{colon}{}", method(Some(&now)), why.join("; ")))
 }
 
 /// A request to the API server that leads into a container.
@@ -99,11 +107,17 @@ pub fn api_request(request: &v1::ApiRequest) -> String {
 /// Sessions that were only counted.
 #[must_use]
 pub fn folded(folded: &v1::Folded) -> String {
-    format!(
-        "{} more like session {}",
-        count(folded.sessions(), "session"),
-        escape::name(&folded.like_session_id)
-    )
+    let like = if folded.like_session_id.is_empty() {
+        "of which none is told".to_owned()
+    } else {
+        format!("like {}", short(&folded.like_session_id, SHORT_ID))
+    };
+    let sessions = count(folded.sessions(), "session");
+    let outcome = outcome(folded.exit_code, folded.signal, false).map(|(_, text)| format!(", {text}"));
+    let times = time::moment(folded.first.as_ref()).zip(time::moment(folded.last.as_ref()));
+    let times = times.map(|(first, last)| format!(", {} → {}", time::clock_ms(first), time::clock_ms(last)));
+    let commands = count(folded.commands(), "command");
+    format!("{sessions} {like}{}, {commands}{}", outcome.unwrap_or_default(), times.unwrap_or_default())
 }
 
 /// `exit 7`, `killed (9) SIGKILL, core`; `None`: nothing is told.

@@ -8,6 +8,9 @@ use crate::event::{
     Body, BootTime, Event, Executed, ExitStatus, Exited, Folded, Method, SessionEnded, SessionId,
 };
 
+/// After this one is told in full again, so that a log that keeps a week has what its counts are of.
+const AGAIN_NS: u64 = 24 * 3600 * 1_000_000_000;
+
 /// Commands and exits of one session that are looked at.
 const MAX_PARTS: usize = 256;
 
@@ -94,6 +97,21 @@ fn told(executed: &Executed) -> impl Serialize {
         (path, cwd, path_incomplete, argv, script, credentials),
         (tty, executable, namespaces, cgroup_id, root, argv_over_budget, spoof_suspected),
     )
+}
+
+/// The session that was told last.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Told {
+    pub(super) digest: Digest,
+    pub(super) session: SessionId,
+    pub(super) at: BootTime,
+}
+
+impl Told {
+    /// Whether one that did this need not be told.
+    pub(super) fn covers(&self, digest: Digest, at: BootTime) -> bool {
+        self.digest == digest && at.since(self.at) < AGAIN_NS
+    }
 }
 
 /// Sessions that were only counted, since the last word of them.

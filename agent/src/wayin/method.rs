@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     command::Command,
-    fold::{Count, Digest},
+    fold::{Count, Told},
     kubelet::Missing,
     rhythm::{Beat, Learned, Rhythm, tolerance},
     spec::{ContainerSpec, PodSpec, Role, SpecCommand},
@@ -49,7 +49,7 @@ struct Stopping {
 pub(super) struct Group {
     pub(super) rhythm: Rhythm,
     /// the session that was told last, and what it did
-    pub(super) told: Option<(Digest, SessionId)>,
+    pub(super) told: Option<Told>,
     pub(super) count: Option<Count>,
 }
 

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use self::kubelet::{Kubelet, Look, Missing};
 use self::{
     command::Command,
-    fold::{Count, Outcome},
+    fold::{Count, Outcome, Told},
     method::{Conclusion, Container, Group, Root},
     rhythm::Learned,
     spec::SpecCommand,
@@ -513,14 +513,17 @@ impl WayIn {
                 if let Some(digest) = digest
                     && (at.is_some() || group.told.is_none())
                 {
-                    group.told = Some((digest, id.clone()));
+                    group.told = Some(Told { digest, session: id.clone(), at: time });
                 }
             }
             Stage::Probe { group, at: _, root } => {
                 let (key, entered) = (*group, root.entered);
                 let mode = self.options.probes;
                 let alike = self.group(cgroup, key).is_some_and(|group| match mode {
-                    Probes::Fold => group.told.as_ref().map(|(told, _)| *told) == digest,
+                    Probes::Fold => {
+                        let told = group.told.as_ref().zip(digest);
+                        told.is_some_and(|(told, digest)| told.covers(digest, entered))
+                    }
                     Probes::None => true,
                     Probes::All => false,
                 });
@@ -666,7 +669,7 @@ fn tell_counts(cgroup: u64, container: &mut Container, out: &mut Vec<Event>) {
 }
 
 fn tell_count(cgroup: u64, group: &mut Group, out: &mut Vec<Event>) {
-    let like = group.told.as_ref().map_or_else(|| SessionId(String::new()), |(_, like)| like.clone());
+    let like = group.told.as_ref().map_or_else(|| SessionId(String::new()), |told| told.session.clone());
     out.extend(group.count.take().map(|count| count.tell(cgroup, &like, Method::ExecProbe)));
 }
 

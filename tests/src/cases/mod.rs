@@ -11,6 +11,7 @@ mod fixtures;
 mod floods;
 mod joins;
 mod pins;
+mod probes;
 mod roots;
 mod spools;
 mod storms;
@@ -38,6 +39,7 @@ pub(crate) fn all() -> Vec<Case> {
         text::cases(),
         agents::cases(),
         pins::cases(),
+        probes::cases(),
         roots::cases(),
         collecting::cases(),
         spools::cases(),

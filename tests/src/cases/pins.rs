@@ -32,17 +32,17 @@ cases! {
 }
 
 /// Directories for pins and a spool that outlive an agent, but not the test.
-struct Pins {
+pub(super) struct Pins {
     pins: PathBuf,
     spool: PathBuf,
 }
 
 impl Pins {
-    fn new(cx: &Cx) -> Result<Self> {
+    pub(super) fn new(cx: &Cx) -> Result<Self> {
         Ok(Self { pins: host().dir(&cx.unique("pins"))?, spool: host().dir(&cx.unique("spool"))? })
     }
 
-    fn start(&self, cx: &Cx, more: &[&str]) -> Result<Agent> {
+    pub(super) fn start(&self, cx: &Cx, more: &[&str]) -> Result<Agent> {
         let [pins, spool] = [&self.pins, &self.spool].map(|dir| dir.to_str().unwrap_or_default());
         let begun = i128::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
         let args = [&["--pin", pins, "--spool", spool, "--integrity-every", "200ms"], more].concat();

@@ -168,7 +168,7 @@ impl Agent {
     pub(crate) fn ended(&self, id: &str) -> Result<Session> {
         self.wait_for(&format!("session {id} ends"), |lines| {
             let events = lines.sessions.get(id)?;
-            let over = events.last().is_some_and(|event| matches!(event.body, Some(Body::SessionEnded(_))));
+            let over = events.iter().any(|event| matches!(event.body, Some(Body::SessionEnded(_))));
             over.then(|| Session { id: id.to_owned(), events: events.clone() })
         })
     }

@@ -23,9 +23,9 @@ use super::{cgroup, exec::Exec, host, leftovers, process, until};
 pub(crate) const ITEST: &str = "/bin/itest";
 
 /// Applets that get a name of their own in a container.
-const APPLETS: [&str; 17] = [
+const APPLETS: [&str; 18] = [
     "sh", "ls", "cat", "echo", "true", "false", "sleep", "kill", "cp", "rm", "mkdir", "nsenter", "xargs",
-    "id", "chmod", "env", "ln",
+    "id", "chmod", "env", "ln", "tar",
 ];
 
 /// How a container is run.

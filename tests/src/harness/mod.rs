@@ -9,6 +9,7 @@ pub(crate) mod daemon;
 pub(crate) mod exec;
 pub(crate) mod helper;
 pub(crate) mod host;
+pub(crate) mod kubelet;
 pub(crate) mod leftovers;
 pub(crate) mod node;
 pub(crate) mod process;

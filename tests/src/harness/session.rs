@@ -135,8 +135,11 @@ impl Session {
         );
         let roots = executed.iter().filter(|executed| executed.root == Some(true)).count();
         ensure!(roots == 1, "{roots} roots: {}", story());
+        // In a pod, of which no kubelet tells what its probes are, that is the truth.
+        let container = self.events.first().and_then(|event| event.container.as_ref());
+        let in_pod = container.is_some_and(|container| container.pod.is_some());
         ensure!(
-            started.method() != EntryMethod::Unknown || started.recovered == Some(true),
+            started.method() != EntryMethod::Unknown || started.recovered == Some(true) || in_pod,
             "how it came in is not known: {}",
             story()
         );
@@ -145,7 +148,6 @@ impl Session {
             "interactive and its terminal do not agree: {}",
             story()
         );
-        let container = self.events.first().and_then(|event| event.container.as_ref());
         ensure!(container.is_some_and(|container| !container.id.is_empty()), "no container id: {}", story());
         for event in &self.events {
             ensure!(event.container.as_ref() == container, "events of two containers: {}", story());
@@ -173,8 +175,12 @@ impl Session {
             }
         }
         if let Some(ended) = self.ended() {
+            // What became known of it, or was like it, may come later.
+            let more =
+                |event: &&Arc<Event>| matches!(event.body, Some(Body::Attributed(_) | Body::Folded(_)));
+            let last = self.events.iter().rev().find(|event| !more(event));
             ensure!(
-                matches!(self.events.last().map(|event| &event.body), Some(Some(Body::SessionEnded(_)))),
+                matches!(last.map(|event| &event.body), Some(Some(Body::SessionEnded(_)))),
                 "something after the end: {}",
                 story()
             );

@@ -1,6 +1,6 @@
 //! The lines above a timeline: the session in one sentence, and what one must know before reading on.
 
-use podtrail_proto::v1;
+use podtrail_proto::v1::{self, event::Body};
 
 use crate::{
     cli::{
@@ -45,6 +45,26 @@ pub(super) fn push(out: &mut String, look: &Look, session: &v1::Session, events:
         let text = format!("recovered: it began before the agent did; nothing before {from} was seen");
         push_parts(out, look, "  ", &[vec![(Style::Warn, text)]]);
     }
+    let evidence: Vec<Part> = way_in(session, events);
+    if !evidence.is_empty() {
+        push_parts(out, look, "  ", &evidence);
+    }
+}
+
+/// What the method was concluded from, and what was found to be wrong with that.
+fn way_in(session: &v1::Session, events: &[v1::Event]) -> Vec<Part> {
+    let started = session.started.as_ref();
+    let evidence = started.map(|started| started.evidence.as_slice()).unwrap_or_default();
+    let mut parts: Vec<Part> =
+        evidence.iter().map(|line| vec![(Style::Dim, format!("· {}", escape::prose(line)))]).collect();
+    for event in events {
+        if let Some(Body::Attributed(attributed)) = &event.body
+            && let Some(now) = words::turned_out(attributed)
+        {
+            parts.push(vec![(Style::Dim, "· ".to_owned()), (Style::Note, now)]);
+        }
+    }
+    parts
 }
 
 fn headline(look: &Look, session: &v1::Session, events: &[v1::Event]) -> Vec<Part> {

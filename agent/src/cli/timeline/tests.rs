@@ -171,6 +171,33 @@ session 4k7qabcd  prod/payments-0/app  exec probe, terminal pts/0  20:14:02 → 
 }
 
 #[test]
+fn why_it_is_what_it_is_stands_above() {
+    let mut session = v1::Session { method: Some(v1::EntryMethod::ExecProbe.into()), ..session() };
+    let started = session.started.as_mut().unwrap();
+    started.method = Some(v1::EntryMethod::Unknown.into());
+    started.evidence =
+        ["no terminal, and stdin is /dev/null", "its arguments are those of the pod's readiness"]
+            .map(str::to_owned)
+            .to_vec();
+    let mut events = example();
+    events.push(event(
+        30_000,
+        Body::Attributed(v1::Attributed {
+            method: Some(v1::EntryMethod::ExecProbe.into()),
+            evidence: vec!["another came in the probe's rhythm".to_owned()],
+            ..Default::default()
+        }),
+    ));
+    let shown = render(&look(), &session, &events);
+    let head: String = shown.lines().take(3).fold(String::new(), |out, line| out + line + "\n");
+    assert_text(&head, "
+session 4k7qabcd  prod/payments-0/app  exec probe, terminal pts/0  20:14:02 → 20:14:31  29 s  exit 0  4 commands, none lost
+  node n1  container 0123456789ab  uid 0
+  · no terminal, and stdin is /dev/null  · its arguments are those of the pod's readiness  · is exec probe: another came in the probe's rhythm
+");
+}
+
+#[test]
 fn a_program_that_becomes_another_is_a_chain() {
     let events = [
         exec(0, 1, 99, "/bin/sh", &["sh", "-c", "exec env ls"]),

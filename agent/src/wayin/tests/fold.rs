@@ -197,6 +197,17 @@ fn counts_come_at_intervals() {
 }
 
 #[test]
+fn once_a_day_one_is_told_in_full() {
+    let (mut wayin, world) = (WayIn::default(), web());
+    let day = 24 * 3600;
+    let out = play(&mut wayin, &world, probes(10, 17_300));
+    let told = lines(&out);
+    assert_eq!(told[..2], ["probe@10 s Unknown", "probe@10 s is ExecProbe"]);
+    let again = format!("probe@{} s ExecProbe", day + 15);
+    assert_eq!(told[2..], ["17280 like probe@10 s, 17280 commands, Some(Code(0))".to_owned(), again]);
+}
+
+#[test]
 fn all_are_told_or_none() {
     let world = web();
     let mut all = WayIn::new(Options { probes: Probes::All, ..Options::default() });

@@ -1,0 +1,97 @@
+//! A kubelet that knows one pod, as `GET /pods` tells it.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+/// Answers until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Kubelet {
+    address: SocketAddr,
+    over: Arc<AtomicBool>,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Kubelet {
+    /// It has the pod `uid`, whose only container is this one, with a readiness probe every `period` seconds and a
+    /// postStart hook.
+    pub(crate) fn serve(
+        uid: &str,
+        container: &str,
+        probe: &[&str],
+        period: u32,
+        hook: &[&str],
+    ) -> Result<Self> {
+        let pods = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [{
+            "metadata": {"name": "web-0", "namespace": "prod", "uid": uid},
+            "spec": {"containers": [{
+                "name": "app",
+                "readinessProbe": {"exec": {"command": probe}, "periodSeconds": period},
+                "lifecycle": {"postStart": {"exec": {"command": hook}}},
+            }]},
+            "status": {"containerStatuses": [
+                {"name": "app", "containerID": format!("containerd://{container}")},
+            ]},
+        }]});
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let over = Arc::new(AtomicBool::new(false));
+        let server = thread::spawn({
+            let over = Arc::clone(&over);
+            move || {
+                for stream in listener.incoming().flatten() {
+                    if over.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    if let Err(e) = answer(stream, &pods) {
+                        eprintln!("the kubelet was asked something else: {e:#}");
+                    }
+                }
+            }
+        });
+        Ok(Self { address, over, server: Some(server) })
+    }
+
+    /// Where the agent finds it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+fn answer(mut stream: TcpStream, pods: &Value) -> Result<()> {
+    let mut request = BufReader::new(&mut stream).lines();
+    let first = request.next().transpose()?.unwrap_or_default();
+    ensure!(first == "GET /pods HTTP/1.1", "{first}");
+    for line in request {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    let body = pods.to_string();
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    Ok(())
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        // Somebody must come for it to notice.
+        let _ = TcpStream::connect(self.address);
+        if let Some(server) = self.server.take() {
+            let _ = server.join();
+        }
+    }
+}
