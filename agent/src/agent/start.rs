@@ -143,15 +143,17 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     } else {
         spool.forget_state();
     }
-    let (mut ways, lost) = match WayIn::restore(config.ways, &saved.state) {
-        Ok(restored) => (Ways::new(restored), None),
+    let mut unused = held_back(&saved.unused, attached);
+    let mut ways = match WayIn::restore(config.ways, &saved.state) {
+        Ok(restored) => Ways::new(restored),
         Err(error) => {
             findings.push(Finding {
                 subject: "state".to_owned(),
                 detail: format!("sessions that were held back are gone: {error}"),
                 time: attached,
             });
-            (Ways::new(WayIn::new(config.ways)), held_back(&saved.state, attached))
+            unused = unused.or(held_back(&saved.state, attached));
+            Ways::new(WayIn::new(config.ways))
         }
     };
     if machine.is_none() {
@@ -162,7 +164,7 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
         telemetry::kubelet::describe();
         ways.ask(Kubelet::start(options.clone()));
     }
-    let losses: Vec<Lost> = losses.into_iter().chain(lost).collect();
+    let losses: Vec<Lost> = losses.into_iter().chain(unused).collect();
     let absent = absent(&resumed, &losses, saved.last_at_work, attached);
     let lost = losses.into_iter().chain(absent).map(|lost| RawRecord::Session(Record::Lost(lost)));
     let records: Vec<RawRecord> = lost.chain(recovered).chain(left).collect();
@@ -192,16 +194,16 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     ended
 }
 
-/// What was held back, in a state that cannot be read.
+/// What was held back, in a state that nobody goes on with.
 fn held_back(state: &State, now: BootTime) -> Option<Lost> {
-    let count = WayIn::lost_with(state);
+    let (count, exact) = WayIn::lost_with(state);
     (count > 0).then(|| Lost {
-        from: BootTime(0),
+        from: now,
         time: now,
         source: GapSource::AgentBuffer,
         count,
-        exact: false,
-        detail: "sessions that were held back".to_owned(),
+        exact,
+        detail: "sessions that were held back when the agent before ended".to_owned(),
     })
 }
 

@@ -218,9 +218,11 @@ impl Before {
                     saved.source.clone_from(&ends.position);
                     saved.state = state;
                 }
-                Some(_) => {}
+                Some(state) => saved.unused = state,
                 None => saved.findings.push("spool: the state of sessions is damaged".to_owned()),
             }
+        } else {
+            saved.unused = state.unwrap_or_default();
         }
         self.places = places;
         self.places.reverse();
@@ -273,7 +275,8 @@ impl Before {
         }
         saved.findings.push(format!("spool: {why} ({count} were not acknowledged)"));
         // It has read on in the ring.
-        (saved.source, saved.state) = (None, State::new());
+        saved.source = None;
+        saved.unused.append(&mut saved.state);
         if trusted {
             self.then(memory, node);
             self.since = self.since.or(Some(memory.at_work));

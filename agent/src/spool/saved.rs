@@ -9,6 +9,8 @@ pub struct Saved {
     pub source: Option<Vec<u8>>,
     /// of the machine and the directory, as of the same moment; empty where `source` is `None`
     pub state: State,
+    /// state that cannot be gone on with: of another boot, or older than what is gone
+    pub unused: State,
     /// whether the agent before said that it stopped; `None`: there was none, or its spool is gone
     pub stopped_cleanly: Option<bool>,
     /// when the agent before was last at work, to a second or so

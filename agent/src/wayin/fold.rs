@@ -140,6 +140,10 @@ impl Count {
         self.first
     }
 
+    pub(super) fn sessions(&self) -> u64 {
+        self.sessions
+    }
+
     pub(super) fn status(&self) -> Option<ExitStatus> {
         self.status
     }

@@ -52,9 +52,21 @@ impl WayIn {
         })
     }
 
-    /// Sessions in a state that cannot be read: what was held back of them, or counted, is gone.
+    /// What is gone with a state that nobody goes on with: events held back, and sessions only counted. `false`: that is
+    /// a lower bound.
     #[must_use]
-    pub fn lost_with(state: &State) -> u64 {
-        u64::try_from(Table::HELD.len(state).saturating_add(Table::PROBES.len(state))).unwrap_or(u64::MAX)
+    pub fn lost_with(state: &State) -> (u64, bool) {
+        let there = Table::HELD.len(state).saturating_add(Table::PROBES.len(state));
+        if there == 0 {
+            return (0, true);
+        }
+        let Ok(Self { sessions, containers, .. }) = Self::restore(Options::default(), state) else {
+            return (1, false);
+        };
+        let held = sessions.iter().map(|(_, session)| session.held.len()).fold(0, usize::saturating_add);
+        let groups = containers.iter().flat_map(|(_, container)| container.groups.values());
+        let counted = groups.filter_map(|group| group.count).map(|count| count.sessions());
+        let counted = counted.fold(0, u64::saturating_add);
+        (u64::try_from(held).unwrap_or(u64::MAX).saturating_add(counted), true)
     }
 }

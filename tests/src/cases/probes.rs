@@ -174,7 +174,7 @@ fn a_kill_loses_and_doubles_nothing(cx: &Cx) -> Result<()> {
     let mut told: BTreeMap<u64, Arc<Event>> = BTreeMap::new();
     let mut begun = 0;
     for life in 0..3 {
-        let agent = pins.start(cx, &["--kubelet", &url, "--integrity-every", "10s"])?;
+        let agent = pins.start(cx, &["--kubelet", &url])?;
         begun += 1;
         for _ in 0..3 {
             pod.probe()?;

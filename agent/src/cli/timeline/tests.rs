@@ -158,7 +158,9 @@ fn who_it_was_stands_above_with_its_reasons() {
     };
     let shown = render(&look(), &session, &example()[..1]);
     let head: Vec<&str> = shown.lines().take(9).collect();
-    assert_text(&head.join("\n"), r"
+    assert_text(
+        &head.join("\n"),
+        r"
 session 4k7qabcd  prod/payments-0/app  exec probe, terminal pts/0  20:14:02 → 20:14:31  29 s  exit 0  4 commands, none lost
   node n1  container 0123456789ab  uid 0
   1,200 sessions more like it were only counted
@@ -167,7 +169,8 @@ session 4k7qabcd  prod/payments-0/app  exec probe, terminal pts/0  20:14:02 → 
   from       198.51.100.7
   client     kubectl/v1.36, as it claims
   evidence   one request fits, and no other
-             \x1b[2J");
+             \x1b[2J",
+    );
 }
 
 #[test]

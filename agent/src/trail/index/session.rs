@@ -99,7 +99,13 @@ impl Session {
                 self.ended = Some(*e);
             }
             Some(Body::Attributed(a)) => self.attribute(a),
-            Some(Body::Folded(folded)) => self.folded.push_back((cursor, folded.sessions())),
+            Some(Body::Folded(folded)) => {
+                self.folded.push_back((cursor, folded.sessions()));
+                // It was over before it was compared with; its own events are not in the log any more.
+                if self.started.is_none() {
+                    self.end.get_or_insert(time);
+                }
+            }
             _ => {}
         }
     }

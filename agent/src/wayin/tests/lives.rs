@@ -77,11 +77,13 @@ fn a_state_of_another_version_is_told_and_not_read() {
     let (mut changes, mut state) = (Changes::default(), State::new());
     wayin.save(true, &mut changes);
     changes.apply(&mut state);
-    assert_eq!(WayIn::lost_with(&state), 1);
+    assert_eq!(WayIn::lost_with(&state), (2, true), "its start and its command");
     let mut newer = Changes::default();
     newer.put(crate::state::Table::WAYS_VERSION, &(), Some(&99_u32));
     newer.apply(&mut state);
     assert!(WayIn::restore(Options::default(), &state).is_err());
+    assert_eq!(WayIn::lost_with(&state), (1, false));
+    assert_eq!(WayIn::lost_with(&State::new()), (0, true));
     // Cut, it is not read either, and nothing panics.
     for (_, value) in state.iter_mut() {
         value.pop();
