@@ -177,18 +177,8 @@ fn unpack(packages: &Path, to: &Path) -> Result<()> {
 }
 
 fn found(release: &'static Release, dir: &Path) -> Result<Userland> {
-    let boot = dir.join("kernel/boot");
-    let mut kernels = Vec::new();
-    for entry in fs::read_dir(&boot).with_context(|| format!("cannot read {}", boot.display()))? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if let Some(version) = name.strip_prefix("vmlinuz-") {
-            kernels.push((version.to_owned(), path.clone()));
-        }
-    }
-    let Some((kernel_version, kernel)) = kernels.pop() else {
-        bail!("there is no kernel in {}: remove {} and try again", boot.display(), dir.display());
-    };
+    let (kernel_version, kernel) = kernel(&dir.join("kernel"))
+        .with_context(|| format!("no kernel: remove {} and try again", dir.display()))?;
     let modules =
         ["lib/modules", "usr/lib/modules"].map(|place| dir.join("kernel").join(place).join(&kernel_version));
     let version = |name: &str| -> Result<String> {
@@ -211,4 +201,17 @@ fn found(release: &'static Release, dir: &Path) -> Result<Userland> {
         tree: dir.join("tree"),
         modules: modules.into_iter().find(|place| place.is_dir()),
     })
+}
+
+/// Its version and its file: in `/boot`, or, of late, beside its modules.
+fn kernel(root: &Path) -> Result<(String, PathBuf)> {
+    let names = |folder: &Path| -> Vec<(String, PathBuf)> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path())).collect()
+    };
+    let in_boot = names(&root.join("boot")).into_iter();
+    let in_boot = in_boot.filter_map(|(name, path)| Some((name.strip_prefix("vmlinuz-")?.to_owned(), path)));
+    let beside = names(&root.join("usr/lib/modules")).into_iter();
+    let beside = beside.map(|(version, folder)| (version, folder.join("vmlinuz")));
+    in_boot.chain(beside).find(|(_, path)| path.is_file()).context("no vmlinuz where it should be")
 }
