@@ -8,7 +8,7 @@
 //!
 //! | variable | what it sets |
 //! |---|---|
-//! | `PODTRAIL_ITEST_RUNC`, `…_CRUN`, `…_BUSYBOX` | the programs; default: found in the usual places |
+//! | `PODTRAIL_ITEST_RUNC`, `…_CRUN`, `…_BUSYBOX`, `…_CONTAINERD` | the programs; default: found in the usual places |
 //! | `PODTRAIL_ITEST_TMP` | where temporary files go; default: `/tmp` |
 //! | `PODTRAIL_ITEST_SLOW` | multiplies every time limit, divides the size of storms; default: 1 |
 //! | `PODTRAIL_ITEST_AGENT` | options for every agent besides, such as `--setns tracepoint` |

@@ -69,6 +69,13 @@ impl Containers {
     /// With a runtime to ask: all containers are asked for from now on. `there`: it is.
     #[must_use]
     pub fn asks(mut self, there: bool) -> Self {
+        // What an agent before asked for is nobody's question now.
+        let pending = self.directory.containers().filter(|info| info.metadata == Lookup::Pending);
+        for id in pending.map(|info| info.cgroup_id).collect::<Vec<_>>() {
+            if let Some(info) = self.directory.find_mut(id) {
+                info.metadata = Lookup::default();
+            }
+        }
         if there {
             self.runtime_is_there();
         }
@@ -78,7 +85,8 @@ impl Containers {
     /// A runtime answers, maybe another one than before.
     pub(super) fn runtime_is_there(&mut self) {
         self.runtime = true;
-        let unknown = self.directory.containers().filter(|info| info.metadata.known().is_none());
+        // Those that are asked for already will be answered.
+        let unknown = self.directory.containers().filter(|info| matches!(info.metadata, Lookup::Missing(_)));
         let unknown: Vec<u64> = unknown.map(|info| info.cgroup_id).collect();
         for id in unknown {
             self.ask(id);

@@ -44,6 +44,9 @@ const CHECK: Duration = Duration::from_secs(10);
 /// still be in the ring, unread, when the loss is told.
 const LOOKS: u8 = 3;
 
+/// How often to ask again for all that is pending, in case an ask was forgotten: more were waiting than can be kept.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
 /// Words of the runtime that are taken at once.
 const WORDS: usize = 256;
 
@@ -81,6 +84,9 @@ pub struct Pipeline<S> {
     sessions: pods::Sessions,
     /// `None`: no runtime is asked
     pods: Option<Pods>,
+    /// something could not be asked
+    unasked: bool,
+    ask_again: Instant,
     about: About,
     offset: WallOffset,
     looks: u8,
@@ -105,6 +111,8 @@ impl<S: Source> Pipeline<S> {
             ways: Ways::default(),
             sessions: pods::Sessions::new(&about.boot_id),
             pods: None,
+            unasked: false,
+            ask_again: Instant::now() + ASK_AGAIN,
             about,
             offset: WallOffset::measure(),
             looks: 0,
@@ -255,13 +263,14 @@ impl<S: Source> Pipeline<S> {
             return;
         };
         for ask in asks {
-            let _full = pods.ask(ask);
+            self.unasked |= !pods.ask(ask);
         }
         for question in self.sessions.questions() {
-            let _full = match question {
-                Question::Container(id) => pods.ask(Ask { id, in_pod: true, now: true }),
-                Question::StillRuns(exec) => pods.still_runs(exec),
-            };
+            match question {
+                Question::Container(id) => self.unasked |= !pods.ask(Ask { id, in_pod: true, now: true }),
+                // Asked again when the runtime's words are heard again.
+                Question::StillRuns(exec) => _ = pods.still_runs(exec),
+            }
         }
     }
 
@@ -269,7 +278,11 @@ impl<S: Source> Pipeline<S> {
         self.offset = WallOffset::measure();
         self.machine.flush(boot_now(), &mut self.events);
         self.sessions.tick(boot_now(), &mut self.containers, &mut self.said);
-        self.containers.ask_again();
+        let again = Instant::now() >= self.ask_again;
+        if std::mem::take(&mut self.unasked) || again {
+            self.containers.ask_again();
+            self.ask_again = Instant::now() + ASK_AGAIN;
+        }
         if self.integrity.is_due(Instant::now()) {
             let findings = self.source.check();
             if self.integrity.changed(&findings) {

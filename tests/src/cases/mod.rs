@@ -11,6 +11,7 @@ mod fixtures;
 mod floods;
 mod joins;
 mod pins;
+mod pods;
 mod probes;
 mod roots;
 mod spools;
@@ -40,6 +41,7 @@ pub(crate) fn all() -> Vec<Case> {
         agents::cases(),
         pins::cases(),
         probes::cases(),
+        pods::cases(),
         roots::cases(),
         collecting::cases(),
         spools::cases(),

@@ -69,7 +69,10 @@ pub(crate) fn command(name: &str, args: &[&str]) -> Result<(Command, PathBuf, Pa
     let dir = host().dir(name)?;
     let (socket, log) = (dir.join("agent.sock"), dir.join("agent.log"));
     let mut command = daemon::daemon("podtrail-agent");
-    command.args(["run", "--stdout", "--node-name", NODE, "--metrics-listen", "none"]);
+    command.args(["run", "--stdout", "--node-name", NODE]);
+    if !args.contains(&"--metrics-listen") {
+        command.args(["--metrics-listen", "none"]);
+    }
     command.arg("--socket").arg(&socket);
     if !args.contains(&"--spool") {
         command.arg("--spool").arg(dir.join("spool"));
@@ -80,6 +83,9 @@ pub(crate) fn command(name: &str, args: &[&str]) -> Result<(Command, PathBuf, Pa
     command.args(more.split_whitespace());
     if !args.contains(&"--pin") {
         command.arg("--pin").arg(dir.join(PINS));
+    }
+    if !args.contains(&"--runtime-socket") {
+        command.args(["--runtime-socket", "none"]);
     }
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&log)?);
     Ok((command, socket, log))

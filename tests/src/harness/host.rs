@@ -25,6 +25,7 @@ pub(crate) struct Host {
     pub(crate) runc: Option<PathBuf>,
     pub(crate) crun: Option<PathBuf>,
     pub(crate) busybox: Option<PathBuf>,
+    pub(crate) containerd: Option<PathBuf>,
     /// this program
     pub(crate) exe: PathBuf,
     /// of this run alone
@@ -54,7 +55,11 @@ pub(crate) fn missing(needs: Needs) -> Option<String> {
         return Some("needs root".to_owned());
     }
     let host = host();
-    for (what, found) in [("runc", &host.runc), ("crun", &host.crun), ("busybox", &host.busybox)] {
+    let mut programs = vec![("runc", &host.runc), ("crun", &host.crun), ("busybox", &host.busybox)];
+    if needs == Needs::Containerd {
+        programs.push(("containerd", &host.containerd));
+    }
+    for (what, found) in programs {
         if found.is_none() {
             return Some(format!("needs {what}: install it, or set {}", variable(what)));
         }
@@ -91,6 +96,7 @@ impl Host {
             runc: program("runc", &["/usr/sbin/runc", "/usr/bin/runc", "/bin/runc", "/sbin/runc"]),
             crun: program("crun", &["/usr/bin/crun", "/bin/crun", "/usr/sbin/crun"]),
             busybox: program("busybox", &["/usr/bin/busybox", "/bin/busybox"]),
+            containerd: program("containerd", &["/usr/bin/containerd", "/usr/local/bin/containerd"]),
             exe: env::current_exe()?,
             dir,
             hierarchies: cgroup::hierarchies()?,

@@ -93,10 +93,14 @@ pub(crate) fn sweep(dir: &Path) -> Result<()> {
 
 /// Other processes that were told of a directory.
 fn users(dir: &Path) -> Vec<Pid> {
-    let within = format!("{}/", dir.display()).into_bytes();
+    told_of(&format!("{}/", dir.display()))
+}
+
+/// Processes in whose arguments `word` is.
+pub(crate) fn told_of(word: &str) -> Vec<Pid> {
     let told = |pid: &i32| {
         let args = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        args.windows(within.len()).any(|part| part == within)
+        args.windows(word.len()).any(|part| part == word.as_bytes())
     };
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(told).map(Pid::from_raw).collect()

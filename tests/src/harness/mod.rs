@@ -5,6 +5,7 @@ pub(crate) mod certificates;
 pub(crate) mod cgroup;
 pub(crate) mod collector;
 pub(crate) mod container;
+pub(crate) mod containerd;
 pub(crate) mod daemon;
 pub(crate) mod exec;
 pub(crate) mod helper;
@@ -42,6 +43,15 @@ pub(crate) enum Needs {
     SharedAgent,
     /// besides, to be the only one that runs an agent
     OwnAgent,
+    /// besides, containerd
+    Containerd,
+}
+
+impl Needs {
+    /// The node to itself.
+    pub(crate) fn alone(self) -> bool {
+        matches!(self, Self::OwnAgent | Self::Containerd)
+    }
 }
 
 /// One test.
@@ -70,7 +80,7 @@ macro_rules! cases {
 pub(crate) fn run(mut cases: Vec<Case>) -> ExitCode {
     let arguments = Arguments::from_args();
     // Those that want the node to themselves come last: they would only make the others wait.
-    cases.sort_by_key(|case| case.needs == Needs::OwnAgent);
+    cases.sort_by_key(|case| case.needs.alone());
     let trials = cases.into_iter().map(trial).collect();
     let conclusion = if arguments.list {
         Ok(libtest_mimic::run(&arguments, trials))

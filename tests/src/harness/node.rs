@@ -57,7 +57,7 @@ impl Cx {
             node.users += 1;
             agent = node.shared.clone();
         }
-        if case.needs == Needs::OwnAgent {
+        if case.needs.alone() {
             let mut node = CHANGED
                 .wait_while(node(), |node| node.alone || node.users > 0)
                 .unwrap_or_else(PoisonError::into_inner);
@@ -150,7 +150,7 @@ impl Drop for Cx {
     fn drop(&mut self) {
         match self.needs {
             Needs::SharedAgent => node().users -= 1,
-            Needs::OwnAgent => node().alone = false,
+            Needs::OwnAgent | Needs::Containerd => node().alone = false,
             Needs::Nothing | Needs::Runtime => return,
         }
         CHANGED.notify_all();

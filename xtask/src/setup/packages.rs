@@ -36,6 +36,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "runc", version: None, purpose: For::Tests },
     Package { name: "crun", version: None, purpose: For::Tests },
     Package { name: "busybox-static", version: None, purpose: For::Tests },
+    // With its CRI plugin, as a kubelet's.
+    Package { name: "containerd", version: None, purpose: For::Tests },
     // The Python example is generated and run.
     Package { name: "protobuf-compiler", version: None, purpose: For::Tests },
     Package { name: "protobuf-compiler-grpc", version: None, purpose: For::Tests },
