@@ -105,10 +105,16 @@ pub extern "C" fn podtrail_decide(bprm: u64) -> u32 {
     }
     let place = maps::place(cgroup_id);
     let foreign = ns.mnt != host.mnt || ns.pid != host.pid;
-    let owner = if foreign && session.is_none() { owner(ns, host, &place) } else { None };
+    // Numbers, and no options: 5.10 refuses to read what is nothing's, which the compiler may do.
+    let owner = if foreign && session.is_none() { owner(ns, host, &place) } else { 0 };
     let beside = if foreign && session.is_none() { beside(ns, host, &place) } else { 0 };
-    let known =
-        Known { task: followed.as_deref(), session: session.as_deref(), place, owner, beside: beside != 0 };
+    let known = Known {
+        task: followed.as_deref(),
+        session: session.as_deref(),
+        place,
+        owner: (owner != 0).then_some(owner),
+        beside: beside != 0,
+    };
     let self_exec = known.place.state == cgroup_state::FIRST && names_itself(bprm);
     let Some(buffer) = ring::scratch() else { return action::NOTHING };
     let mut decided = Decided { cgroup_id, container: known.place.id, beside, entry_kind: 0 };
@@ -156,30 +162,30 @@ pub fn new_session(by: &TaskKey, container: u64, kind: u8, origin_mnt_ns: u32, a
     Session { origin_mnt_ns, announced, ..Session::new(container, ring::now(), *by, kind) }
 }
 
-/// The container that the namespaces belong to, for a task outside every container. Only those of a container's
+/// The container that the namespaces belong to, or 0, for a task outside every container. Only those of a container's
 /// init count: the number of a namespace that a container made for itself may be used again by the host.
 #[inline(always)]
-fn owner(ns: Namespaces, host: Namespaces, place: &rules::Place) -> Option<u64> {
+fn owner(ns: Namespaces, host: Namespaces, place: &rules::Place) -> u64 {
     if place.state == cgroup_state::RUNNING {
         // Most execs of a node are a container's workload: what follows is for others.
         if ns.mnt != host.mnt && ns.mnt != place.mnt_ns {
             nested_namespace(ns.mnt, place.id);
         }
-        return None;
+        return 0;
     }
     if place.is_container() || place.state == cgroup_state::FIRST {
-        return None;
+        return 0;
     }
     if ns.mnt != host.mnt
         && let Some(container) = maps::owner_of(ns.mnt)
         && maps::cgroup(container).is_some_and(|c| c.mnt_ns == ns.mnt)
     {
-        return Some(container);
+        return container;
     }
     if ns.pid != host.pid {
-        return maps::owner_of(ns.pid);
+        return maps::owner_of(ns.pid).unwrap_or(0);
     }
-    None
+    0
 }
 
 /// A container's task sees a mount namespace that is not its init's: keep it, so that a join to it is seen.
