@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    container::{ContainerInfo, Directory, Hierarchy, Owners, Runtime},
+    container::{ContainerInfo, Directory, Hierarchy, Owners, Runtime, Scan},
     convert::boot_now,
     pods::{Ask, Lookup, Missing, sessions::Known},
     probe::{CgroupCreated, RawRecord},
@@ -64,6 +64,11 @@ impl Containers {
     #[must_use]
     pub fn new(directory: Directory, owners: Option<Owners>, hierarchy: Option<Hierarchy>) -> Self {
         Self { directory, owners, hierarchy, ..Self::default() }
+    }
+
+    /// For a look at all processes of this node; `None`: there is nobody to ask.
+    pub(super) fn scan(&self) -> Option<Scan<'_>> {
+        Some(self.owners.as_ref()?.scan(boot_now()))
     }
 
     /// With a runtime to ask: all containers are asked for from now on. `there`: it is.

@@ -4,6 +4,7 @@
 //! ring: it is read to its end, then the last event says STOPPED, then whoever reads gets a few seconds.
 
 mod containers;
+mod debugged;
 mod integrity;
 pub mod lock;
 mod metrics;

@@ -217,10 +217,22 @@ impl<S: Source> Pipeline<S> {
                 }
                 () = self.ways.answer() => {
                     self.ways.answered(&mut self.events, &self.containers);
-                    self.send(sinks, false);
+                    self.follow(sinks);
                 }
             }
         }
+    }
+
+    /// Containers that the kubelet says are sessions are followed from now on.
+    fn follow(&mut self, sinks: &Sinks) {
+        for container in self.ways.debugged(&self.containers) {
+            let Some(scan) = self.containers.scan() else { continue };
+            match self.source.follow(container, &scan) {
+                Ok(mut found) => self.raw.append(&mut found),
+                Err(error) => tracing::warn!(container, %error, "an ephemeral container is not followed"),
+            }
+        }
+        self.batch(sinks);
     }
 
     fn batch(&mut self, sinks: &Sinks) {
@@ -293,6 +305,7 @@ impl<S: Source> Pipeline<S> {
             }
         }
         self.ways.flush(&mut self.events, &self.containers);
+        self.follow(sinks);
         // Even without events: what was dropped is reported when there is room.
         self.send(sinks, false);
         if let Some(indexed) = &sinks.indexed

@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use crate::{
+    container::{RecoverError, Scan},
     event::{Finding, Hook, TaskKey},
     probe::{ProbeError, RawRecord},
     session::{Followed, record::Lost},
@@ -14,6 +15,9 @@ pub enum SourceError {
     /// {0}
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    /// {0}
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
 }
 
 /// A source of records, in their order.
@@ -49,6 +53,12 @@ pub trait Source: Send + 'static {
     /// Looks whether what records is still what was made, and puts right what is not: what was found. Empty: nothing.
     fn check(&mut self) -> Vec<Finding> {
         Vec::new()
+    }
+
+    /// The container with this cgroup is somebody's session: follows all its processes from now on. Answers what is to be told of
+    /// what is there already.
+    fn follow(&mut self, _container: u64, _scan: &Scan<'_>) -> Result<Vec<RawRecord>, SourceError> {
+        Ok(Vec::new())
     }
 
     /// Those of `followed` that are not followed any more, whether or not a record says so.

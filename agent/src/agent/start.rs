@@ -15,8 +15,8 @@ use super::{
 use crate::{
     config::agent::AgentConfig,
     container::{
-        Directory, ExactStart, Hierarchy, Host, HostNamespaces, Limits, Owners, Snapshot, host_namespaces,
-        recover, recover::Scan,
+        Directory, ExactStart, Hierarchy, Host, HostNamespaces, Limits, Owners, Scan, Snapshot, follow,
+        host_namespaces, recover,
     },
     convert::boot_now,
     doctor::{self, Report},
@@ -374,6 +374,20 @@ impl Source for Probe {
 
     fn check(&mut self) -> Vec<Finding> {
         Self::check(self)
+    }
+
+    /// Twice, as at start: what was forked before its session was known is found the second time.
+    fn follow(&mut self, container: u64, scan: &Scan<'_>) -> Result<Vec<RawRecord>, SourceError> {
+        let mut sessions = HashMap::new();
+        let mut ended = Vec::new();
+        for _ in 0..2 {
+            let starts = Starts(self.start_times()?);
+            let snapshot = follow(scan, &starts, container)?;
+            ended.extend(self.seed(&snapshot)?);
+            sessions.extend(snapshot.recovered.into_iter().map(|session| (session.entry, session)));
+        }
+        let told = sessions.into_values().map(|session| Record::Recovered(Box::new(session)));
+        Ok(told.map(RawRecord::Session).chain(ended).collect())
     }
 
     fn gone(&mut self, followed: Followed) -> Result<Followed, SourceError> {

@@ -2,7 +2,10 @@
 
 use tokio::sync::watch;
 
-use super::Containers;
+use super::{
+    Containers,
+    debugged::{self, Debugged},
+};
 use crate::{
     convert::boot_now,
     event::Event,
@@ -18,6 +21,7 @@ pub struct Ways {
     /// `None`: nobody knows pods' probes
     kubelet: Option<Kubelet>,
     answers: Option<watch::Receiver<u64>>,
+    debugged: Debugged,
     // What is to be told, until it is.
     told: Vec<Event>,
 }
@@ -58,6 +62,7 @@ impl Ways {
     pub(super) fn hear(&mut self, record: &Record, events: &mut Vec<Event>, containers: &Containers) {
         match record {
             Record::ContainerStarted(started) => {
+                self.debugged.started(started.cgroup_id, started.time);
                 let around = Around { containers, kubelet: self.kubelet.as_ref() };
                 self.wayin.container_started(started.cgroup_id, started.time, &around, &mut self.told);
             }
@@ -85,6 +90,11 @@ impl Ways {
         self.wayin.answered(boot_now(), &around, &mut self.told);
     }
 
+    /// Containers that turned out to be sessions.
+    pub(super) fn debugged(&mut self, containers: &Containers) -> Vec<u64> {
+        self.debugged.found(boot_now(), &Around { containers, kubelet: self.kubelet.as_ref() })
+    }
+
     /// To be called about once a second.
     pub(super) fn flush(&mut self, events: &mut Vec<Event>, containers: &Containers) {
         self.take(events, containers);
@@ -106,9 +116,10 @@ impl Ways {
     }
 
     fn take(&mut self, events: &mut Vec<Event>, containers: &Containers) {
-        let Self { wayin, kubelet, answers: _, told } = self;
+        let Self { wayin, kubelet, answers: _, debugged: _, told } = self;
         let around = Around { containers, kubelet: kubelet.as_ref() };
-        for event in events.drain(..) {
+        for mut event in events.drain(..) {
+            debugged::explain(&mut event, &around);
             wayin.handle(event, &around, told);
         }
     }

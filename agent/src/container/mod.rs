@@ -28,4 +28,4 @@ pub use directory::{ContainerInfo, Directory, Limits};
 pub use host::{Host, HostNamespaces, host_namespaces};
 pub use name::Runtime;
 pub use owner::Owners;
-pub use recover::{ExactStart, NoExactStart, RecoverError, Scan, Snapshot, recover};
+pub use recover::{ExactStart, NoExactStart, RecoverError, Scan, Snapshot, follow, recover};

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::directory::Directory;
 use super::host::Host;
 use super::process::{self, NsKind};
-use super::{Hierarchy, HostNamespaces};
+use super::{Hierarchy, HostNamespaces, Scan};
 use crate::event::BootTime;
 
 /// Answers that are remembered, at most.
@@ -41,6 +41,13 @@ impl Owners {
     #[must_use]
     pub fn new(host: Host, hierarchy: Hierarchy, namespaces: HostNamespaces) -> Self {
         Self { host, hierarchy, namespaces, answers: HashMap::new(), looks: 0 }
+    }
+
+    /// For a look at all processes of this node.
+    #[must_use]
+    pub fn scan(&self, time: BootTime) -> Scan<'_> {
+        let Self { host, hierarchy, namespaces, answers: _, looks: _ } = self;
+        Scan { host, hierarchy, namespaces, time, self_pid: std::process::id() }
     }
 
     /// Cgroup id of the container that the mount namespace `mnt`, or else the pid namespace `pid`, belongs to. 0 and

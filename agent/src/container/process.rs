@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use podtrail_ebpf::environ::{self, found};
 use procfs::FromRead;
 use procfs::process::{Stat, Status};
 
@@ -249,6 +250,23 @@ pub fn read_bounded(path: &Path, max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(max as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// What was [`found`] of names of requests in the environment with which a process began, as far as it is still there. 0: nobody
+/// knows.
+pub fn environment(host: &Host, pid: u32) -> u8 {
+    let path = host.proc.join(pid.to_string()).join("environ");
+    let max = usize::try_from(environ::SEARCHED_MAX).unwrap_or(usize::MAX);
+    let Ok(bytes) = read_bounded(&path, max) else { return 0 };
+    let has = |name: &[u8]| bytes.split(|byte| *byte == 0).any(|variable| variable.starts_with(name));
+    let mut bits = found::LOOKED;
+    if has(environ::AUDIT_ID) {
+        bits |= found::AUDIT_ID;
+    }
+    if has(environ::REQUEST_UID) {
+        bits |= found::REQUEST_UID;
+    }
+    bits
 }
 
 fn comm(folder: &Path) -> Vec<u8> {

@@ -48,7 +48,15 @@ impl Probe {
         }
         for (key, value) in &snapshot.tasks {
             let mut tasks = self.map::<Bytes<KEY>, Bytes<TASK>>("TASKS")?;
-            let added = add(&mut tasks, "TASKS", bytes(key), bytes(value))?;
+            let known = tasks.get(&bytes(key), 0).ok();
+            let known = known.and_then(|task| FollowedTask::read_from_bytes(&task).ok());
+            // What was taken for a container's init, and turned out to be a session's first task.
+            let added = if value.init != 0 && known.is_some_and(|task| task.kind == task_kind::INIT) {
+                let changed = tasks.insert(bytes(key), bytes::<_, TASK>(value), 0);
+                changed.map(|()| true).map_err(|e| map_error("write", "TASKS", &e))?
+            } else {
+                add(&mut tasks, "TASKS", bytes(key), bytes(value))?
+            };
             // A session that was there already has not counted this task.
             if added && value.kind == task_kind::SESSION && !new.contains(&value.entry) {
                 self.count_live(&value.entry)?;

@@ -149,7 +149,7 @@ fn evidence(exec: &Exec, entry: Option<&Entry>, beside: Option<u64>, recovered: 
         evidence.push("the first command sees the host's mount namespace".to_owned());
     }
     if recovered {
-        evidence.push("found in /proc: it began before the agent did".to_owned());
+        evidence.push("found in /proc: it began before it was known to be a session".to_owned());
         return evidence;
     }
     match entry {

@@ -7,13 +7,14 @@ use podtrail_proto::v1::EntryMethod;
 use super::{BUSYBOX, nothing_else, only_session_of, sh};
 use crate::{
     cases,
-    harness::{Container, Cx, Session, Spec, container::fresh_id, want},
+    harness::{Container, Cx, Session, Spec, container::fresh_id, node, process, session, until, want},
 };
 
 cases! {
     "ephemeral",
     SharedAgent: a_debug_container_of_a_pod, a_debug_container_that_is_entered, a_debug_container_without_a_pod,
-        a_pod_that_shares_its_processes, a_sandbox_that_is_made_again
+        a_pod_that_shares_its_processes, a_sandbox_that_is_made_again;
+    OwnAgent: found_by_a_late_agent
 }
 
 /// A pod's cgroup, as the kubelet names it.
@@ -153,4 +154,33 @@ fn a_sandbox_that_is_made_again(cx: &Cx) -> Result<()> {
     let debug = pod.beside(cx, &alone, &sh(DEBUG))?;
     let session = debugged(cx, &debug, &alone)?;
     nothing_else(cx, &debug, &[&session])
+}
+
+/// An agent that starts when all of it runs takes the debug container for a session, and nothing else, and knows the sandbox.
+fn found_by_a_late_agent(cx: &Cx) -> Result<()> {
+    let (pod, sharing) = (Pod::new(), Pod::new());
+    let sandbox = pod.start(cx, Spec::default())?;
+    let app = pod.start(cx, Spec::default())?;
+    let debug = pod.beside(cx, &app, &sh(DEBUG))?;
+    let shared = sharing.start(cx, Spec::default())?;
+    let sharer = sharing.beside(cx, &shared, &sh(DEBUG))?;
+    until("the debug container waits", || process::children(debug.init).is_empty())?;
+    let agent = cx.start_agent(&[])?;
+    let late = sharing.beside(cx, &shared, &sh(DEBUG))?;
+    debug.tell("/gate", "go")?;
+    sharer.tell("/gate", "go")?;
+    let open = session::wait_open(&agent, debug.cgroup_id, debug.init)?;
+    let session = agent.ended(&open.id)?;
+    session.check()?;
+    ensure!(session.method()? == EntryMethod::EphemeralContainer, "{}", session.story());
+    let started = session.started()?;
+    ensure!(started.recovered == Some(true) && started.entered_by.is_none(), "{started:?}");
+    let ended = session.ended().context("not ended")?;
+    ensure!(ended.exit_code == Some(3), "{}", session.story());
+    node::settle(&agent)?;
+    for container in [&sandbox, &app, &shared, &sharer, &late] {
+        let others = session::all(&agent.events(), container.cgroup_id);
+        ensure!(others.is_empty(), "{}", others[0].story());
+    }
+    agent.stop()
 }

@@ -1,6 +1,6 @@
 //! What each cgroup is, by its name, its place and its processes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use podtrail_ebpf::layout::{self, TaskKey, cgroup_state};
 use podtrail_ebpf::rules;
@@ -31,6 +31,10 @@ pub(super) struct Cgroups {
     /// every cgroup of a container, its own among them → the container
     container_of: HashMap<u64, u64>,
     states: HashMap<u64, u8>,
+    /// pods → the container in each that runs for longest, which is its sandbox; 0: none
+    pods: BTreeMap<u64, u64>,
+    /// containers' cgroups → the ones above
+    parents: HashMap<u64, u64>,
 }
 
 /// Decides about every cgroup, parents before children.
@@ -51,7 +55,11 @@ pub(super) fn classify(walk: &Walk, processes: &BTreeMap<u32, Process>, host: &H
             cgroup_state::MEMBER
         } else {
             let own = inside.get(id).map(Vec::as_slice).unwrap_or_default();
-            let state = match name::kind(path) {
+            let kind = name::kind(path);
+            if kind == rules::Name::Pod {
+                cgroups.pods.insert(*id, 0);
+            }
+            let state = match kind {
                 rules::Name::Container => {
                     let members: Vec<&Process> = subtrees.processes(*id, &inside);
                     if members.is_empty() { cgroup_state::NAMED } else { cgroup_state::RUNNING }
@@ -76,6 +84,14 @@ pub(super) fn classify(walk: &Walk, processes: &BTreeMap<u32, Process>, host: &H
             };
             if matches!(state, cgroup_state::NAMED | cgroup_state::RUNNING) {
                 let container = describe(&subtrees.processes(*id, &inside), host);
+                // The kernel gives cgroups' ids in their order.
+                if container.init.is_some()
+                    && let Some(first) = cgroups.pods.get_mut(parent)
+                    && (*first == 0 || *first > *id)
+                {
+                    *first = *id;
+                }
+                cgroups.parents.insert(*id, *parent);
                 cgroups.containers.insert(*id, container);
                 cgroups.container_of.insert(*id, *id);
             }
@@ -141,6 +157,19 @@ impl Cgroups {
         owners.into_iter().collect()
     }
 
+    /// Containers that were put into the pid namespace of another which is not its pod's sandbox.
+    pub(super) fn beside(&self) -> BTreeSet<u64> {
+        let owners: HashMap<u32, u64> = self.namespaces().into_iter().collect();
+        let sandbox = |id| self.parents.get(id).and_then(|parent| self.pods.get(parent)) == Some(id);
+        self.containers
+            .iter()
+            .filter(|(id, container)| {
+                owners.get(&container.pid_ns).is_some_and(|owner| owner != *id && !sandbox(owner))
+            })
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
     /// The map's values.
     pub(super) fn states(
         &self,
@@ -153,6 +182,9 @@ impl Cgroups {
             let mut value = layout::Cgroup::new(*parent, 0, state);
             if state == cgroup_state::MEMBER {
                 value.container = self.container_of.get(id).copied().unwrap_or(0);
+            }
+            if let Some(first) = self.pods.get(id) {
+                (value.pod, value.first) = (1, *first);
             }
             if let Some(container) = self.containers.get(id) {
                 value.init = container.init.and_then(&mut key).unwrap_or(TaskKey::NONE);

@@ -108,9 +108,29 @@ pub struct Scan<'a> {
 
 /// Looks at every cgroup and every process.
 pub fn recover(scan: &Scan<'_>, exact: &dyn ExactStart) -> Result<Snapshot, RecoverError> {
+    find(scan, exact, None)
+}
+
+/// The container with this cgroup is somebody's session, though nothing that the kernel knows says so: its processes, as such,
+/// and nothing else.
+pub fn follow(scan: &Scan<'_>, exact: &dyn ExactStart, container: u64) -> Result<Snapshot, RecoverError> {
+    let mut found = find(scan, exact, Some(container))?;
+    found
+        .recovered
+        .retain(|recovered| recovered.container == container && recovered.kind == EntryKind::Ephemeral);
+    let of = |entry: &TaskKey| found.recovered.iter().any(|recovered| recovered.entry == *entry);
+    found.sessions.retain(|(entry, _)| of(entry));
+    found.tasks.retain(|(_, task)| task.kind == task_kind::SESSION && of(&task.entry));
+    let Snapshot { tasks, sessions, recovered, .. } = found;
+    Ok(Snapshot { tasks, sessions, recovered, ..Snapshot::default() })
+}
+
+fn find(scan: &Scan<'_>, exact: &dyn ExactStart, follow: Option<u64>) -> Result<Snapshot, RecoverError> {
     let (walk, processes) = look(scan)?;
     let cgroups = cgroups::classify(&walk, &processes, scan.namespaces);
-    let labels = sessions::label(&processes, &cgroups, scan.namespaces);
+    let mut beside = cgroups.beside();
+    beside.extend(follow);
+    let labels = sessions::label(&processes, &cgroups, &beside, scan.namespaces);
     let mut snapshot = Snapshot {
         namespaces: cgroups.namespaces(),
         containers: cgroups.found(&walk),
@@ -119,7 +139,12 @@ pub fn recover(scan: &Scan<'_>, exact: &dyn ExactStart) -> Result<Snapshot, Reco
     };
     let mut keys = Keys { exact, processes: &processes, known: HashMap::new(), unkeyed: Vec::new() };
     snapshot.cgroups = cgroups.states(&walk, |pid| keys.get(pid));
-    for (id, container) in cgroups.containers() {
+    for (id, value) in &mut snapshot.cgroups {
+        if let Some(init) = cgroups.container(*id).and_then(|container| container.init) {
+            value.environment = process::environment(scan.host, init);
+        }
+    }
+    for (id, container) in cgroups.containers().filter(|(id, _)| !beside.contains(id)) {
         if let Some(key) = container.init.and_then(|pid| keys.get(pid)) {
             snapshot.tasks.push((key, task(task_kind::INIT, id, TaskKey::NONE, false)));
         }
@@ -214,7 +239,9 @@ fn session(
         keys.unkeyed.extend(&plan.members);
         return;
     };
-    let by = processes.get(&plan.root).map_or(TaskKey::NONE, |root| keys.name(root.parent));
+    let ephemeral = plan.kind == EntryKind::Ephemeral;
+    let parent = processes.get(&plan.root).filter(|_| !ephemeral).map(|root| root.parent);
+    let by = parent.map_or(TaskKey::NONE, |parent| keys.name(parent));
     let mut live = 0;
     let mut execs = Vec::new();
     for process in plan.members.iter().filter_map(|pid| processes.get(pid)) {
@@ -225,7 +252,9 @@ fn session(
             continue;
         }
         live += 1;
-        snapshot.tasks.push((key, task(task_kind::SESSION, plan.container, entry, true)));
+        let init = u8::from(ephemeral && process.pid == plan.root);
+        let task = task(task_kind::SESSION, plan.container, entry, true);
+        snapshot.tasks.push((key, FollowedTask { init, ..task }));
         let process::Details { credentials, namespaces, path, cwd, path_incomplete, executable, argv, tty } =
             details;
         execs.push(Exec {

@@ -1,6 +1,6 @@
 //! Which processes are of sessions: those that no member of their container forked, and all that these forked.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::super::host::HostNamespaces;
 use super::super::process::Process;
@@ -41,7 +41,13 @@ pub(super) struct Labels {
 }
 
 /// Labels every process.
-pub(super) fn label(processes: &BTreeMap<u32, Process>, cgroups: &Cgroups, host: &HostNamespaces) -> Labels {
+/// `beside`: containers that are sessions themselves.
+pub(super) fn label(
+    processes: &BTreeMap<u32, Process>,
+    cgroups: &Cgroups,
+    beside: &BTreeSet<u64>,
+    host: &HostNamespaces,
+) -> Labels {
     let owners: HashMap<u32, u64> = cgroups.namespaces().into_iter().collect();
     let ns_inits: HashMap<u32, u32> = processes
         .values()
@@ -51,6 +57,7 @@ pub(super) fn label(processes: &BTreeMap<u32, Process>, cgroups: &Cgroups, host:
     let mut labeller = Labeller {
         processes,
         cgroups,
+        beside,
         host,
         owners,
         ns_inits,
@@ -70,6 +77,7 @@ pub(super) fn label(processes: &BTreeMap<u32, Process>, cgroups: &Cgroups, host:
 struct Labeller<'a> {
     processes: &'a BTreeMap<u32, Process>,
     cgroups: &'a Cgroups,
+    beside: &'a BTreeSet<u64>,
     host: &'a HostNamespaces,
     /// of mount and pid namespaces
     owners: HashMap<u32, u64>,
@@ -121,6 +129,9 @@ impl Labeller<'_> {
         if let Some(container) = place
             && self.cgroups.container(container).is_some_and(|found| found.init == Some(process.pid))
         {
+            if self.beside.contains(&container) {
+                return self.root(process, container, EntryKind::Ephemeral);
+            }
             return Label::Workload(container);
         }
         if let Some(Label::Session(root)) = of_parent {
@@ -191,7 +202,7 @@ impl Labeller<'_> {
     fn adopt(&mut self) -> bool {
         let mut workload_sids = HashSet::new();
         let mut sids: HashMap<u32, u32> = HashMap::new();
-        for (_, container) in self.cgroups.containers() {
+        for (_, container) in self.cgroups.containers().filter(|(id, _)| !self.beside.contains(id)) {
             if let Some(init) = container.init.and_then(|pid| self.processes.get(&pid)) {
                 workload_sids.insert(init.sid);
             }
@@ -216,7 +227,7 @@ impl Labeller<'_> {
             let candidate = match self.labels.get(pid) {
                 Some(Label::Workload(_)) => orphan && !is_init,
                 // A join whose entry is gone may be of another that still lives.
-                Some(Label::Session(root)) => root == pid && orphan,
+                Some(Label::Session(root)) => root == pid && orphan && !is_init,
                 _ => false,
             };
             if candidate
@@ -232,7 +243,17 @@ impl Labeller<'_> {
     }
 
     fn finish(self) -> Labels {
-        let Self { processes, roots, labels, cgroups: _, host: _, owners: _, ns_inits: _, adopted: _ } = self;
+        let Self {
+            processes,
+            roots,
+            labels,
+            cgroups: _,
+            beside: _,
+            host: _,
+            owners: _,
+            ns_inits: _,
+            adopted: _,
+        } = self;
         let mut plans: BTreeMap<u32, Plan> = roots
             .into_iter()
             .map(|(root, (container, kind))| (root, Plan { root, container, kind, members: Vec::new() }))

@@ -332,8 +332,8 @@ fn the_root_and_the_init_come_first_even_within_one_tick() {
 
 #[test]
 fn a_pod_that_shares_its_pid_namespace() {
-    let (fake, pause) = node(&docker());
-    let path = format!("/docker/{OTHER}");
+    let (fake, pause) = node(&format!("{POD}/{ID}"));
+    let path = format!("{POD}/{OTHER}");
     let app = fake.cgroup(&path);
     fake.process(55).parent(SHIM).cgroup(&path).ns_pids(&[55, 20]).mnt(510).pid_ns(PID_NS).write();
     // its orphans go to the pause container's process
@@ -464,4 +464,77 @@ fn this_machine() {
     assert_eq!(snapshot.sessions.len(), snapshot.recovered.len());
     let own = std::process::id();
     assert!(!snapshot.tasks.iter().any(|(task, _)| task.tgid == own));
+}
+
+const POD: &str = "/kubepods/besteffort/pod11111111-2222-3333-4444-555555555555";
+const THIRD: &str = "11b3a1c2d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f80";
+
+/// A pod whose sandbox is that of [`node`], with an app (60) in a pid namespace of `own`, and a third container (70), with a child
+/// (71), in the app's.
+fn pod(own: u32) -> (Fake, [u64; 3]) {
+    let (fake, sandbox) = node(&format!("{POD}/{ID}"));
+    let (app, third) = (format!("{POD}/{OTHER}"), format!("{POD}/{THIRD}"));
+    let ids = [sandbox, fake.cgroup(&app), fake.cgroup(&third)];
+    let pids: &[u32] = if own == PID_NS { &[60, 9] } else { &[60, 1] };
+    fake.process(60).parent(SHIM).cgroup(&app).ns_pids(pids).mnt(501).pid_ns(own).write();
+    fake.process(70).parent(SHIM).cgroup(&third).ns_pids(&[70, 30]).mnt(502).pid_ns(own).write();
+    fake.process(71).parent(70).cgroup(&third).ns_pids(&[71, 31]).mnt(502).pid_ns(own).write();
+    (fake, ids)
+}
+
+fn inits(snapshot: &Snapshot) -> Vec<(TaskKey, u64)> {
+    let inits = snapshot.tasks.iter().filter(|(_, task)| task.kind == task_kind::INIT);
+    inits.map(|(key, task)| (*key, task.container)).collect()
+}
+
+#[test]
+fn a_container_beside_another_is_a_session() {
+    let (fake, [sandbox, app, debug]) = pod(601);
+    let snapshot = recovered(&fake);
+    assert_eq!(sessions(&snapshot), [(70, EntryKind::Ephemeral, vec![70, 71])]);
+    assert_eq!(inits(&snapshot), [(key(50), sandbox), (key(60), app)]);
+    let of_session: Vec<_> =
+        snapshot.tasks.iter().filter(|(_, task)| task.kind == task_kind::SESSION).copied().collect();
+    let followed = task(task_kind::SESSION, debug, key(70), true);
+    assert_eq!(of_session, [(key(70), FollowedTask { init: 1, ..followed }), (key(71), followed)]);
+    assert_eq!(snapshot.recovered[0].processes[0].entered_by, TaskKey::NONE, "the shim did not enter it");
+    let parent = state(&snapshot, state(&snapshot, app).parent);
+    assert_eq!((parent.pod, parent.first, parent.state), (1, sandbox, cgroup_state::NEW));
+}
+
+#[test]
+fn containers_in_their_sandbox_s_pid_namespace_are_no_sessions() {
+    let (fake, ids) = pod(PID_NS);
+    let snapshot = recovered(&fake);
+    assert_eq!(sessions(&snapshot), []);
+    assert_eq!(inits(&snapshot), [(key(50), ids[0]), (key(60), ids[1]), (key(70), ids[2])]);
+}
+
+#[test]
+fn a_container_that_is_said_to_be_a_session_is_one_and_nothing_else_is_told() {
+    let (fake, [_, _, third]) = pod(PID_NS);
+    let host = fake.host();
+    let hierarchy = Hierarchy::find(&host).unwrap();
+    let namespaces = host_namespaces(&host);
+    let scan =
+        Scan { host: &host, hierarchy: &hierarchy, namespaces: &namespaces, time: NOW, self_pid: 9999 };
+    let snapshot = follow(&scan, &Exact(&fake), third).unwrap();
+    assert_eq!(sessions(&snapshot), [(70, EntryKind::Ephemeral, vec![70, 71])]);
+    let keys: Vec<_> = snapshot.tasks.iter().map(|(key, task)| (key.tgid, task.init)).collect();
+    assert_eq!(keys, [(70, 1), (71, 0)]);
+    assert_eq!(snapshot.sessions.len(), 1);
+    assert_eq!((snapshot.cgroups.len(), snapshot.namespaces.len(), snapshot.containers.len()), (0, 0, 0));
+    assert_eq!(follow(&scan, &Exact(&fake), 4711).unwrap(), Snapshot::default(), "there is no such cgroup");
+}
+
+#[test]
+fn what_inits_had_in_their_environment_is_looked_up() {
+    use podtrail_ebpf::environ::found;
+    let (fake, ids) = pod(601);
+    let write = |pid, text: &str| std::fs::write(fake.host().process(pid).join("environ"), text).unwrap();
+    write(50, "A=KUBERNETES_EXEC_AUDIT_ID=x\0");
+    write(60, "PATH=/bin\0SPO_EXEC_REQUEST_UID=\0KUBERNETES_EXEC_AUDIT_ID=x\0");
+    let snapshot = recovered(&fake);
+    let found = ids.map(|id| state(&snapshot, id).environment);
+    assert_eq!(found, [found::LOOKED, found::LOOKED | found::AUDIT_ID | found::REQUEST_UID, 0]);
 }
