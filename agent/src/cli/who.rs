@@ -86,7 +86,8 @@ pub fn lines(attributed: &v1::Attributed) -> Vec<(&'static str, Style, String)> 
     let v1::Attributed { user, candidates, evidence, audit_id, source_ips, user_agent, .. } = attributed;
     let mut lines = Vec::new();
     let sure = attributed.verdict();
-    let style = if matches!(sure, Verdict::Ambiguous | Verdict::NodeLocal) { Style::Warn } else { Style::Plain };
+    let style =
+        if matches!(sure, Verdict::Ambiguous | Verdict::NodeLocal) { Style::Warn } else { Style::Plain };
     let groups = user.as_ref().map(|user| user.groups.as_slice()).unwrap_or_default();
     let name = short(Some(attributed)).1;
     let mut who = if name == "-" { verdict(sure).to_owned() } else { format!("{name}, {}", verdict(sure)) };
@@ -131,7 +132,11 @@ pub fn lines(attributed: &v1::Attributed) -> Vec<(&'static str, Style, String)> 
         lines.push(("candidate", Style::Warn, text));
     }
     if candidates.len() > MOST {
-        lines.push(("candidate", Style::Warn, format!("and {} more", words::grouped((candidates.len() - MOST) as u64))));
+        lines.push((
+            "candidate",
+            Style::Warn,
+            format!("and {} more", words::grouped((candidates.len() - MOST) as u64)),
+        ));
     }
     lines
 }
@@ -170,12 +175,16 @@ mod tests {
     #[test]
     fn a_column_says_how_sure_it_is() {
         let two = vec![candidate("alice", "a"), candidate("bob", "b")];
-        let acted = v1::Attributed { user: user("root"), impersonated: user("bob\x1b[2J"), ..said(Verdict::ExactId) };
+        let acted =
+            v1::Attributed { user: user("root"), impersonated: user("bob\x1b[2J"), ..said(Verdict::ExactId) };
         for (attributed, expected) in [
             (None, "-"),
             (Some(said(Verdict::None)), "-"),
             (Some(said(Verdict::NodeLocal)), "node-local"),
-            (Some(v1::Attributed { user: user("alice@example.com"), ..said(Verdict::Matched) }), "alice@example.com"),
+            (
+                Some(v1::Attributed { user: user("alice@example.com"), ..said(Verdict::Matched) }),
+                "alice@example.com",
+            ),
             (Some(acted), r"root as $'bob\x1b[2J'"),
             (Some(v1::Attributed { candidates: two.clone(), ..said(Verdict::Ambiguous) }), "alice? (1 of 2)"),
             (Some(v1::Attributed { candidates: two[..1].to_vec(), ..said(Verdict::Ambiguous) }), "alice?"),
@@ -229,7 +238,10 @@ mod tests {
             ]
         );
         let text = |verdict| lines(&said(verdict)).remove(0).2;
-        assert_eq!((text(Verdict::NodeLocal).as_str(), text(Verdict::None).as_str()), ("node-local", "none: nobody can say"));
+        assert_eq!(
+            (text(Verdict::NodeLocal).as_str(), text(Verdict::None).as_str()),
+            ("node-local", "none: nobody can say")
+        );
         // A flood of candidates is no flood of lines.
         let many = v1::Attributed { candidates: vec![candidate("x", "y"); 40], ..said(Verdict::Ambiguous) };
         let text = lines(&many);

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what podtrail costs, beside what others cost, in the same run.
 
+mod attribution;
 mod exec;
 mod measure;
 mod pipeline;
@@ -15,6 +16,8 @@ pub(crate) enum Subject {
     Exec(exec::Options),
     /// The way of an event from the exec to a subscriber, and what the collector takes
     Pipeline(pipeline::Options),
+    /// How often it is right who is behind a session, and how soon; writes to `docs/attribution.md`
+    Attribution(attribution::Options),
 }
 
 /// Measures, and writes what was measured to `docs/benchmarks.md`.
@@ -22,5 +25,6 @@ pub(crate) fn run(subject: &Subject) -> Result<()> {
     match subject {
         Subject::Exec(options) => exec::run(options),
         Subject::Pipeline(options) => pipeline::run(options),
+        Subject::Attribution(options) => attribution::run(options),
     }
 }

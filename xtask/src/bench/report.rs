@@ -120,9 +120,14 @@ fn agent(text: &mut String, options: &Options, results: &Results) -> Result<()> 
 
 /// Puts the section of `cargo xtask bench SUBJECT` into its place.
 pub(super) fn write(subject: &str, section: &str) -> Result<()> {
+    write_to("docs/benchmarks.md", subject, section)
+}
+
+/// The same in another page.
+pub(super) fn write_to(page: &str, subject: &str, section: &str) -> Result<()> {
     let begin = format!("<!-- `cargo xtask bench {subject}` writes from here -->");
     let end = format!("<!-- `cargo xtask bench {subject}` writes up to here -->");
-    let file = root::workspace().join("docs/benchmarks.md");
+    let file = root::workspace().join(page);
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let (Some((before, _)), Some((_, after))) = (text.split_once(&begin), text.split_once(&end)) else {
         bail!("{} has no place for results (`{begin}` and `{end}`)", file.display());

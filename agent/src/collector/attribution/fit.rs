@@ -19,9 +19,6 @@ pub const ANSWER: Duration = Duration::from_secs(70);
 pub const EPHEMERAL: Duration = Duration::from_secs(3600);
 /// From the end of a session's root until the response is complete: what was written is still on its way.
 const DRAIN: Duration = Duration::from_secs(1);
-/// How exactly lengths of time are told.
-const GRAIN: Duration = Duration::from_millis(50);
-
 /// How two texts of a command compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -32,15 +29,6 @@ pub enum Command {
     Prefixed,
     /// it is a script, whose interpreter stands before it
     Script,
-}
-
-/// How the ends of both compare.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ends {
-    Agree,
-    /// one of them is not known
-    Open,
-    Disagree,
 }
 
 /// Whether the session can have been entered by this request; ends are not looked at.
@@ -151,34 +139,32 @@ fn tail_is(tail: &[String], asked: &[String]) -> bool {
     asked.get(at).is_some_and(|word| word.ends_with(broken.as_str())) && asked.get(at + 1..) == Some(tail)
 }
 
-/// Whether the session's end and that of the response belong together. `node`: how far its node has reported; `api`: up to
-/// when the API server was heard.
+/// Whether the response went on after all of the session had ended: then it was another's. The other way round says
+/// nothing, since clients may leave. `heard`: whether the API server was heard up to a moment.
 #[must_use]
-pub fn ends(
+pub fn outlives(
     settings: &Settings,
-    session: &Session,
     request: &Request,
-    node: Moment,
-    api_heard: impl Fn(Moment) -> bool,
-) -> Ends {
-    let slack = settings.skew + DRAIN;
-    let root = session.root_end.or(session.end);
-    match (root, request.complete) {
-        (Some(root), Some(complete)) => {
-            // Whoever holds its output open goes on after the root, and with them the response.
-            let last = session.end.unwrap_or(Moment::MAX).max(root);
-            let lasted = root.since(session.entered);
-            let answered = complete.since(request.begin());
-            let at = complete >= root.before(settings.skew)
-                && (last == Moment::MAX || complete <= after(last, slack));
-            if at && answered + GRAIN >= lasted { Ends::Agree } else { Ends::Disagree }
+    session: &Session,
+    heard: impl Fn(Moment) -> bool,
+) -> bool {
+    let Some(end) = session.end else { return false };
+    let last = after(end, settings.skew + DRAIN);
+    match request.complete {
+        Some(complete) => {
+            // Lengths of time need no common clock.
+            let lasted = end.since(session.entered) + settings.latency + DRAIN;
+            complete > last || complete.since(request.begin()) > lasted
         }
-        // It ended, and the response would be complete, which would have been heard.
-        (Some(_), None) => match session.end {
-            Some(end) if api_heard(after(end, slack)) => Ends::Disagree,
-            _ => Ends::Open,
-        },
-        (None, Some(complete)) if node > after(complete, slack) => Ends::Disagree,
-        (None, _) => Ends::Open,
+        None => heard(last),
     }
+}
+
+/// Whether the response was over so soon that it may have started nothing, while the session went on. `node`: how far
+/// its node has reported.
+#[must_use]
+pub fn is_abandoned(settings: &Settings, request: &Request, session: &Session, node: Moment) -> bool {
+    let Some(complete) = request.complete else { return false };
+    let ran = session.root_end.or(session.end).unwrap_or(node);
+    complete < after(session.entered, settings.skew) && ran > after(complete, settings.skew + DRAIN)
 }

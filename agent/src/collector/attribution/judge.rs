@@ -6,9 +6,9 @@ use podtrail_proto::v1::{EntryMethod, Verdict, api_request::Action};
 
 use super::{
     Heard, World,
-    assign::{Assigned, assign},
+    assign::assign,
     engine::Engine,
-    fit::{self, Command, Ends, after},
+    fit::{self, Command, after},
     request::Request,
     session::{Place, Session},
     verdict::{Conclusion, length, text},
@@ -33,6 +33,14 @@ pub(super) struct Judged {
     pub(super) behind: bool,
     /// which request is its own
     pub(super) request: Option<Cursor>,
+}
+
+/// What a session's end says of the requests that fit to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ByEnd {
+    Same,
+    Fewer,
+    NothingLeft,
 }
 
 /// Sessions and requests that hang together: each session by the requests that fit to it.
@@ -151,7 +159,10 @@ impl Engine {
                 None => edges.iter().copied().filter(|r| !taken.contains(r)).collect(),
             })
             .collect();
-        let (assigned, by_ends) = self.assign(together, &open, now, world);
+        let by_ends = self.by_ends(together, &open, now, world);
+        let left: Vec<Vec<usize>> = by_ends.iter().map(|(edges, _)| edges.clone()).collect();
+        let told_apart = by_ends.iter().any(|(_, by_end)| *by_end == ByEnd::Fewer);
+        let assigned = assign(&left, requests.len());
         sessions
             .iter()
             .enumerate()
@@ -180,13 +191,24 @@ impl Engine {
                 let certain = assigned.always.get(place) == Some(&true) && !too_many;
                 let candidates = get(may_be);
                 let one = candidates.iter().map(|request| request.who()).collect::<BTreeSet<_>>().len() == 1;
-                let verdict = if certain && one && session.argv.is_some() {
+                let outlived = by_ends.get(place).is_none_or(|(_, by_end)| *by_end == ByEnd::NothingLeft);
+                let abandoned = candidates.iter().all(|r| self.is_abandoned(session, r));
+                let verdict = if certain && one && session.argv.is_some() && !abandoned && !outlived {
                     Verdict::Matched
                 } else {
                     Verdict::Ambiguous
                 };
                 let size = (sessions.len(), requests.len());
-                let mut evidence = self.evidence(session, verdict, &candidates, size, by_ends);
+                let mut evidence = self.evidence(session, verdict, &candidates, size, told_apart);
+                if abandoned {
+                    evidence.push(
+                        "the response was complete while the session went on: the client left at once, or it was another's"
+                            .to_owned(),
+                    );
+                }
+                if outlived {
+                    evidence.push("but the response went on after the session had ended".to_owned());
+                }
                 if *too_many {
                     evidence.push(format!("more than {MAX_TOGETHER} sessions and requests are alike"));
                 }
@@ -256,45 +278,43 @@ impl Engine {
         self.when_settled(session, conclusion, last.max(session.logged), now, world, force)
     }
 
-    /// Pairs; by the ends too, where that leaves as many.
-    fn assign(
+    /// Of each session what fits by its end too, and whether that made a difference; all that fits, where nothing is left.
+    fn by_ends(
         &self,
         together: &Together,
         open: &[Vec<usize>],
         now: Moment,
         world: &dyn World,
-    ) -> (Assigned, bool) {
-        let Together { sessions, requests, .. } = together;
-        let plain = assign(open, requests.len());
-        let agreeing: Vec<Vec<usize>> = sessions
-            .iter()
-            .zip(open)
-            .map(|(at, edges)| {
-                let keep = |place: &&usize| {
-                    let session = self.sessions.get(at);
-                    let request = requests.get(**place).and_then(|at| self.requests.get(at));
-                    session.zip(request).is_some_and(|(session, request)| {
-                        self.ends(session, request, now, world) != Ends::Disagree
-                    })
-                };
-                edges.iter().filter(keep).copied().collect()
-            })
-            .collect();
-        if agreeing == *open {
-            return (plain, false);
-        }
-        let by_ends = assign(&agreeing, requests.len());
-        if by_ends.pairs == plain.pairs { (by_ends, true) } else { (plain, false) }
+    ) -> Vec<(Vec<usize>, ByEnd)> {
+        let of = |(at, edges): (&Cursor, &Vec<usize>)| {
+            let fits = |place: &&usize| {
+                let session = self.sessions.get(at);
+                let request = together.requests.get(**place).and_then(|at| self.requests.get(at));
+                let pair = session.zip(request);
+                pair.is_some_and(|(session, request)| !self.outlives(request, session, now, world))
+            };
+            let left: Vec<usize> = edges.iter().filter(fits).copied().collect();
+            match left.len() {
+                n if n == edges.len() => (left, ByEnd::Same),
+                0 => (edges.clone(), ByEnd::NothingLeft),
+                _ => (left, ByEnd::Fewer),
+            }
+        };
+        together.sessions.iter().zip(open).map(of).collect()
     }
 
-    fn ends(&self, session: &Session, request: &Request, now: Moment, world: &dyn World) -> Ends {
-        let cluster = &session.key.cluster;
-        let node = (cluster.clone(), session.key.node.clone());
-        let reached = self.nodes.get(&node).copied().unwrap_or(Moment::MIN);
-        fit::ends(&self.settings, session, request, reached, |to| {
+    fn outlives(&self, request: &Request, session: &Session, now: Moment, world: &dyn World) -> bool {
+        fit::outlives(&self.settings, request, session, |to| {
+            // What was complete by then had the time to come.
             now >= after(session.logged, self.settings.settle)
-                && world.heard(cluster, request.begin(), to) == Heard::All
+                && world.heard(&session.key.cluster, request.begin(), to) == Heard::All
         })
+    }
+
+    fn is_abandoned(&self, session: &Session, request: &Request) -> bool {
+        let node = (session.key.cluster.clone(), session.key.node.clone());
+        let reached = self.nodes.get(&node).copied().unwrap_or(Moment::MIN);
+        fit::is_abandoned(&self.settings, request, session, reached)
     }
 
     /// Says it, once nothing more is to be expected: what came is a while ago, and the audit was heard past the start.
@@ -313,8 +333,8 @@ impl Engine {
         }
         let settled = after(last, self.settings.settle);
         let end = after(session.first_logged, self.settings.patience);
-        if now < settled.min(end) {
-            return Judged { again: Some(settled.min(end)), ..Judged::default() };
+        if now < settled {
+            return Judged { again: Some(settled), ..Judged::default() };
         }
         if now < end && self.heard(session, world) == Heard::Behind {
             return Judged { again: Some(end), behind: true, ..Judged::default() };
@@ -468,7 +488,7 @@ impl Engine {
         verdict: Verdict,
         candidates: &[&Request],
         (sessions, all): (usize, usize),
-        by_ends: bool,
+        told_apart: bool,
     ) -> Vec<String> {
         let mut evidence = Vec::new();
         match (verdict, candidates) {
@@ -488,7 +508,7 @@ impl Engine {
             (_, several) => evidence.push(format!("{} fit", requests(several.len()))),
         }
         evidence.extend(self.alike(session, candidates));
-        if by_ends {
+        if told_apart {
             evidence.push("told apart by when they ended".to_owned());
         }
         evidence.extend(self.about_id(session));
