@@ -22,6 +22,8 @@ const MAX_URI: usize = 64 * 1024;
 const MAX_TEXT: usize = 16 * 1024;
 /// Groups of a user, and their extra values.
 const MAX_MANY: usize = 4096;
+/// All of one request: what a reader cannot be sent is worth nothing.
+const MAX_REQUEST: usize = 4 << 20;
 /// Of what is quoted in an error.
 const MAX_QUOTED: usize = 300;
 /// Years 1 to 9999, which is what a protobuf timestamp may say.
@@ -204,20 +206,26 @@ fn time(text: &str) -> Option<Timestamp> {
     (SECONDS.contains(&time.seconds) && time.nanos >= 0).then_some(time)
 }
 
-/// Texts, cut where they are too long.
-#[derive(Default)]
+/// Texts, cut where they are too long, or too many.
 struct Cutter {
     cut: bool,
+    left: usize,
 }
 
 impl Cutter {
+    fn new() -> Self {
+        Self { cut: false, left: MAX_REQUEST }
+    }
+
     fn text(&mut self, text: Option<String>, max: usize) -> String {
         let mut text = text.unwrap_or_default();
+        let max = max.min(self.left);
         if text.len() > max {
             text.truncate(text.floor_char_boundary(max));
             text.shrink_to_fit();
             self.cut = true;
         }
+        self.left -= text.len();
         text
     }
 
@@ -272,7 +280,7 @@ fn request(event: Event<'_>) -> Option<v1::ApiRequest> {
     let verb = verb.unwrap_or_default();
     let object = object_ref.unwrap_or_default();
     let found = Found::of(&object, &verb, &uri)?;
-    let mut cutter = Cutter::default();
+    let mut cutter = Cutter::new();
     let mut request = v1::ApiRequest { action: Some(found.action().into()), ..v1::ApiRequest::default() };
     let ObjectRef { resource: _, namespace, name, api_group: _, subresource: _ } = object;
     match found {
@@ -318,15 +326,19 @@ fn request(event: Event<'_>) -> Option<v1::ApiRequest> {
 }
 
 fn bound_command(command: &mut Vec<String>, cutter: &mut Cutter) {
-    let mut left = MAX_COMMAND;
+    let all = MAX_COMMAND.min(cutter.left);
+    let mut left = all;
     // An empty argument takes two bytes as well.
     let fits = command.iter().take_while(|argument| {
         let bytes = argument.len() + 2;
         let fits = bytes <= left;
-        left = left.saturating_sub(bytes);
+        if fits {
+            left -= bytes;
+        }
         fits
     });
     let fits = fits.count();
+    cutter.left -= all - left;
     cutter.cut |= fits < command.len();
     command.truncate(fits);
 }

@@ -289,6 +289,12 @@ fn what_is_too_deep_or_too_long_does_no_harm() {
     let user = request.user.unwrap();
     assert_eq!((user.name.len(), user.groups.len(), request.truncated), (MAX_TEXT, MAX_MANY, true));
     assert_eq!(user.extra.iter().map(|extra| extra.values.len()).sum::<usize>(), MAX_MANY);
+    // However many long ones there are, what is kept can be sent.
+    let user = serde_json::json!({"username": "u", "groups": vec!["g".repeat(MAX_TEXT); 2000]});
+    let request =
+        request_of(&format!(r#"{{{object},"user":{user},"impersonatedUser":{user},"userAgent":"x"}}"#));
+    let bytes = prost::Message::encoded_len(&request);
+    assert!(request.truncated && bytes < MAX_REQUEST + 64 * 1024, "{bytes}");
 }
 
 #[test]
