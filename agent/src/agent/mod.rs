@@ -160,7 +160,7 @@ pub async fn run<S: Source>(
 
     let sinks = Sinks { spool: Arc::clone(&spool), indexed, uplink: state };
 
-    let ended = pipeline.run(sinks, before, stop).await;
+    let ended = Box::pin(pipeline.run(sinks, before, stop)).await;
 
     // Even after an error: what is in the spool is true, and the last event says that no more comes.
     let last = spool.fill().last_seq;

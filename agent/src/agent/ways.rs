@@ -81,7 +81,7 @@ impl Ways {
         {
             return;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     pub(super) fn answered(&mut self, events: &mut Vec<Event>, containers: &Containers) {

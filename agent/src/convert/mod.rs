@@ -154,14 +154,14 @@ fn session_started(started: SessionStarted, offset: WallOffset) -> v1::SessionSt
         exec_request_uid: lossy(exec_request_uid),
         observable: Some(observable),
         labels,
-        probe: probe.map(self::probe),
+        probe: probe.as_ref().map(self::probe),
         spoofed,
         ancestors: ancestors.into_iter().map(process).collect(),
     }
 }
 
-fn probe(probe: Probe) -> v1::Probe {
-    let Probe { kind, period_ns } = probe;
+fn probe(probe: &Probe) -> v1::Probe {
+    let Probe { kind, period_ns } = *probe;
     v1::Probe { kind: kind.as_str().to_owned(), period: period_ns.map(duration) }
 }
 

@@ -33,11 +33,11 @@ impl Outcome {
             Body::Executed(executed) => self.part(&told(executed)),
             // In what order the processes of a pipe come and go is chance.
             Body::Exited(Exited { process, status, duration_ns: _ }) => {
-                self.part(&(1_u8, &process.comm, status))
+                self.part(&(1_u8, &process.comm, status));
             }
             Body::SessionStarted(_) | Body::SessionEnded(_) | Body::Attributed(_) => {}
             Body::NamespaceJoined(_) | Body::Gap(_) | Body::AgentState(_) | Body::Folded(_) => {
-                self.broken = true
+                self.broken = true;
             }
         }
     }

@@ -90,7 +90,7 @@ pub(super) fn excludes(started: &SessionStarted, sandbox: bool) -> Vec<String> {
             }
             Descriptor::Null | Descriptor::Terminal { .. } => {}
             other if name == "stdin" => {
-                why.push(format!("stdin is {other}: a probe's and a hook's is /dev/null"))
+                why.push(format!("stdin is {other}: a probe's and a hook's is /dev/null"));
             }
             _ => {}
         }

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     fs,
+    pin::Pin,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -38,12 +39,15 @@ use crate::{
 
 const WAIT: Duration = Duration::from_secs(20);
 
+type Endless = Pin<Box<dyn futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>;
+type Answer = Either<Full<Bytes>, StreamBody<Endless>>;
+
 /// What the kubelet answers.
 #[derive(Clone, Debug)]
 enum Says {
     Pods(Bytes),
     Status(StatusCode),
-    /// zeros, without end
+    /// spaces, without end
     Flood,
 }
 
@@ -112,17 +116,10 @@ async fn serve(names: &[&str], says: Says) -> Served {
 }
 
 impl Fake {
-    fn answer(
-        &self,
-        request: &Request<Incoming>,
-    ) -> Response<
-        Either<
-            Full<Bytes>,
-            StreamBody<impl futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + use<>>,
-        >,
-    > {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Answer> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        let zeros = || futures::stream::repeat_with(|| Ok(Frame::data(Bytes::from_static(&[b' '; 1 << 16]))));
+        let spaces =
+            || futures::stream::repeat_with(|| Ok(Frame::data(Bytes::from_static(&[b' '; 1 << 16]))));
         let (status, body) = match &*self.says.lock().unwrap() {
             _ if request.uri().path() != "/pods" => (StatusCode::NOT_FOUND, Bytes::new()),
             _ if request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok())
@@ -132,7 +129,9 @@ impl Fake {
             }
             Says::Pods(body) => (StatusCode::OK, body.clone()),
             Says::Status(status) => (*status, Bytes::new()),
-            Says::Flood => return Response::new(Either::Right(StreamBody::new(zeros()))),
+            Says::Flood => {
+                return Response::new(Either::Right(StreamBody::new(Box::pin(spaces()) as Endless)));
+            }
         };
         Response::builder().status(status).body(Either::Left(Full::new(body))).unwrap()
     }

@@ -85,7 +85,7 @@ fn a_state_of_another_version_is_told_and_not_read() {
     assert_eq!(WayIn::lost_with(&state), (1, false));
     assert_eq!(WayIn::lost_with(&State::new()), (0, true));
     // Cut, it is not read either, and nothing panics.
-    for (_, value) in state.iter_mut() {
+    for value in state.values_mut() {
         value.pop();
     }
     assert!(WayIn::restore(Options::default(), &state).is_err());

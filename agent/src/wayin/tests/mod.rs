@@ -208,12 +208,12 @@ pub(super) fn lines(events: &[Event]) -> Vec<String> {
 
 /// What is told of one session, and why it is taken for what it is.
 pub(super) fn told(events: &[Event], id: &SessionId) -> (Method, Vec<String>, Vec<String>) {
-    let of = events.iter().filter(|event| event.session.as_ref() == Some(id));
-    let started = of.filter_map(|event| match &event.body {
+    let mut of = events.iter().filter(|event| event.session.as_ref() == Some(id));
+    let started = of.find_map(|event| match &event.body {
         Body::SessionStarted(started) => {
             Some((started.method, started.evidence.clone(), started.labels.clone()))
         }
         _ => None,
     });
-    started.last().unwrap()
+    started.unwrap()
 }
