@@ -7,11 +7,11 @@ mod storm;
 
 use std::{cell::RefCell, collections::HashMap};
 
-use super::*;
+use super::{spec::SpecCommand, *};
 use crate::{
     event::{
-        Argv, Credentials, Descriptor, Executable, Executed, ExitStatus, Exited, Folded, GapSource,
-        Namespaces, Process, TaskKey, Tty,
+        Argv, Attributed, Credentials, Descriptor, Executable, Executed, ExitStatus, Exited, Folded, Gap,
+        GapSource, Namespaces, ProbeKind, Process, TaskKey, Tty,
     },
     state::{Changes, State},
 };
