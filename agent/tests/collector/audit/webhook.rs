@@ -501,3 +501,57 @@ async fn while_the_log_cannot_be_written_the_api_server_is_told_to_come_again() 
     }
     assert_eq!(requests(&collector).await.len(), 5);
 }
+
+#[tokio::test]
+async fn what_clients_make_up_is_kept_as_told_and_moves_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = with_webhook(dir.path());
+    let mut client = Client::plain(collector.audit.unwrap()).await;
+    let forged = |from: &str, to: &str| String::from_utf8(POST_3.to_vec()).unwrap().replace(from, to);
+    // A clock that is nowhere, a pod that is not there, a path that leaves its place, and what a terminal would obey.
+    let bodies = [
+        forged("\"2026-11-22T19:23:55.492063Z\"", "\"9990-01-01T00:00:00Z\""),
+        forged("\"2026-11-22T19:23:55.492063Z\"", "\"0001-01-01T00:00:00Z\""),
+        forged("\"2026-11-22T19:23:55.492063Z\"", "\"\\u001b[2J\""),
+        forged("web-0", "no-such-pod"),
+        forged("container=app", "container=..%2F..%2Fetc&container=app&tty=%1b%5b2J"),
+        forged("alice@example.com", "\\u001b]0;root\\u0007\\u202e\\u0000"),
+    ];
+    for body in &bodies {
+        assert_eq!(client.post(body.as_bytes()).await.unwrap().status, 200, "{body}");
+    }
+    assert_eq!(client.post(POST_5).await.unwrap().status, 200);
+    let found = requests(&collector).await;
+    let times: Vec<_> = found.iter().map(|r| r.stage_time.as_ref().map(|time| time.seconds)).collect();
+    let (real, late, early) = (1_795_375_435, 253_086_768_000, -62_135_596_800);
+    assert_eq!(times[..6], [Some(late), Some(early), None, Some(real), Some(real), Some(real)]);
+    assert_eq!(found[3].pod, "no-such-pod");
+    assert_eq!((found[4].container.as_str(), found[4].tty), ("../../etc", Some(true)));
+    assert_eq!(found[5].user.as_ref().unwrap().name, "\u{1b}]0;root\u{7}\u{202e}\0");
+    assert_eq!(found.len(), 6 + 4);
+    // The log's order is that of arrival, and its own times are the collector's.
+    let since = podtrail::trail::Moment::now().before(Duration::from_secs(60)).timestamp();
+    let request =
+        v1::TailRequest { from: Some(From::Time(since)), follow: Some(false), ..v1::TailRequest::default() };
+    let mut tail = collector.trail().await.tail(request).await.unwrap().into_inner();
+    let mut logged = 0;
+    while let Some(response) = timeout(SOON, tail.message()).await.unwrap().unwrap() {
+        logged += usize::from(matches!(response.event.unwrap().body, Some(Body::ApiRequest(_))));
+    }
+    assert_eq!(logged, 10);
+    // None of it comes to a terminal as it is.
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_podtrail"))
+        .args([
+            "tail",
+            "--collector",
+            &format!("http://{}", collector.grpc),
+            "--from",
+            "oldest",
+            "--no-follow",
+        ])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.lines().count() >= 10 && !text.contains(['\u{1b}', '\u{7}', '\u{202e}', '\0']), "{text:?}");
+}
