@@ -21,7 +21,13 @@ static long long now(void)
 static void work(long count, long rate, int cpu)
 {
 	static char *const arguments[] = {"/bin/nop", "a", "few", "arguments", NULL};
-	static char *const environment[] = {NULL};
+	/* As in a small pod: 1 KiB. */
+	static char variables[16][64];
+	static char *environment[17];
+	for (int i = 0; i < 16; i++) {
+		snprintf(variables[i], sizeof variables[i], "STORM_SERVICE_%02d_PORT_443_TCP_ADDR=%026d", i, i);
+		environment[i] = variables[i];
+	}
 	cpu_set_t set;
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);

@@ -13,7 +13,7 @@ use podtrail_ebpf::{
         self, AUDIT_ID, MISTAKES_MAX, MIX, REQUEST_UID, SEARCHED_MAX, SEARCHED_MAX_OTHERS, VALUE_MAX, Words,
         found,
     },
-    layout::{ABSENT, Descriptor, Root, Session, exec_flags, root_flags},
+    layout::{ABSENT, Descriptor, Root, Session, TaskKey, exec_flags, root_flags},
 };
 
 use crate::{
@@ -63,31 +63,28 @@ pub fn of_root() -> u32 {
     podtrail_environ(SEARCHED_MAX)
 }
 
-/// The current task's session runs a command: [`exec_flags`] by its environment. A global function, as `podtrail_report`.
+/// The current task runs a command of the session with this entry: [`exec_flags`] by its environment. A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_environ_in_session(first: u32) -> u32 {
-    let key = kernel::key(kernel::current());
-    let found = if first != 0 { of_root() } else { 0 };
-    let Some(task) = maps::task(&key) else { return 0 };
-    let Some(session) = maps::session(&task.entry) else { return 0 };
-    if first != 0 {
-        keep(session, found as u8);
-        return exec_flags::ROOT;
+pub extern "C" fn podtrail_environ_in_session(entry_start: u64, entry_tgid: u32, first: u32) -> u32 {
+    let bits = podtrail_environ(if first != 0 { SEARCHED_MAX } else { SEARCHED_MAX_OTHERS }) as u8;
+    if first == 0 && bits & !found::LOOKED == 0 {
+        return 0;
     }
-    if is_spoofed(session) { exec_flags::SPOOF_SUSPECTED } else { 0 }
+    let mut flags = if first != 0 { exec_flags::ROOT } else { 0 };
+    if let Some(session) = maps::session(&TaskKey::new(entry_tgid, entry_start)) {
+        if first != 0 {
+            keep(session, bits);
+        } else if is_spoofed(session, bits) {
+            flags = exec_flags::SPOOF_SUSPECTED;
+        }
+    }
+    flags
 }
 
-/// Whether the current task's environment names a request otherwise than its session's root does.
+/// Whether what was found names a request otherwise than the session's root does.
 #[inline(always)]
-fn is_spoofed(session: &Session) -> bool {
-    if session.environment & found::LOOKED == 0 {
-        return false;
-    }
-    let bits = podtrail_environ(SEARCHED_MAX_OTHERS) as u8;
-    if bits & !found::LOOKED == 0 {
-        return false;
-    }
+fn is_spoofed(session: &Session, bits: u8) -> bool {
     let Some(search) = search() else { return false };
     // SAFETY: this CPU's, and hooks do not nest.
     let [audit_id, request_uid] = unsafe { [(*search).values[0].hash, (*search).values[1].hash] };

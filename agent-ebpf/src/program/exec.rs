@@ -5,6 +5,7 @@
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_user};
 use podtrail_ebpf::{
+    environ::found,
     layout::{
         ABSENT, ARGV_CHUNK, ARGV_SMALL, ArgvChunk, ContainerStarted, Exec, FollowedTask, PATH_MAX,
         SCRIPT_MAX, Session, TaskKey, cgroup_state, counter, entry_kind, exec_flags, executed, kind,
@@ -42,7 +43,11 @@ struct Decided {
     container: u64,
     /// the container whose pid namespace it runs in; 0: none
     beside: u64,
+    /// of the task's session
+    entry: TaskKey,
     entry_kind: u32,
+    /// what was found in the environment of its root
+    known: u32,
 }
 
 /// Calls one step after the other, all of them global functions, and keeps next to nothing on the stack below them.
@@ -55,8 +60,10 @@ pub fn on_exec(old_tid: u32, bprm: u64) {
     let Some(buffer) = ring::scratch() else { return };
     let decided = buffer.cast::<Decided>();
     // SAFETY: it was written there just now.
-    let (cgroup_id, container, beside, entry_kind) =
-        unsafe { ((*decided).cgroup_id, (*decided).container, (*decided).beside, (*decided).entry_kind) };
+    let (cgroup_id, container, beside, entry_kind, known, entry) = unsafe {
+        let Decided { cgroup_id, container, beside, entry, entry_kind, known } = *decided;
+        (cgroup_id, container, beside, entry_kind, known, entry)
+    };
     let flags = match action {
         action::START => {
             podtrail_start(container, environ::of_root(), 0);
@@ -77,7 +84,13 @@ pub fn on_exec(old_tid: u32, bprm: u64) {
             }
             exec_flags::ROOT
         }
-        _ => environ::podtrail_environ_in_session(u32::from(action == action::FIRST)),
+        // What its root had is what others may differ from.
+        action::COMMAND if known & u32::from(found::LOOKED) == 0 => 0,
+        _ => environ::podtrail_environ_in_session(
+            entry.start_time,
+            entry.tgid,
+            u32::from(action == action::FIRST),
+        ),
     };
     podtrail_report(kernel::current(), u64::from(old_tid), bprm, cgroup_id, flags);
 }
@@ -117,7 +130,14 @@ pub extern "C" fn podtrail_decide(bprm: u64) -> u32 {
     };
     let self_exec = known.place.state == cgroup_state::FIRST && names_itself(bprm);
     let Some(buffer) = ring::scratch() else { return action::NOTHING };
-    let mut decided = Decided { cgroup_id, container: known.place.id, beside, entry_kind: 0 };
+    let mut decided = Decided {
+        cgroup_id,
+        container: known.place.id,
+        beside,
+        entry: followed.as_deref().map_or(TaskKey::NONE, |followed| followed.entry),
+        entry_kind: 0,
+        known: 0,
+    };
     let action = match rules::exec(&known, ns, host, self_exec) {
         rules::Exec::Ignore => return action::NOTHING,
         rules::Exec::Host => {
@@ -140,6 +160,7 @@ pub extern "C" fn podtrail_decide(bprm: u64) -> u32 {
             let Some(session) = session else { return action::NOTHING };
             let first = session.announced == 0;
             session.announced = 1;
+            decided.known = session.environment.into();
             if ns.mnt != host.mnt {
                 nested_namespace(ns.mnt, session.container);
             }

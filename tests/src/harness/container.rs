@@ -303,7 +303,8 @@ impl Container {
         } else {
             rootfs.clone()
         };
-        for dir in ["bin", "proc", "dev", "tmp", "cg"] {
+        // runc 1.0 looks at /sys/fs/cgroup from inside, and panics where it is not.
+        for dir in ["bin", "proc", "dev", "tmp", "cg", "sys/fs/cgroup"] {
             fs::create_dir_all(image.join(dir))?;
         }
         fs::set_permissions(image.join("tmp"), fs::Permissions::from_mode(0o1777))?;
