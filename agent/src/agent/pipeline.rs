@@ -81,7 +81,7 @@ pub struct Pipeline<S> {
     machine: Machine,
     ways: Ways,
     /// what follows for sessions from what the runtime says
-    sessions: pods::Sessions,
+    sessions: Box<pods::Sessions>,
     /// `None`: no runtime is asked
     pods: Option<Pods>,
     /// something could not be asked
@@ -109,7 +109,7 @@ impl<S: Source> Pipeline<S> {
             containers,
             machine: Machine::new(&about.boot_id),
             ways: Ways::default(),
-            sessions: pods::Sessions::new(&about.boot_id),
+            sessions: Box::new(pods::Sessions::new(&about.boot_id)),
             pods: None,
             unasked: false,
             ask_again: Instant::now() + ASK_AGAIN,
@@ -153,7 +153,7 @@ impl<S: Source> Pipeline<S> {
     #[must_use]
     pub fn asks(mut self, pods: Option<Pods>, before: Option<pods::Sessions>) -> Self {
         self.pods = pods;
-        self.sessions = before.unwrap_or(self.sessions);
+        self.sessions = before.map_or(self.sessions, Box::new);
         for facts in self.containers.all().filter_map(|info| info.metadata.known()) {
             self.sessions.met(facts);
         }

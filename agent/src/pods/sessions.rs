@@ -361,7 +361,7 @@ impl Sessions {
         if let Some((_, oldest)) = self.early.insert(key.clone(), early) {
             self.execs.remove(&oldest.exec);
         }
-        self.look(key, now, known, out);
+        self.look(&key, now, known, out);
     }
 
     fn exec_exited(&mut self, exec: &ExecId, status: Option<u32>, now: BootTime, out: &mut Vec<Said>) {
@@ -405,12 +405,12 @@ impl Sessions {
         let keys = self.early.iter().map(|(key, _)| key);
         let keys = keys.filter(|key| container.is_none_or(|container| key.0 == container));
         for key in keys.cloned().collect::<Vec<_>>() {
-            self.look(key, now, known, out);
+            self.look(&key, now, known, out);
         }
     }
 
-    fn look(&mut self, key: RootKey, now: BootTime, known: &mut impl Known, out: &mut Vec<Said>) {
-        let Some(waited) = self.early.get(&key).map(|early| now.since(early.since)) else { return };
+    fn look(&mut self, key: &RootKey, now: BootTime, known: &mut impl Known, out: &mut Vec<Said>) {
+        let Some(waited) = self.early.get(key).map(|early| now.since(early.since)) else { return };
         let info = self.info(&key.0, waited >= ASK_NS, known);
         let over = match info.as_deref().map(|info| &info.metadata) {
             Some(Lookup::Known(facts)) if !facts.observable => true,
@@ -420,7 +420,7 @@ impl Sessions {
         };
         let opaque = info.filter(|info| info.metadata.known().is_some_and(|facts| !facts.observable));
         let opaque = opaque.map(Cow::into_owned);
-        if over && let Some(early) = self.early.remove(&key) {
+        if over && let Some(early) = self.early.remove(key) {
             self.execs.remove(&early.exec);
             if let Some(info) = opaque {
                 self.begin(key.1, early, info, out);

@@ -118,7 +118,10 @@ pub(crate) fn alone<T>(job: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Resul
 fn trial(case: Case) -> Trial {
     Trial::ignorable_test(case.name, move || {
         if let Some(reason) = host::missing(case.needs) {
-            return if env::var_os("CI").is_some_and(|ci| ci == "true") {
+            // A small machine, such as a virtual one for old kernels, says that it has none.
+            let told = case.needs == Needs::Containerd
+                && env::var_os("PODTRAIL_ITEST_CONTAINERD").is_some_and(|program| program == "none");
+            return if !told && env::var_os("CI").is_some_and(|ci| ci == "true") {
                 Err(Failed::from(format!("cannot run: {reason}")))
             } else {
                 Ok(Completion::ignored_with(reason))
