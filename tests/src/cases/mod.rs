@@ -11,6 +11,7 @@ mod fixtures;
 mod floods;
 mod joins;
 mod pins;
+mod pod_costs;
 mod pods;
 mod probes;
 mod roots;
@@ -42,6 +43,7 @@ pub(crate) fn all() -> Vec<Case> {
         pins::cases(),
         probes::cases(),
         pods::cases(),
+        pod_costs::cases(),
         roots::cases(),
         collecting::cases(),
         spools::cases(),

@@ -2,8 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
     sync::Arc,
     thread,
     time::Duration,
@@ -27,14 +25,13 @@ use crate::{
 
 cases! {
     "pods",
-    Containerd: a_session_has_its_pod, pods_of_before_the_agent_cost_few_calls, execs_at_once,
-        a_terminal, a_container_that_dies_at_once, containerd_restarts_in_a_session,
+    Containerd: a_session_has_its_pod, execs_at_once, a_terminal, a_container_that_dies_at_once, containerd_restarts_in_a_session,
         an_answer_that_comes_late_follows, what_is_known_outlives_the_agent,
         a_runtime_that_the_kernel_cannot_see_into, nobody_to_ask
 }
 
 /// An agent that asks `containerd`, and tells every session by itself.
-fn agent(cx: &Cx, containerd: &Containerd, more: &[&str]) -> Result<Agent> {
+pub(super) fn agent(cx: &Cx, containerd: &Containerd, more: &[&str]) -> Result<Agent> {
     let socket = containerd.socket.to_str().context("a path that is no text")?;
     cx.start_agent(&[&["--runtime-socket", socket, "--probes", "all"], more].concat())
 }
@@ -56,7 +53,7 @@ fn begun(agent: &Agent, container: &str, word: &str) -> Result<Session> {
 }
 
 /// The same, when it has ended.
-fn over(agent: &Agent, container: &str, word: &str) -> Result<Session> {
+pub(super) fn over(agent: &Agent, container: &str, word: &str) -> Result<Session> {
     agent.ended(&begun(agent, container, word)?.id)
 }
 
@@ -112,7 +109,7 @@ fn is_known(told: Option<&Told>, spec: &PodSpec, name: &str, digest: &str) -> Re
 }
 
 /// The same of every event of a session.
-fn is_all_known(session: &Session, spec: &PodSpec, name: &str, digest: &str) -> Result<()> {
+pub(super) fn is_all_known(session: &Session, spec: &PodSpec, name: &str, digest: &str) -> Result<()> {
     ensure!(!session.events.is_empty(), "no events");
     session.events.iter().try_for_each(|event| {
         is_known(event.container.as_ref(), spec, name, digest).with_context(|| session.story())
@@ -178,85 +175,6 @@ fn a_session_has_its_pod(cx: &Cx) -> Result<()> {
     ensure!(told.metadata() == Metadata::Known && uid == Some(pod.spec.uid.as_str()), "{told:?}");
     ensure!(told.name.is_empty() && told.image.is_empty(), "{told:?}");
     agent.stop()
-}
-
-/// Pods of the measure, and containers of each.
-const PODS: usize = 6;
-const CONTAINERS: usize = 2;
-
-fn pods_of_before_the_agent_cost_few_calls(cx: &Cx) -> Result<()> {
-    let containerd = Containerd::start()?;
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let mut all = Vec::new();
-    let make = |number: usize| -> Result<_> {
-        let pod = containerd.pod(PodSpec::new("prod", &format!("web{number}")))?;
-        let names: Vec<String> = (0..CONTAINERS).map(|c| format!("c{c}")).collect();
-        let made = names.iter().map(|name| containerd.container(&pod, name, &["/bin/sleep", "1000000"]));
-        Ok((made.collect::<Result<Vec<_>>>()?, pod, names))
-    };
-    for number in 0..PODS {
-        all.push(make(number)?);
-    }
-    let agent = agent(cx, &containerd, &["--metrics-listen", &format!("127.0.0.1:{port}")])?;
-    let known = |count: usize| {
-        until(&format!("{count} containers are known"), || {
-            metric(port, "podtrail_agent_containers{metadata=\"known\"}").is_ok_and(|known| known == count)
-        })
-        .with_context(|| agent.logged())
-    };
-    // Each pod has its sandbox besides.
-    let before = PODS * (CONTAINERS + 1);
-    known(before)?;
-    let at_start = calls(port)?;
-    for (containers, pod, names) in &all {
-        for (container, name) in containers.iter().zip(names) {
-            containerd.exec_sync(container, &["/bin/echo", "there"])?;
-            is_all_known(&over(&agent, container, "there")?, &pod.spec, name, &containerd.digest)?;
-        }
-    }
-    ensure!(calls(port)? == at_start, "asked again for what was known: {}", calls(port)?);
-    // Those that come later come one by one.
-    for number in PODS..2 * PODS {
-        all.push(make(number)?);
-        known((number + 1) * (CONTAINERS + 1))?;
-    }
-    let later = calls(port)? - at_start;
-    println!(
-        "CRI calls for {before} containers that were there before the agent: {at_start} ({:.2} each); for {before} that came one by one: {later} ({:.2} each)",
-        ratio(at_start, before),
-        ratio(later, before),
-    );
-    ensure!(at_start <= 6, "{at_start} calls for containers of before the agent");
-    ensure!(ratio(later, before) <= 2.0, "{later} calls for {before} containers");
-    agent.stop()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "small counts")]
-fn ratio(calls: usize, containers: usize) -> f64 {
-    calls as f64 / containers as f64
-}
-
-/// Calls of the runtime so far.
-fn calls(port: u16) -> Result<usize> {
-    let all = scrape(port)?;
-    let calls = all.lines().filter(|line| line.starts_with("podtrail_agent_cri_calls_total{"));
-    let asked = calls.filter(|line| !line.contains("\"Version\""));
-    asked.map(|line| Ok(line.rsplit(' ').next().unwrap_or_default().parse::<usize>()?)).sum()
-}
-
-fn metric(port: u16, name: &str) -> Result<usize> {
-    let all = scrape(port)?;
-    let line = all.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(Ok(0), |value| Ok(value.trim().parse()?))
-}
-
-fn scrape(port: u16) -> Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 fn execs_at_once(cx: &Cx) -> Result<()> {

@@ -14,6 +14,7 @@ pub(crate) mod kubelet;
 pub(crate) mod leftovers;
 pub(crate) mod node;
 pub(crate) mod process;
+pub(crate) mod runtime;
 pub(crate) mod session;
 pub(crate) mod surroundings;
 pub(crate) mod wait;
