@@ -73,7 +73,7 @@ fn calls_for_containers_of_before_and_later(cx: &Cx) -> Result<()> {
         "| {before} containers that were there before the agent | {at_start} | {:.2} |",
         ratio(at_start, before)
     );
-    println!("| {before} that came one pod after the other | {later} | {:.2} |", ratio(later, before));
+    println!("calls: | {before} that came one pod after the other | {later} | {:.2} |", ratio(later, before));
     let others = others(port)?;
     ensure!(at_start <= 6 + others, "{at_start} calls for containers of before the agent");
     ensure!(later <= 2 * before + others, "{later} calls for {before} containers");
@@ -148,7 +148,7 @@ fn memory_of_a_thousand(cx: &Cx) -> Result<()> {
     cgroup::remove(&top)?;
     let more = with.saturating_sub(without);
     println!(
-        "| {} containers, with what their runtime says of them | {} KiB | {} KiB |",
+        "memory: | {} containers and what their runtime says of them | {} KiB | {} KiB |",
         all.len(),
         with >> 10,
         more >> 10

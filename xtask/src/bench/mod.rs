@@ -4,6 +4,7 @@ mod attribution;
 mod exec;
 mod measure;
 mod pipeline;
+mod pods;
 mod report;
 mod tracer;
 
@@ -18,6 +19,8 @@ pub(crate) enum Subject {
     Pipeline(pipeline::Options),
     /// How often it is right who is behind a session, and how soon; writes to `docs/attribution.md`
     Attribution(attribution::Options),
+    /// What it costs to know containers by their pods: calls of the runtime, memory; writes to `docs/attribution.md`
+    Pods(pods::Options),
 }
 
 /// Measures, and writes what was measured to `docs/benchmarks.md`.
@@ -26,5 +29,6 @@ pub(crate) fn run(subject: &Subject) -> Result<()> {
         Subject::Exec(options) => exec::run(options),
         Subject::Pipeline(options) => pipeline::run(options),
         Subject::Attribution(options) => attribution::run(options),
+        Subject::Pods(options) => pods::run(options),
     }
 }
