@@ -166,21 +166,19 @@ impl Engine {
         self.newest = self.newest.max(*logged);
         let Some(v1::EventId { cluster, node, epoch: _, seq }) = &event.id else { return };
         let own = *seq == 0;
-        if !own {
-            if let Some(time) = event.time.as_ref().map(Moment::from_timestamp) {
-                // Events of a node may overtake one another a little; its newest is how far it is.
-                let reached = self.nodes.entry((cluster.clone(), node.clone())).or_insert(time);
-                *reached = time.max(*reached);
-            }
+        if !own && let Some(time) = event.time.as_ref().map(Moment::from_timestamp) {
+            // Events of a node may overtake one another a little; its newest is how far it is.
+            let reached = self.nodes.entry((cluster.clone(), node.clone())).or_insert(time);
+            *reached = time.max(*reached);
         }
         let key = SessionKey { cluster: cluster.clone(), node: node.clone(), id: event.session_id.clone() };
         match &event.body {
             Some(Body::ApiRequest(request)) if own => self.take_request(*cursor, *logged, cluster, request),
             Some(Body::Attributed(attributed)) if own => self.take_said(&key, event, attributed),
-            Some(Body::SessionStarted(started)) if !own && !event.session_id.is_empty() => {
-                if !self.by_key.contains_key(&key) {
-                    self.insert(Session::new(*cursor, *logged, key, event, started));
-                }
+            Some(Body::SessionStarted(started))
+                if !own && !event.session_id.is_empty() && !self.by_key.contains_key(&key) =>
+            {
+                self.insert(Session::new(*cursor, *logged, key, event, started));
             }
             Some(Body::Attributed(attributed)) => self.take_container(&key, *logged, attributed),
             body if !own && !event.session_id.is_empty() => {
@@ -314,7 +312,8 @@ impl Engine {
     fn take_container(&mut self, key: &SessionKey, logged: Moment, attributed: &v1::Attributed) {
         let container = attributed.container.as_ref();
         let sessions: Vec<Cursor> = if key.id.is_empty() {
-            let id = container.map(|c| c.id.clone()).unwrap_or_default();
+            let id = container.map(|c| c.id.clone()).filter(|id| !id.is_empty());
+            let Some(id) = id else { return };
             let of = self.by_container.get(&(key.cluster.clone(), key.node.clone(), id));
             of.into_iter().flatten().copied().collect()
         } else {
@@ -333,10 +332,8 @@ impl Engine {
     fn insert(&mut self, session: Session) {
         let at = session.cursor;
         self.by_key.insert(session.key.clone(), at);
-        if let Some(container) = session.container.as_ref().filter(|c| !c.id.is_empty()) {
-            let SessionKey { cluster, node, .. } = session.key.clone();
-            self.by_container.entry((cluster, node, container.id.clone())).or_default().insert(at);
-        }
+        let SessionKey { cluster, node, .. } = session.key.clone();
+        self.by_container.entry((cluster, node, session.container_id.clone())).or_default().insert(at);
         if !session.audit_id.is_empty() {
             let id = (session.key.cluster.clone(), session.audit_id.clone());
             self.sessions_by_id.entry(id).or_default().insert(at);
@@ -364,9 +361,17 @@ impl Engine {
     fn touch(&mut self, at: Cursor) {
         self.dirty.insert(at);
         let Some(session) = self.sessions.get(&at) else { return };
-        let requests = self.around(session);
-        let beside: Vec<Cursor> =
-            requests.iter().filter_map(|r| self.requests.get(r)).flat_map(|r| self.near(r)).collect();
+        let Place::Pod(pod) = &session.place else { return };
+        // Those that may have a request in common with it.
+        let Settings { skew, latency, .. } = self.settings;
+        let reach = fit::ANSWER + latency + skew * 2;
+        let (from, to) = (session.entered.before(reach), after(session.entered, reach));
+        let pod = self.pods.get(pod);
+        let beside: Vec<Cursor> = pod
+            .into_iter()
+            .flat_map(|pod| pod.sessions.range((from, 0)..=(to, Cursor::MAX)))
+            .map(|(_, cursor)| *cursor)
+            .collect();
         self.dirty.extend(beside);
     }
 
@@ -438,9 +443,8 @@ impl Engine {
         self.by_key.remove(&session.key);
         self.behind.remove(&at);
         let SessionKey { cluster, node, .. } = &session.key;
-        if let Some(container) = &session.container {
-            remove(&mut self.by_container, &(cluster.clone(), node.clone(), container.id.clone()), &at);
-        }
+        let container = (cluster.clone(), node.clone(), session.container_id.clone());
+        remove(&mut self.by_container, &container, &at);
         remove(&mut self.sessions_by_id, &(cluster.clone(), session.audit_id.clone()), &at);
         if let Place::Pod(key) = &session.place
             && let Some(pod) = self.pods.get_mut(key)

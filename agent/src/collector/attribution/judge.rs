@@ -16,7 +16,7 @@ use super::{
 use crate::trail::{Moment, log::Cursor};
 
 /// Sessions and requests that are put to one another at once; more of them that are alike are not told apart.
-const MAX_TOGETHER: usize = 1000;
+const MAX_TOGETHER: usize = 500;
 /// What may become clearer by itself is looked at so often.
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
 /// KEP-6035: it came through the kubelet, whose caller gave no id.

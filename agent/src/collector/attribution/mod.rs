@@ -71,6 +71,8 @@ impl Default for Settings {
 }
 
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod tests;

@@ -63,6 +63,8 @@ pub struct Session {
     pub root: Option<(u32, u64)>,
     pub argv: Option<Argv>,
     pub container: Option<v1::Container>,
+    /// as `SessionStarted` said it
+    pub container_id: String,
     pub place: Place,
     pub root_end: Option<Moment>,
     pub end: Option<Moment>,
@@ -90,6 +92,7 @@ impl Session {
             root: s.root.as_ref().map(|root| (root.pid, root.start_time)),
             argv: None,
             container: None,
+            container_id: event.container.as_ref().map(|c| c.id.clone()).unwrap_or_default(),
             place: Place::Unknown,
             root_end: None,
             end: None,

@@ -114,7 +114,10 @@ fn candidate(request: &Request) -> v1::Candidate {
         received: Some(request.key.received.timestamp()),
         evidence: vec![match request.complete {
             Some(complete) => {
-                format!("answered, and complete {} later", length(complete.0 - request.begin().0))
+                format!(
+                    "answered, and complete {} later",
+                    length(complete.0.saturating_sub(request.begin().0))
+                )
             }
             None => "answered; its end is not known yet".to_owned(),
         }],
