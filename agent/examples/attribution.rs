@@ -124,7 +124,8 @@ fn play(case: Case, seed: u64, begin: Moment) -> Play {
             let clock = clocks[NODES + server];
             let pod = format!("web-{pod}");
             let stage = |stage: &str, at: Moment| {
-                audit(&id, stage, &user, &pod, argv, tty, later(answered, clock - 10), later(at, clock))
+                let asked = Asked { id: &id, user: &user, pod: &pod, argv, tty };
+                audit(&asked, stage, later(answered, clock - 10), later(at, clock))
             };
             let script = &mut play.servers[server];
             script.insert((answered, n), stage("ResponseStarted", answered));
@@ -194,16 +195,17 @@ fn session_events(
     ]
 }
 
-fn audit(
-    id: &str,
-    stage: &str,
-    user: &str,
-    pod: &str,
-    argv: &[&str],
+/// A request for an exec.
+struct Asked<'a> {
+    id: &'a str,
+    user: &'a str,
+    pod: &'a str,
+    argv: &'a [&'a str],
     tty: bool,
-    received: Moment,
-    at: Moment,
-) -> String {
+}
+
+fn audit(asked: &Asked<'_>, stage: &str, received: Moment, at: Moment) -> String {
+    let Asked { id, user, pod, argv, tty } = asked;
     let command: String = argv.iter().map(|word| format!("command={}&", word.replace('/', "%2F"))).collect();
     let time = |moment: Moment| {
         jiff::Timestamp::from_nanosecond(moment.0.into()).expect("a time of today").to_string()
@@ -269,19 +271,12 @@ async fn serve_api(address: SocketAddr, own: u8, clock_from: Moment, script: Scr
         let seen = if first { clock_from } else { now };
         first = false;
         // Something else happens all the time.
+        let id = format!("alive-{own}-{}", now.0);
+        let alive = Asked { id: &id, user: "system:node", pod: "x", argv: &[], tty: false };
         let mut items = vec![
-            audit(
-                &format!("alive-{own}-{}", now.0),
-                "ResponseComplete",
-                "system:node",
-                "x",
-                &[],
-                false,
-                seen,
-                seen,
-            )
-            .replace("/pods/x/exec", "/pods/x/log")
-            .replace("\"subresource\":\"exec\"", "\"subresource\":\"log\""),
+            audit(&alive, "ResponseComplete", seen, seen)
+                .replace("/pods/x/exec", "/pods/x/log")
+                .replace("\"subresource\":\"exec\"", "\"subresource\":\"log\""),
         ];
         while rest.last().is_some_and(|(at, _)| *at <= now) {
             items.extend(rest.pop().map(|(_, item)| item));
