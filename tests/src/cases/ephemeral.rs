@@ -2,19 +2,23 @@
 //! one by its sandbox are not.
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use podtrail_proto::v1::EntryMethod;
 
 use super::{BUSYBOX, nothing_else, only_session_of, sh};
 use crate::{
     cases,
-    harness::{Container, Cx, Session, Spec, container::fresh_id, node, process, session, until, want},
+    harness::{
+        Container, Cx, Session, Spec, container::fresh_id, kubelet::Kubelet, node, process, session, until,
+        want,
+    },
 };
 
 cases! {
     "ephemeral",
     SharedAgent: a_debug_container_of_a_pod, a_debug_container_that_is_entered, a_debug_container_without_a_pod,
         a_pod_that_shares_its_processes, a_sandbox_that_is_made_again;
-    OwnAgent: found_by_a_late_agent
+    OwnAgent: found_by_a_late_agent, one_that_only_its_pods_specification_knows
 }
 
 /// A pod's cgroup, as the kubelet names it.
@@ -182,5 +186,43 @@ fn found_by_a_late_agent(cx: &Cx) -> Result<()> {
         let others = session::all(&agent.events(), container.cgroup_id);
         ensure!(others.is_empty(), "{}", others[0].story());
     }
+    agent.stop()
+}
+
+/// Nothing is shared with it, so it starts like any other container; the kubelet says what it is.
+fn one_that_only_its_pods_specification_knows(cx: &Cx) -> Result<()> {
+    const UID: &str = "22222222-3333-4444-8555-666666666666";
+    let [app_id, debug_id] = [fresh_id(), fresh_id()];
+    let kubelet = Kubelet::with_debugger(UID, &app_id, &debug_id)?;
+    let agent = cx.start_agent(&["--kubelet", &kubelet.url()])?;
+    let start = |id: &str, init: &[&str]| {
+        let cgroup = Some(format!("kubepods/burstable/pod{UID}/{id}"));
+        cx.start(Spec { cgroup, init: owned(init), ..Spec::default() })
+    };
+    let script = "/bin/busybox mkfifo /gate; /bin/sleep 1000; read x </gate; /bin/echo seen; exit 3";
+    let app = start(&app_id, &sh(script))?;
+    let debug = start(&debug_id, &sh(script))?;
+    let open = session::wait_open(&agent, debug.cgroup_id, debug.init)?;
+    let started = open.started()?;
+    ensure!(open.method()? == EntryMethod::EphemeralContainer, "{}", open.story());
+    ensure!(started.recovered == Some(true) && started.observed_from.is_some(), "{}", open.story());
+    let line = "its pod's specification calls the container an ephemeral one".to_owned();
+    ensure!(started.evidence.contains(&line), "{}", open.story());
+    // Of what follows, nothing is missing.
+    for container in [&app, &debug] {
+        until("it sleeps", || !process::children(container.init).is_empty())?;
+        for child in process::children(container.init) {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.cast_signed()), Signal::SIGKILL)?;
+        }
+        container.tell("/gate", "go")?;
+    }
+    let session = agent.ended(&open.id)?;
+    session.check()?;
+    let echo = session.command(&["/bin/echo", "seen"])?;
+    ensure!(session.exit_of(echo)?.exit_code == Some(0), "{}", session.story());
+    ensure!(session.ended().and_then(|ended| ended.exit_code) == Some(3), "{}", session.story());
+    node::settle(&agent)?;
+    let others = session::all(&agent.events(), app.cgroup_id);
+    ensure!(others.is_empty(), "{}", others[0].story());
     agent.stop()
 }

@@ -31,7 +31,7 @@ impl Kubelet {
         period: u32,
         hook: &[&str],
     ) -> Result<Self> {
-        let pods = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [{
+        Self::of(&json!({
             "metadata": {"name": "web-0", "namespace": "prod", "uid": uid},
             "spec": {"containers": [{
                 "name": "app",
@@ -41,7 +41,27 @@ impl Kubelet {
             "status": {"containerStatuses": [
                 {"name": "app", "containerID": format!("containerd://{container}")},
             ]},
-        }]});
+        }))
+    }
+
+    /// It has the pod `uid` with a container, and one that somebody put into it to debug it.
+    pub(crate) fn with_debugger(uid: &str, container: &str, debugger: &str) -> Result<Self> {
+        let id = |id: &str| format!("containerd://{id}");
+        Self::of(&json!({
+            "metadata": {"name": "web-0", "namespace": "prod", "uid": uid},
+            "spec": {
+                "containers": [{"name": "app"}],
+                "ephemeralContainers": [{"name": "debugger-x7k2p"}],
+            },
+            "status": {
+                "containerStatuses": [{"name": "app", "containerID": id(container)}],
+                "ephemeralContainerStatuses": [{"name": "debugger-x7k2p", "containerID": id(debugger)}],
+            },
+        }))
+    }
+
+    fn of(pod: &Value) -> Result<Self> {
+        let pods = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [pod]});
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let over = Arc::new(AtomicBool::new(false));
