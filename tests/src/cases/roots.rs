@@ -96,7 +96,7 @@ fn names_that_are_none(cx: &Cx) -> Result<()> {
         format!("X{AUDIT}={ID}"),
         format!("A={AUDIT}={ID}"),
         format!("{AUDIT}X={ID}"),
-        format!("{AUDIT}"),
+        AUDIT.to_owned(),
         format!("{}={ID}", AUDIT.to_lowercase()),
         format!("_EXEC_AUDIT_ID={ID}"),
         format!("{REQUEST}_={UID}"),
