@@ -108,3 +108,53 @@ pub(super) fn is_trimmed(bounds: &Bounds, after: Cursor) -> bool {
 
 /// For a shared log.
 pub(super) type SharedLog = Arc<dyn Log>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        filter::Filter,
+        trail::{
+            MemoryLog,
+            attributions::Attributions,
+            testing::{event, exited},
+            viewer::Viewer,
+        },
+    };
+
+    /// Waits for the verdict on one session.
+    #[derive(Debug)]
+    struct Waits;
+
+    impl Attributions for Waits {
+        fn of(&self, _: &v1::Event) -> Option<Arc<v1::Attribution>> {
+            None
+        }
+
+        fn is_awaited(&self, event: &v1::Event) -> bool {
+            event.session_id == "open"
+        }
+    }
+
+    #[test]
+    fn a_page_ends_before_what_is_held() {
+        let log = MemoryLog::with_clock(1 << 20, Arc::new(|| Moment(1000)));
+        let sessions = ["", "done", "open", "done"];
+        let events = sessions.iter().zip(1..).map(|(s, n)| Arc::new(event("n", n, 1, s, exited())));
+        log.append(events.collect()).unwrap();
+        let sight = Sight {
+            filter: Filter::compile("").unwrap(),
+            viewer: Viewer::everything("test"),
+            attributions: Arc::new(Waits),
+        };
+        let seen = |after, held_from| {
+            let (page, held) = look(&log, after, &sight, false, held_from).unwrap();
+            (page.to, page.shown.iter().map(|d| d.cursor).collect::<Vec<_>>(), held)
+        };
+        assert_eq!(seen(0, Moment(1000)), (2, vec![1, 2], true));
+        assert_eq!(seen(2, Moment(1000)), (2, vec![], true));
+        // It is old enough, or nobody asked for it.
+        assert_eq!(seen(0, Moment(1001)), (4, vec![1, 2, 3, 4], false));
+        assert_eq!(seen(0, Moment::MAX), (4, vec![1, 2, 3, 4], false));
+    }
+}
