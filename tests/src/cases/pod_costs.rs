@@ -70,7 +70,7 @@ fn calls_for_containers_of_before_and_later(cx: &Cx) -> Result<()> {
     }
     let later = calls(port)? - at_start;
     println!(
-        "| {before} containers that were there before the agent | {at_start} | {:.2} |",
+        "calls: | {before} containers that were there before the agent | {at_start} | {:.2} |",
         ratio(at_start, before)
     );
     println!("calls: | {before} that came one pod after the other | {later} | {:.2} |", ratio(later, before));
