@@ -38,11 +38,16 @@ const BANS: &[Ban] = &[
         rule: "only agent/src/probe names aya",
     },
     Ban {
-        folders: &["agent/src/session/", "agent/src/wayin/"],
+        folders: &[
+            "agent/src/session/",
+            "agent/src/wayin/",
+            "agent/src/pods/sessions.rs",
+            "agent/src/pods/facts.rs",
+        ],
         // Which asks for what wayin is then given.
         except: &["agent/src/wayin/kubelet/", "agent/src/wayin/tests/"],
         words: &["SystemTime", "Instant", "std::fs", "fs", "std::net", "tokio", "File"],
-        rule: "session has no clock and no I/O, nor has wayin but for its kubelet",
+        rule: "session has no clock and no I/O, nor have wayin, but for its kubelet, and what pods make of answers",
     },
     Ban {
         folders: &["agent/src/"],
@@ -62,6 +67,7 @@ const BANS: &[Ban] = &[
             "agent/src/bin/podtrail-agent.rs",
             "agent/src/container/",
             "agent/src/local",
+            "agent/src/pods/",
             "agent/src/probe/",
             "agent/src/session/",
             "agent/src/spool",
