@@ -29,7 +29,7 @@ cases! {
 }
 
 fn agents_files(cx: &Cx) -> Result<PathBuf> {
-    Ok(host().dir(&cx.unique("certificate"))?)
+    host().dir(&cx.unique("certificate"))
 }
 
 fn own(authority: &Authority, dir: &std::path::Path) -> Result<Files> {

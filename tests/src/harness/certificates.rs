@@ -26,17 +26,17 @@ impl Authority {
 
     /// A collector's files, in `dir`.
     pub(crate) fn collector(&self, dir: &Path) -> Result<Files> {
-        self.issue(dir, CertificateParams::new(vec!["127.0.0.1".to_owned()])?)
+        self.issue(dir, &CertificateParams::new(vec!["127.0.0.1".to_owned()])?)
     }
 
     /// Files of whoever this URI names, in `dir`. They may be there already: then they are renewed.
     pub(crate) fn of(&self, uri: &str, dir: &Path) -> Result<Files> {
         let mut params = CertificateParams::default();
         params.subject_alt_names.push(SanType::URI(uri.try_into()?));
-        self.issue(dir, params)
+        self.issue(dir, &params)
     }
 
-    fn issue(&self, dir: &Path, params: CertificateParams) -> Result<Files> {
+    fn issue(&self, dir: &Path, params: &CertificateParams) -> Result<Files> {
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.0)?;
         fs::create_dir_all(dir)?;
