@@ -50,6 +50,7 @@ pub static ENVIRON: PerCpuArray<Search> = PerCpuArray::with_max_entries(1, 0);
 static WORDS: Words = Words::ALL;
 
 /// Pages that are searched, and words that were none, at most.
+const STRETCH: u32 = 64;
 const STEPS: u32 = (SEARCHED_MAX / PAGE as u64) as u32 + 2 + MISTAKES_MAX;
 
 #[inline(always)]
@@ -130,35 +131,61 @@ pub extern "C" fn podtrail_environ(limit: u64) -> u32 {
     }
     let total = end - start;
     let stop = if total > limit { start.wrapping_add(limit) } else { end };
-    let mut bits: u32 = u32::from(found::LOOKED);
+    let mut bits = u32::from(found::LOOKED);
     let mut at = start & !7;
     let mut i = 0;
-    while i < STEPS {
+    while i < STEPS / STRETCH + 1 {
         i += 1;
-        if at >= stop {
+        let next = podtrail_environ_stretch(at, start, stop);
+        if next == at {
             break;
         }
-        let step = podtrail_environ_step(at, start, stop);
-        if step == 0 {
-            break;
+        at = next;
+    }
+    // SAFETY: as above.
+    unsafe {
+        if (*search).values[0].hash != 0 {
+            bits |= u32::from(found::AUDIT_ID);
         }
-        bits |= step & 3;
-        at = at.wrapping_add(u64::from(step >> 2));
+        if (*search).values[1].hash != 0 {
+            bits |= u32::from(found::REQUEST_UID);
+        }
         if bits & 3 == 3 {
             // Nothing more is looked for.
             at = end;
         }
-    }
-    // SAFETY: as above.
-    unsafe {
         (*search).total = total;
         (*search).searched = if at > start { at - start } else { 0 };
     }
     bits
 }
 
+/// Searches on from `at`, for a number of steps; answers where it came to: nowhere, if there is nothing more to search. A
+/// loop within a loop, so that the verifier goes through few rounds of each.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn podtrail_environ_stretch(at: u64, start: u64, stop: u64) -> u64 {
+    let Some(search) = search() else { return at };
+    let mut at = at;
+    let mut i = 0;
+    while i < STRETCH {
+        i += 1;
+        // SAFETY: this CPU's, and hooks do not nest.
+        let all = unsafe { (*search).values[0].hash != 0 && (*search).values[1].hash != 0 };
+        if at >= stop || all {
+            break;
+        }
+        let step = podtrail_environ_step(at, start, stop);
+        if step == 0 {
+            break;
+        }
+        at = at.wrapping_add(u64::from(step));
+    }
+    at
+}
+
 /// Searches from `at`, which is aligned to 8, to the end of the page, to `stop`, or to the first word of a name. Answers
-/// how far it came, times 4, with the bits of what was found; 0: the page cannot be read.
+/// how far it came; 0: the page cannot be read.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn podtrail_environ_step(at: u64, start: u64, stop: u64) -> u32 {
@@ -180,10 +207,10 @@ pub extern "C" fn podtrail_environ_step(at: u64, start: u64, stop: u64) -> u32 {
     let words = length as u32 / 8;
     let hit = podtrail_environ_words(words);
     if hit >= words {
-        return (length as u32) << 2;
+        return length as u32;
     }
-    let bits = podtrail_environ_name(at.wrapping_add(u64::from(hit) * 8), hit, start);
-    ((hit + 1) * 8) << 2 | bits & 3
+    podtrail_environ_name(at.wrapping_add(u64::from(hit) * 8), hit, start);
+    (hit + 1) * 8
 }
 
 /// Index of the first of so many words of the page that may be of a name; `words`: none is.
