@@ -482,7 +482,7 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
             let key = (*exec).task.key;
             (*chunk).key = key;
             (*chunk).exec_time = time;
-            chunks(start, total, head as u32, kept as u32, carried);
+            podtrail_chunks(start, total, head as u32, kept as u32, carried);
         }
     }
     1
@@ -506,9 +506,11 @@ unsafe fn argv(buffer: *mut u8, at: u32, from: u64, length: u64) -> bool {
 /// The kernel's own limit on argv and environment is 6 MiB (3/4 of _STK_LIM, fs/exec.c).
 const CHUNKS: u32 = 6 * 1024 * 1024 / ARGV_CHUNK as u32 + 2;
 
-/// Sends what is kept of argv beyond the `first` bytes, which the exec's own record carried.
-#[inline(always)]
-fn chunks(start: u64, total: u64, head: u32, kept: u32, first: u32) {
+/// Sends what is kept of argv beyond the `first` bytes, which the exec's own record carried; answers where it came to. A
+/// global function, as `podtrail_report`: its loop is not gone through again on every path there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn podtrail_chunks(start: u64, total: u64, head: u32, kept: u32, first: u32) -> u32 {
     let mut offset = first;
     let mut i = 0;
     while i < CHUNKS {
@@ -528,6 +530,7 @@ fn chunks(start: u64, total: u64, head: u32, kept: u32, first: u32) {
         }
         offset = offset.wrapping_add(sent);
     }
+    offset
 }
 
 /// Sends one chunk, of at most `left` bytes from `from` in the task's memory; answers how many, or 0. `key` and
