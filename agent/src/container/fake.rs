@@ -1,5 +1,6 @@
 //! A fake `/proc` and cgroup tree in a temporary folder.
 
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -16,6 +17,9 @@ pub(crate) struct Fake {
     mount: PathBuf,
     /// the beginning of the line in `/proc/PID/cgroup`
     line: &'static str,
+    /// the newest cgroup's id, and folders that were made and not used
+    newest: Cell<u64>,
+    aside: Cell<u32>,
 }
 
 impl Fake {
@@ -63,7 +67,8 @@ impl Fake {
         fs::write(own.join("mountinfo"), [noise.as_bytes(), b"\xff\xfe bad\n", lines.as_bytes()].concat())
             .unwrap();
         fs::write(own.join("cgroup"), format!("{line}/\n")).unwrap();
-        Self { folder, mount, line }
+        fs::create_dir_all(folder.path().join("aside")).unwrap();
+        Self { folder, mount, line, newest: Cell::new(0), aside: Cell::new(0) }
     }
 
     pub(crate) fn host(&self) -> Host {
@@ -86,8 +91,21 @@ impl Fake {
     pub(crate) fn cgroup(&self, path: impl AsRef<[u8]>) -> u64 {
         let below = path.as_ref().strip_prefix(b"/").unwrap();
         let folder = self.mount.join(std::ffi::OsStr::from_bytes(below));
-        fs::create_dir_all(&folder).unwrap();
-        fs::metadata(folder).unwrap().ino()
+        if let Ok(there) = fs::metadata(&folder) {
+            return there.ino();
+        }
+        fs::create_dir_all(folder.parent().unwrap()).unwrap();
+        // Ids of cgroups grow. Those of folders need not: what is smaller is put aside, so that it is not given again.
+        loop {
+            fs::create_dir(&folder).unwrap();
+            let id = fs::metadata(&folder).unwrap().ino();
+            if id > self.newest.get() {
+                self.newest.set(id);
+                return id;
+            }
+            let aside = self.aside.replace(self.aside.get() + 1);
+            fs::rename(&folder, self.folder.path().join(format!("aside/{aside}"))).unwrap();
+        }
     }
 
     /// The agent's own namespaces are those of `pid`.
