@@ -148,13 +148,14 @@ impl Verdict {
     }
 
     /// Whether each number that is missing is counted, and nothing is missing that had none; but for what an agent
-    /// had half read when it was killed and its state was lost.
+    /// had half read when it was killed and its state was lost. The end of such a command is nobody's, and counted as that.
     pub(crate) fn numbered(&self) -> bool {
+        let half_read = UNNUMBERED * self.states;
         self.numbers == self.holes
-            && self.lost <= self.holes + UNNUMBERED * self.states
+            && self.lost <= self.holes + half_read
             && self.inexact == 0
             && self.log == 0
-            && self.kernel == 0
+            && self.kernel <= half_read
             && self.unplaced == 0
     }
 
