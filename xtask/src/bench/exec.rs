@@ -226,6 +226,8 @@ impl Bench {
         agent.stop(&self.stage)?;
         collector.stop(&self.stage)?;
         self.stage.forget("collector")?;
+        // Else the next collector is sent the history that is in it.
+        self.stage.forget("spool")?;
         Ok(result)
     }
 

@@ -59,7 +59,7 @@ PODTRAIL_ITEST_SLOW=$(option slow)
 PODTRAIL_ITEST_AGENT="--setns $(option setns)"
 PODTRAIL_ITEST_CONTAINERD=none
 export CI PODTRAIL_ITEST_SLOW PODTRAIL_ITEST_AGENT PODTRAIL_ITEST_CONTAINERD
-/podtrail-itest --color never $(option tests | $bb tr , ' ') 2>&1
+/podtrail-itest --color never $(option tests) 2>&1
 echo "podtrail-vm: ended with $?"
 $bb sync
 $bb poweroff -f

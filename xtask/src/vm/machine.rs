@@ -31,7 +31,7 @@ pub(super) struct Boot<'a> {
     pub(super) image: &'a Path,
     pub(super) mode: Cgroups,
     pub(super) hook: Hook,
-    pub(super) tests: &'a [String],
+    pub(super) tests: Option<&'a str>,
 }
 
 /// How it went.
@@ -76,7 +76,7 @@ impl Boot<'_> {
              podtrail.slow=6 podtrail.tests={}{}",
             mode.as_str(),
             hook.as_str(),
-            tests.join(","),
+            tests.unwrap_or_default(),
             if *mode == Cgroups::Hybrid { " systemd.unified_cgroup_hierarchy=0" } else { "" },
         );
         let machine = cmd("qemu-system-x86_64")
