@@ -153,6 +153,11 @@ fn detail(session: &v1::Session, events: &[v1::Event]) -> Vec<Part> {
     if let Some(by) = started.and_then(|started| started.entered_by.as_ref()) {
         part("entered by", Style::Plain, words::process(by));
     }
+    let ancestors = started.map(|started| started.ancestors.as_slice()).unwrap_or_default();
+    if !ancestors.is_empty() {
+        let line: Vec<String> = ancestors.iter().map(words::process).collect();
+        part("started by", Style::Plain, line.join(" ← "));
+    }
     parts
 }
 

@@ -342,6 +342,18 @@ fn an_open_session_and_one_with_loss_say_so() {
 }
 
 #[test]
+fn who_started_whoever_joined_is_told_and_escaped() {
+    let named = |pid, comm: &str| v1::Process { pid, comm: comm.to_owned(), ..Default::default() };
+    let ancestors = vec![named(70, "bash"), named(60, "ss\u{1b}[31mhd"), named(1, "")];
+    let joined =
+        v1::Session { started: Some(v1::SessionStarted { ancestors, ..Default::default() }), ..session() };
+    let text = render(&look(), &joined, &[exec(0, 1, 99, "/bin/sh", &["sh"])]);
+    assert!(text.contains("started by bash (pid 70) ← "), "{text}");
+    assert!(text.contains(" (pid 60) ← pid 1"), "{text}");
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+}
+
+#[test]
 fn a_gap_in_the_events_is_never_none_lost() {
     let text = render(&look(), &session(), &[exec(0, 1, 99, "/bin/sh", &["sh"]), gap(1, 2), gap(2, 5)]);
     assert!(text.contains("4 commands, 7 may be lost\n"), "{text}");
