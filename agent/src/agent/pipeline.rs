@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     convert::{self, WallOffset, boot_now},
-    event::{AgentPhase, AgentState, Event, Finding, Start},
+    event::{AgentPhase, AgentState, BootTime, Event, Finding, Start},
     pods::{
         self, Ask, Pods, Word,
         sessions::{Question, Said},
@@ -36,6 +36,9 @@ use crate::{
 
 /// How often losses are asked for, clocks compared, and waits given up.
 const TICK: Duration = Duration::from_secs(1);
+
+/// A [`TICK`] waits for the source to be read up to it, but not for longer than this.
+const OVERDUE: Duration = Duration::from_secs(10);
 
 /// How often to look whether the source is still what was made, unless told otherwise.
 const CHECK: Duration = Duration::from_secs(10);
@@ -199,14 +202,12 @@ impl<S: Source> Pipeline<S> {
     async fn until(&mut self, sinks: &Sinks, stop: &CancellationToken) -> Result<(), SourceError> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut due: Option<Due> = None;
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                _ = tick.tick() => {
-                    self.losses()?;
-                    self.tick(sinks);
-                }
+                _ = tick.tick() => due = due.or_else(|| Some(Due::now(&self.source))),
                 word = word(&mut self.pods) => {
                     self.words(word);
                     self.send(sinks, false);
@@ -219,6 +220,11 @@ impl<S: Source> Pipeline<S> {
                     self.ways.answered(&mut self.events, &self.containers);
                     self.follow(sinks);
                 }
+            }
+            if let Some(time) = due.as_ref().and_then(|due| due.has_come(&self.source)) {
+                due = None;
+                self.losses()?;
+                self.tick(sinks, time);
             }
         }
     }
@@ -286,9 +292,10 @@ impl<S: Source> Pipeline<S> {
         }
     }
 
-    fn tick(&mut self, sinks: &Sinks) {
+    /// All that happened until `time` was read.
+    fn tick(&mut self, sinks: &Sinks, time: BootTime) {
         self.offset = WallOffset::measure();
-        self.machine.flush(boot_now(), &mut self.events);
+        self.machine.flush(time, &mut self.events);
         self.sessions.tick(boot_now(), &mut self.containers, &mut self.said);
         let again = Instant::now() >= self.ask_again;
         if std::mem::take(&mut self.unasked) || again {
@@ -398,6 +405,27 @@ impl<S: Source> Pipeline<S> {
         if let Some(uplink) = &sinks.uplink {
             self.metrics.uplink(*uplink.borrow());
         }
+    }
+}
+
+/// A moment after which waits are over, when what happened until then was read: an agent that did not get to run for a
+/// while has in the ring what it waits for.
+#[derive(Debug)]
+struct Due {
+    time: BootTime,
+    written: u64,
+    since: Instant,
+}
+
+impl Due {
+    fn now(source: &impl Source) -> Self {
+        // In this order.
+        let time = boot_now();
+        Self { time, written: source.written(), since: Instant::now() }
+    }
+
+    fn has_come(&self, source: &impl Source) -> Option<BootTime> {
+        (source.read_to() >= self.written || self.since.elapsed() >= OVERDUE).then_some(self.time)
     }
 }
 

@@ -47,7 +47,18 @@ pub trait Source: Send + 'static {
         false
     }
 
-    /// How many execs and exits of each of `sessions` the kernel side refused so far, but for those that it follows no more.
+    /// How much was ever written, and how much of that was read: see [`Self::read_to`].
+    fn written(&self) -> u64 {
+        0
+    }
+
+    /// At least what [`Self::written`] was at a moment: all that had happened by then was read.
+    fn read_to(&self) -> u64 {
+        0
+    }
+
+    /// How many execs and exits of each of `sessions`, and of any other, the kernel side refused so far, but for those that
+    /// it follows no more.
     fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, SourceError>;
 
     /// Looks whether what records is still what was made, and puts right what is not: what was found. Empty: nothing.

@@ -368,6 +368,14 @@ impl Source for Probe {
         Self::is_crowded(self)
     }
 
+    fn written(&self) -> u64 {
+        Self::written(self)
+    }
+
+    fn read_to(&self) -> u64 {
+        Self::read_to(self)
+    }
+
     fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, SourceError> {
         Ok(Self::refused(self, sessions)?)
     }

@@ -1,6 +1,15 @@
 //! The pipeline from a fake source to a real gRPC server and a real Unix socket, without root.
 
-use std::{collections::VecDeque, os::fd::OwnedFd, path::PathBuf, sync::Mutex, time::Duration};
+use std::{
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use podtrail_proto::v1::{self, event::Body, trail_client::TrailClient};
 use tokio::{sync::mpsc, time::timeout};
@@ -26,6 +35,11 @@ struct Fake {
     records: mpsc::UnboundedReceiver<RawRecord>,
     left: VecDeque<RawRecord>,
     losses: Vec<Lost>,
+    /// how much there is to read before a tick, and how much was read
+    written: u64,
+    read: u64,
+    /// somebody wanted to know how much there is to read
+    marked: AtomicBool,
     /// execs refused, by session
     refused: Vec<(TaskKey, u64)>,
     /// sessions that are followed no more
@@ -36,8 +50,8 @@ struct Fake {
 
 impl Fake {
     fn new(records: mpsc::UnboundedReceiver<RawRecord>) -> Self {
-        let (left, losses, refused, over, asked) = Default::default();
-        Self { records, left, losses, refused, over, asked }
+        let (left, losses, written, read, marked, refused, over, asked) = Default::default();
+        Self { records, left, losses, written, read, marked, refused, over, asked }
     }
 }
 
@@ -47,8 +61,15 @@ impl Source for Fake {
     }
 
     async fn read(&mut self, out: &mut Vec<RawRecord>) -> Result<(), SourceError> {
+        // What is to be read before a tick comes only after it.
+        while self.written > 0 && !self.marked.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         match self.records.recv().await {
-            Some(record) => out.push(record),
+            Some(record) => {
+                self.read += 1;
+                out.push(record);
+            }
             None => std::future::pending().await,
         }
         Ok(())
@@ -70,6 +91,15 @@ impl Source for Fake {
     }
 
     fn release(&mut self) {}
+
+    fn written(&self) -> u64 {
+        self.marked.store(true, Ordering::Relaxed);
+        self.written
+    }
+
+    fn read_to(&self) -> u64 {
+        self.read
+    }
 
     fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, SourceError> {
         Ok(self.refused.iter().filter(|(entry, _)| sessions.contains(entry)).copied().collect())
@@ -299,8 +329,19 @@ async fn without_a_collector_the_socket_has_it_all_and_the_stop_is_quick() {
     timeout(Duration::from_secs(2), agent).await.unwrap().unwrap().unwrap();
 }
 
-/// Records first, then a loss of exits; what the socket tells of it.
-async fn after_a_loss_of(detail: &str, over: bool, unread: bool) -> (Vec<v1::Event>, Vec<Followed>) {
+/// Where the record of a session is when a loss is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Session {
+    /// read, as if it had been there when the agent came
+    Known,
+    /// not there yet
+    Unwritten,
+    /// there, but nobody has read it
+    Unread,
+}
+
+/// A record, and a loss of exits; what the socket tells of it.
+async fn after_a_loss_of(detail: &str, over: bool, session: Session) -> (Vec<v1::Event>, Vec<Followed>) {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir, None);
     let (send, records) = mpsc::unbounded_channel();
@@ -316,13 +357,18 @@ async fn after_a_loss_of(detail: &str, over: bool, unread: bool) -> (Vec<v1::Eve
     if over {
         source.over.push(TaskKey::new(500, 10));
     }
+    source.written = u64::from(session == Session::Unread);
     let asked = Arc::clone(&source.asked);
     let pipeline = Pipeline::new(source, Containers::default(), about());
     let stop = CancellationToken::new();
     let socket = config.socket.clone().unwrap();
-    // Before the first tick, as if it had been there when the agent came.
-    let mut before = vec![exec(20, TaskKey::new(500, 10), b"sh\0")];
-    let behind = unread.then(|| before.remove(0));
+    let record = exec(20, TaskKey::new(500, 10), b"sh\0");
+    let (mut before, mut behind) = (Vec::new(), None);
+    match session {
+        Session::Known => before.push(record),
+        Session::Unwritten => behind = Some(record),
+        Session::Unread => send.send(record).unwrap(),
+    }
     let agent = tokio::spawn({
         let stop = stop.clone();
         async move { run(&config, open_spool(&config, &about()).unwrap().0, pipeline, before, stop).await }
@@ -357,7 +403,7 @@ async fn after_a_loss_of(detail: &str, over: bool, unread: bool) -> (Vec<v1::Eve
 
 #[tokio::test]
 async fn after_a_loss_of_exits_sessions_that_are_gone_end() {
-    let (seen, asked) = after_a_loss_of("exit", true, false).await;
+    let (seen, asked) = after_a_loss_of("exit", true, Session::Known).await;
     assert_eq!(kinds(&seen), ["started", "session started", "executed", "gap", "session ended"]);
     let key = TaskKey::new(500, 10);
     assert_eq!(asked[0], Followed { sessions: vec![key], processes: vec![key] });
@@ -371,20 +417,28 @@ async fn after_a_loss_of_exits_sessions_that_are_gone_end() {
 
 #[tokio::test]
 async fn a_session_that_was_unread_when_the_loss_was_told_ends_too() {
-    let (seen, _) = after_a_loss_of("exit", true, true).await;
+    let (seen, _) = after_a_loss_of("exit", true, Session::Unwritten).await;
     assert_eq!(kinds(&seen), ["started", "gap", "session started", "executed", "session ended"]);
 }
 
 #[tokio::test]
+async fn what_was_lost_is_asked_for_when_what_was_there_is_read() {
+    let (seen, asked) = after_a_loss_of("exit", true, Session::Unread).await;
+    assert_eq!(kinds(&seen), ["started", "session started", "executed", "gap", "session ended"]);
+    let key = TaskKey::new(500, 10);
+    assert_eq!(asked[0], Followed { sessions: vec![key], processes: vec![key] });
+}
+
+#[tokio::test]
 async fn after_a_loss_of_exits_sessions_that_live_go_on() {
-    let (seen, asked) = after_a_loss_of("exit", false, false).await;
+    let (seen, asked) = after_a_loss_of("exit", false, Session::Known).await;
     assert_eq!(kinds(&seen), ["started", "session started", "executed", "gap"]);
     assert!(!asked.is_empty());
 }
 
 #[tokio::test]
 async fn other_losses_bring_no_question() {
-    let (_, asked) = after_a_loss_of("argv", false, false).await;
+    let (_, asked) = after_a_loss_of("argv", false, Session::Known).await;
     assert_eq!(asked, []);
 }
 

@@ -1,4 +1,7 @@
-//! What the kernel side still follows, asked key by key: going through a map that changes meanwhile may leave out some.
+//! What the kernel side still follows, asked key by key where none may be left out: going through a map that changes
+//! meanwhile may do so.
+
+use std::collections::HashMap;
 
 use aya::maps::MapError;
 use podtrail_ebpf::layout::{Session, TaskKey};
@@ -11,6 +14,9 @@ use super::{
 };
 use crate::session::Followed;
 
+/// Steps through all sessions, of which there are 16,384 at most.
+const GONE_THROUGH: usize = 64 * 1024;
+
 impl Probe {
     /// Those of `followed` that the kernel side does not follow any more. Exits of some may still be in the ring.
     pub fn gone(&mut self, followed: Followed) -> Result<Followed, ProbeError> {
@@ -21,20 +27,24 @@ impl Probe {
         })
     }
 
-    /// How many execs and exits of each of `sessions` the kernel side refused so far, but for those that it follows no more.
+    /// How many execs and exits of each of `sessions` the kernel side refused so far, but for those that it follows no more;
+    /// and of sessions of which the ring lost everything, as far as they are come by.
     pub fn refused(&mut self, sessions: &[TaskKey]) -> Result<Vec<(TaskKey, u64)>, ProbeError> {
         let map = self.map::<Bytes<KEY>, Bytes<SESSION>>("SESSIONS")?;
-        let mut found = Vec::new();
-        for key in sessions {
-            match map.get(&bytes(key), 0) {
+        // It begins again where what it stands on is removed.
+        let others = map.keys().take(GONE_THROUGH).filter_map(Result::ok);
+        let others = others.filter_map(|key| TaskKey::read_from_bytes(&key).ok());
+        let mut found = HashMap::new();
+        for key in others.chain(sessions.iter().copied()) {
+            match map.get(&bytes(&key), 0) {
                 Ok(value) => {
-                    found.extend(Session::read_from_bytes(&value).map(|session| (*key, session.refused)));
+                    found.extend(Session::read_from_bytes(&value).map(|session| (key, session.refused)));
                 }
                 Err(MapError::KeyNotFound) => {}
                 Err(e) => return Err(map_error("read", "SESSIONS", &e)),
             }
         }
-        Ok(found)
+        Ok(found.into_iter().collect())
     }
 
     fn absent<const N: usize>(

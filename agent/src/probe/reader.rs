@@ -183,6 +183,18 @@ impl Probe {
         self.ring.get_ref().is_crowded()
     }
 
+    /// See [`crate::agent::Source::written`].
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.ring.get_ref().written()
+    }
+
+    /// See [`crate::agent::Source::read_to`].
+    #[must_use]
+    pub fn read_to(&self) -> u64 {
+        self.ring.get_ref().position()
+    }
+
     /// See [`crate::agent::Source::release`].
     pub fn release(&mut self) {
         self.ring.get_mut().release();

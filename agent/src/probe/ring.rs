@@ -95,6 +95,11 @@ impl Ring {
         self.at as u64
     }
 
+    /// Bytes that were ever put in: what was put in by now was read when [`Self::position`] is as much.
+    pub(super) fn written(&self) -> u64 {
+        self.produced() as u64
+    }
+
     /// Passes over what lies before `position`. False, and nothing done, where that is no place between what was
     /// released and what is there.
     pub(super) fn skip_to(&mut self, position: u64) -> bool {

@@ -3,7 +3,8 @@
 //!
 //! The kernel side counts them twice: by session, which says whose they were and is told with exits and when asked, and
 //! all together, which is never lost. What only the second knows of is told in nobody's name, after a while: the last
-//! exit of its session did not come.
+//! exit of its session did not come. While more is refused it is told too small rather than too large: of what was counted
+//! until a moment, all that is known of sessions a while later is left out, whether or not it was refused after that moment.
 
 use serde::{Deserialize, Serialize};
 
@@ -48,8 +49,8 @@ struct Count {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Nobodys {
     since: BootTime,
-    /// the least that it was since then: the rest comes with exits on their way
-    least: u64,
+    /// all that was refused until then
+    counted: u64,
 }
 
 /// Something to tell.
@@ -140,18 +141,20 @@ impl Refusals {
     pub(super) fn flush(&mut self, now: BootTime, all: bool) -> Vec<Refused> {
         let untold = std::mem::take(&mut self.untold);
         let mut told: Vec<Refused> = untold.into_iter().filter_map(|entry| self.tell(entry)).collect();
-        let least = self.counted.saturating_sub(self.known);
-        if least == 0 {
+        if self.counted <= self.known {
             (self.nobodys, self.from, self.uncertain) = (None, None, false);
             return told;
         }
-        let nobodys = self.nobodys.get_or_insert(Nobodys { since: now, least });
-        nobodys.least = nobodys.least.min(least);
+        let begins = Nobodys { since: now, counted: self.counted };
+        let nobodys = self.nobodys.get_or_insert(begins.clone());
+        let counted = if all { self.counted } else { nobodys.counted };
         if all || now.since(nobodys.since) >= NOBODY_NS {
-            let count = if all { least } else { nobodys.least };
-            told.push(Refused { entry: None, count, from: self.from, exact: !self.uncertain });
+            let count = counted.saturating_sub(self.known);
+            if count > 0 {
+                told.push(Refused { entry: None, count, from: self.from, exact: !self.uncertain });
+            }
             self.known = self.known.saturating_add(count);
-            self.nobodys = None;
+            self.nobodys = (self.counted > self.known).then_some(begins);
         }
         told
     }
@@ -212,10 +215,41 @@ mod tests {
         refusals.count(2, BootTime(0), true);
         assert_eq!(flush(&mut refusals, 3), [(Some(2), 2)]);
         refusals.of(TWO, 4);
-        let all = refusals.flush(BootTime(4 * SECOND), false);
+        // What is known of sessions by now may have been refused after the first second.
+        assert_eq!(flush(&mut refusals, 4), [(Some(2), 2)]);
+        assert_eq!(flush(&mut refusals, 6), []);
+        let all = refusals.flush(BootTime(7 * SECOND), false);
         assert_eq!(all.last().map(|last| last.from), Some(Some(BootTime(7))));
-        assert_eq!(told(all), [(Some(2), 2), (None, 4)]);
+        assert_eq!(told(all), [(None, 4)]);
         assert_eq!(flush(&mut refusals, 100), []);
+    }
+
+    #[test]
+    fn what_always_another_session_is_late_to_tell_is_not_told_in_nobodys_name() {
+        let mut refusals = Refusals::new();
+        // Whenever it is looked, the last exit of a session is on its way.
+        for second in 0_u32..20 {
+            refusals.count(100, BootTime(0), true);
+            let late = TaskKey::new(second, 1);
+            let expected: &[(Option<u32>, u64)] = &[(Some(second.wrapping_sub(1)), 100)];
+            assert_eq!(flush(&mut refusals, second.into()), if second > 0 { expected } else { &[] });
+            refusals.of(late, 100);
+        }
+        assert_eq!(flush(&mut refusals, 20), [(Some(19), 100)]);
+        assert_eq!(flush(&mut refusals, 40), []);
+    }
+
+    #[test]
+    fn what_is_nobodys_is_told_when_the_flood_is_over() {
+        let mut refusals = Refusals::new();
+        refusals.count(7, BootTime(0), true);
+        for second in 0..20 {
+            refusals.count(100, BootTime(0), true);
+            refusals.of(ONE, 100 * (second + 1));
+            assert_eq!(flush(&mut refusals, second), [(Some(1), 100)]);
+        }
+        let after: Vec<_> = (20..30).flat_map(|second| flush(&mut refusals, second)).collect();
+        assert_eq!(after, [(None, 7)]);
     }
 
     #[test]

@@ -490,16 +490,22 @@ impl Account {
 
     /// What gaps said, a line for each kind.
     pub(crate) fn told_gaps(&self) -> Vec<String> {
-        let mut sums: BTreeMap<(&str, &str, bool), (u64, u64)> = BTreeMap::new();
+        let mut sums: BTreeMap<(&str, &str, bool, bool), (u64, u64)> = BTreeMap::new();
         for gap in &self.gaps {
-            let kind = (gap.source().as_str_name(), &*gap.detail, gap.exact == Some(true));
+            let kind = (
+                gap.source().as_str_name(),
+                &*gap.detail,
+                gap.exact == Some(true),
+                gap.session_ids.is_empty(),
+            );
             let (gaps, count) = sums.entry(kind).or_default();
             *gaps += 1;
             *count += gap.count.unwrap_or(0);
         }
-        let line = |((source, detail, exact), (gaps, count)): ((&str, &str, bool), (u64, u64))| {
+        let line = |((source, detail, exact, nobodys), (gaps, count)): (_, (u64, u64))| {
             let exact = if exact { "" } else { "at least " };
-            format!("{gaps} gaps {source} ({detail}): {exact}{count}")
+            let whose = if nobodys { ", of any session" } else { "" };
+            format!("{gaps} gaps {source} ({detail}){whose}: {exact}{count}")
         };
         sums.into_iter().map(line).collect()
     }
