@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this file, and of the hooks in `main.rs`: what is pinned by one agent is taken over by
 /// the next where this is the same. User space refuses an object of another version.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Marks a field that the running kernel's BTF does not have.
 pub const ABSENT: u32 = u32::MAX;
@@ -639,7 +639,7 @@ pub mod counter {
 
     /// records put into the ring, by [`kind`]
     pub const SENT: u32 = 0;
-    /// records that did not fit, by [`kind`]
+    /// records that did not fit, by [`kind`]; but for those that are no event, which are counted apart
     pub const LOST: u32 = kind::COUNT as u32;
     const TABLES: u32 = 2 * kind::COUNT as u32;
     /// execs refused, as they were over their session's share of the ring, and exits of which no exec was told for that
@@ -654,8 +654,12 @@ pub mod counter {
     pub const NAMESPACES_FULL: u32 = TABLES + 4;
     /// tasks whose facts could not be read
     pub const UNREADABLE: u32 = TABLES + 5;
+    /// execs of a runtime on its way in that did not fit
+    pub const LOST_STAGE: u32 = TABLES + 6;
+    /// ends of processes of which no command was told that did not fit: the last of their session
+    pub const LOST_LAST: u32 = TABLES + 7;
     /// calls of a hook that found no program to hand over to, by [`super::hook`]
-    pub const UNHANDLED: u32 = TABLES + 6;
+    pub const UNHANDLED: u32 = TABLES + 8;
     pub const COUNT: u32 = UNHANDLED + super::hook::COUNT;
 }
 

@@ -473,7 +473,8 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
 
         (*exec).flags = flags;
         (*exec).header = ring::header(kind::EXEC, at, time);
-        if !ring::send(kind::EXEC, buffer, u64::from(at), Some(&entry)) {
+        let lost = if staging { counter::LOST_STAGE } else { counter::LOST + u32::from(kind::EXEC) };
+        if !ring::send_or(kind::EXEC, lost, buffer, u64::from(at), Some(&entry)) {
             return 0;
         }
         if kept > u64::from(carried) && flags & exec_flags::ARGV_FAULT == 0 {

@@ -39,12 +39,18 @@ pub fn header(kind: u16, size: u32, time: u64) -> Header {
 /// is lost of a session is counted with the session too.
 #[inline(always)]
 pub fn send(kind: u16, record: *const u8, len: u64, session: Option<&TaskKey>) -> bool {
+    send_or(kind, counter::LOST + u32::from(kind), record, len, session)
+}
+
+/// [`send`], with a counter of its own for what the ring has no room for.
+#[inline(always)]
+pub fn send_or(kind: u16, lost: u32, record: *const u8, len: u64, session: Option<&TaskKey>) -> bool {
     // The mask is for the verifier: no record is larger.
     let len = (len & (SCRATCH_SIZE as u64 - 1)) as usize;
     // SAFETY: the scratch buffer has SCRATCH_SIZE bytes, and `len` is below that.
     let bytes = unsafe { slice::from_raw_parts(record, len) };
     if EVENTS.output::<[u8]>(bytes, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
-        maps::count(counter::LOST + u32::from(kind));
+        maps::count(lost);
         if let Some(session) = session.and_then(maps::session) {
             maps::add((&raw mut session.lost).cast(), 1);
         }
@@ -58,10 +64,16 @@ pub fn send(kind: u16, record: *const u8, len: u64, session: Option<&TaskKey>) -
 /// Sends a record that is small enough for the stack.
 #[inline(always)]
 pub fn send_small<T>(kind: u16, record: &T, session: Option<&TaskKey>) {
+    send_small_or(kind, counter::LOST + u32::from(kind), record, session);
+}
+
+/// [`send_small`], with a counter of its own for what the ring has no room for.
+#[inline(always)]
+pub fn send_small_or<T>(kind: u16, lost: u32, record: &T, session: Option<&TaskKey>) {
     let Some(to) = scratch() else { return };
     // SAFETY: T is one of the layout's records, far smaller than the buffer, and the buffer is aligned to 8.
     unsafe { ptr::write(to.cast::<T>(), ptr::read(record)) };
-    send(kind, to, size_of::<T>() as u64, session);
+    send_or(kind, lost, to, size_of::<T>() as u64, session);
 }
 
 /// Wakes the reader if it sleeps. It says so in `READER` before it looks into the ring a last time, and this looks

@@ -167,7 +167,13 @@ pub fn on_exit(task: u64) {
                     lost: left.lost,
                     refused: left.refused,
                 };
-                ring::send_small(kind::EXIT, &record, Some(&followed.entry));
+                // What is counted as lost would have been an event.
+                let lost = if flags & exit_flags::EXECUTED != 0 {
+                    counter::LOST + u32::from(kind::EXIT)
+                } else {
+                    counter::LOST_LAST
+                };
+                ring::send_small_or(kind::EXIT, lost, &record, Some(&followed.entry));
             }
             if followed.init != 0 {
                 end_container(&key, followed.container, code);

@@ -326,7 +326,7 @@ impl<S: Source> Pipeline<S> {
     /// Asks what was lost, and makes up for what would be wrong for ever without it. Not more than once a [`TICK`].
     fn losses(&mut self) -> Result<(), SourceError> {
         for lost in self.source.losses()? {
-            if lost.is_of(class::EXIT) {
+            if lost.is_of(class::EXIT) || lost.is_of(class::LAST) {
                 self.looks = LOOKS;
             }
             self.containers.lost(&lost);

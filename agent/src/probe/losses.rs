@@ -169,6 +169,8 @@ fn meaning(index: u32) -> (GapSource, bool, &'static str) {
         counter::CGROUPS_FULL => (GapSource::KernelTable, false, "cgroups"),
         counter::NAMESPACES_FULL => (GapSource::KernelTable, false, "namespaces"),
         counter::UNREADABLE => (GapSource::KernelTable, false, "unreadable tasks"),
+        counter::LOST_STAGE => (GapSource::KernelRing, true, "a runtime's exec"),
+        counter::LOST_LAST => (GapSource::KernelRing, true, class::LAST),
         other => {
             let class = RECORDS.get((other - counter::LOST) as usize).copied().unwrap_or("unknown");
             (GapSource::KernelRing, true, class)

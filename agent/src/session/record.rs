@@ -214,6 +214,8 @@ pub struct Lost {
 pub mod class {
     pub const REFUSED: &str = "exec, exit";
     pub const EXIT: &str = "exit";
+    /// of a process without a command, the last of its session
+    pub const LAST: &str = "last exit";
     pub const CGROUP_CREATED: &str = "cgroup created";
 }
 

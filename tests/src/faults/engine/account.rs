@@ -99,8 +99,6 @@ pub(crate) struct Verdict {
     pub(crate) duplicated: u64,
     /// executions and ends that the kernel could not deliver, as gaps count them
     kernel: u64,
-    /// of these, what the ring had no room for, whosever it was
-    ring: u64,
     /// numbers that gaps say are missing
     numbers: u64,
     /// what the collector's log had and has no more, whether or not the subscriber got it before
@@ -162,10 +160,7 @@ impl Verdict {
     /// dropped of the storm, so that where there were others gaps may count more.
     pub(crate) fn balanced(&self) -> bool {
         let kernel = match self.holes {
-            // What the ring lost may be the end of a runtime's own task on its way in, which is no event; a session's budget knows.
-            0 if self.strangers == 0 => {
-                self.kernel >= self.records() && self.kernel - self.ring <= self.records()
-            }
+            0 if self.strangers == 0 => self.kernel == self.records(),
             // What has no number may have had one, or not.
             _ => self.kernel + self.holes >= self.records(),
         };
@@ -400,9 +395,7 @@ impl Account {
                 }
                 // Other records than these two are no event of their own.
                 GapSource::KernelRing => {
-                    let told = if matches!(&*gap.detail, "exec" | "exit") { count } else { 0 };
-                    verdict.kernel += told;
-                    verdict.ring += told;
+                    verdict.kernel += if matches!(&*gap.detail, "exec" | "exit") { count } else { 0 };
                 }
                 // This source knows whose the records were.
                 GapSource::SessionBudget if self.of_strangers(gap, all_seen) => {}
