@@ -6,6 +6,7 @@ mod bench;
 mod demo;
 mod ebpf;
 mod fuzz;
+mod image;
 mod lint;
 mod machine;
 mod root;
@@ -56,6 +57,8 @@ enum Command {
     Test(test::Options),
     /// Run the integration tests on other kernels, in virtual machines
     Vm(vm::Options),
+    /// Build the container images, without a daemon
+    Image(image::Options),
     /// Feed the fuzz targets with what nobody would think of
     Fuzz(fuzz::Options),
     /// Check formatting, lints, the rules of the code, and dependencies
@@ -90,6 +93,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Vm(options) => vm::run(&options),
+        Command::Image(options) => image::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Lint => lint::run(),
         Command::Deny => lint::deny::run(),

@@ -251,7 +251,7 @@ pub(crate) fn probe_options(
     hierarchy: &Hierarchy,
     namespaces: &HostNamespaces,
 ) -> probe::Options {
-    let HostNamespaces { mnt, pid, user, cgroup: _, note: _ } = *namespaces;
+    let HostNamespaces { mnt, pid, user, cgroup: _, found_by: _, note: _ } = *namespaces;
     let default = probe::Options::default();
     probe::Options {
         argv_limit: config.argv_limit,

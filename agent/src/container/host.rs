@@ -41,38 +41,48 @@ pub struct HostNamespaces {
     pub pid: u32,
     pub user: u32,
     pub cgroup: u32,
-    /// `Some`: the mount namespace is the agent's own, and this is why
+    /// whose mount namespace that is
+    pub found_by: &'static str,
+    /// `Some`: it is the agent's own, and this is why
     pub note: Option<String>,
 }
 
-/// The node's own namespaces: those of its process 1, or the agent's own where that one cannot be read. The
-/// initial pid, user and cgroup namespaces have numbers that never change.
+/// The node's own namespaces: those of its process 1; where that one cannot be read, as under some security modules, of the
+/// kernel's own threads, which share them; or the agent's own. The initial pid, user and cgroup namespaces have numbers that
+/// never change.
 #[must_use]
 pub fn host_namespaces(host: &Host) -> HostNamespaces {
     let of = |who: &str, kind: NsKind| process::namespace(&host.proc.join(who), kind);
-    let initial = |mnt: u32, note: Option<String>| HostNamespaces {
+    let initial = |mnt: u32, found_by, note: Option<String>| HostNamespaces {
         mnt,
         pid: INITIAL_PID_NS,
         user: INITIAL_USER_NS,
         cgroup: INITIAL_CGROUP_NS,
+        found_by,
         note,
     };
     let reason = match of("1", NsKind::Mnt) {
-        Ok(mnt) => return initial(mnt, None),
+        Ok(mnt) => return initial(mnt, "/proc/1/ns/mnt", None),
         Err(error) => error,
     };
+    let in_the_nodes = of("self", NsKind::Pid).is_ok_and(|pid| pid == INITIAL_PID_NS);
+    // There process 2 is kthreadd, and nobody else can be (init/main.c, `rest_init`).
+    if in_the_nodes && let Ok(mnt) = of("2", NsKind::Mnt) {
+        return initial(mnt, "/proc/2/ns/mnt", None);
+    }
     let link = Path::new("1/ns/mnt");
     let unreadable = format!("{} cannot be read ({reason})", host.proc.join(link).display());
     match of("self", NsKind::Mnt) {
         Ok(mnt) => {
             let mut note = format!("{unreadable}: the agent's own mount namespace is taken for the node's");
-            if of("self", NsKind::Pid).is_ok_and(|pid| pid != INITIAL_PID_NS) {
+            if !in_the_nodes {
                 note += ", and the agent is not in the node's pid namespace: run it with hostPID and CAP_SYS_PTRACE";
             }
-            initial(mnt, Some(note))
+            initial(mnt, "/proc/self/ns/mnt", Some(note))
         }
         Err(error) => {
-            initial(0, Some(format!("{unreadable}, nor can the agent's own ({error}): is /proc mounted?")))
+            let note = format!("{unreadable}, nor can the agent's own ({error}): is /proc mounted?");
+            initial(0, "nothing", Some(note))
         }
     }
 }
@@ -91,6 +101,23 @@ mod tests {
         assert_eq!(namespaces.mnt, 4_026_531_841);
         assert_eq!(namespaces.pid, 4_026_531_836);
         assert_eq!(namespaces.note, None);
+    }
+
+    #[test]
+    fn where_process_1_hides_the_kernels_threads_tell() {
+        let fake = Fake::unified();
+        fake.process(2).mnt(4_026_531_832).write();
+        fake.process(77).mnt(9).pid_ns(INITIAL_PID_NS).write();
+        fake.link_self(77);
+        let namespaces = host_namespaces(&fake.host());
+        assert_eq!((namespaces.mnt, namespaces.found_by), (4_026_531_832, "/proc/2/ns/mnt"));
+        assert_eq!(namespaces.note, None);
+        // In another pid namespace anybody can be process 2.
+        let fake = Fake::unified();
+        fake.process(2).mnt(4_026_531_832).write();
+        fake.process(78).mnt(9).pid_ns(4_026_532_000).write();
+        fake.link_self(78);
+        assert_eq!(host_namespaces(&fake.host()).mnt, 9);
     }
 
     #[test]

@@ -252,8 +252,7 @@ pub fn examine(config: &AgentConfig, runtimes: Vec<pods::Found>) -> Report {
             pid: namespaces.pid,
             user: namespaces.user,
             cgroup: namespaces.cgroup,
-            found_by: if namespaces.note.is_none() { "/proc/1/ns/mnt" } else { "/proc/self/ns/mnt" }
-                .to_owned(),
+            found_by: namespaces.found_by.to_owned(),
         },
         hooks: hooks
             .into_iter()

@@ -35,6 +35,7 @@ use std::path::PathBuf;
 
 pub use adopt::Resumed;
 pub use btf::BtfError;
+pub use capabilities::names as capabilities;
 pub use decode::{CgroupCreated, DecodeError, RawRecord, decode};
 pub use inherit::Inherited;
 pub use load::ProbeError;

@@ -92,7 +92,7 @@ pub fn survey(options: &Options) -> Survey {
     }
 
     let mut may_load = true;
-    match capabilities::held() {
+    match capabilities::held(version(&survey.kernel)) {
         Some(held) => {
             survey.capabilities = held.held.iter().map(|&n| n.to_owned()).collect();
             for missing in held.missing {

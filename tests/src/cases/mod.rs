@@ -4,6 +4,7 @@ mod agents;
 mod argv;
 mod cgroups;
 mod collecting;
+mod deployed;
 mod entries;
 mod ephemeral;
 mod files;
@@ -29,6 +30,7 @@ use crate::harness::{Case, Container, Cx, Session, session};
 pub(crate) fn all() -> Vec<Case> {
     [
         fixtures::cases(),
+        deployed::cases(),
         entries::cases(),
         ephemeral::cases(),
         joins::cases(),

@@ -29,6 +29,20 @@ impl Authority {
         self.issue(dir, &CertificateParams::new(vec!["127.0.0.1".to_owned()])?)
     }
 
+    /// A server's files, for these names and addresses, in `dir`.
+    pub(crate) fn server(&self, names: &[&str], dir: &Path) -> Result<Files> {
+        let names = names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        self.issue(dir, &CertificateParams::new(names)?)
+    }
+
+    /// A kubelet's files, as the cluster's authority signs them, in `dir`.
+    pub(crate) fn kubelet(&self, node: &str, dir: &Path) -> Result<Files> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+        params.distinguished_name.push(DnType::CommonName, format!("system:node:{node}"));
+        self.issue(dir, &params)
+    }
+
     /// Files of whoever this URI names, in `dir`. They may be there already: then they are renewed.
     pub(crate) fn of(&self, uri: &str, dir: &Path) -> Result<Files> {
         let mut params = CertificateParams::default();
@@ -58,9 +72,9 @@ impl Authority {
 /// What a daemon, or the command line, is given of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
-    ca: PathBuf,
-    cert: PathBuf,
-    key: PathBuf,
+    pub(crate) ca: PathBuf,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Files {

@@ -3,11 +3,12 @@
 //! There is no registry: the image is made from busybox and imported. Cgroups are as a kubelet's with the cgroupfs
 //! driver, below those of the run.
 
+mod image;
+
 use std::{
     collections::HashMap,
     fs::{self, File},
     io,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -18,15 +19,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use data_encoding::HEXLOWER;
 use futures::{SinkExt as _, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
@@ -38,7 +37,7 @@ use tower::service_fn;
 use super::{cgroup, host, leftovers, process, until, wait::scaled, within};
 
 /// Generated from `tests/proto/kubelet.proto`.
-mod proto {
+pub(crate) mod cri {
     #![expect(
         clippy::all,
         clippy::pedantic,
@@ -50,15 +49,15 @@ mod proto {
     tonic::include_proto!("runtime.v1");
 }
 
-use proto::{
-    ContainerConfig, ContainerMetadata, ContainerStatusRequest, CreateContainerRequest, ExecRequest,
-    ExecSyncRequest, ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, ListPodSandboxRequest, NamespaceMode, NamespaceOption, PodSandboxConfig,
-    PodSandboxMetadata, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, StopPodSandboxRequest, VersionRequest,
+use cri::{
+    ContainerConfig, ContainerMetadata, ContainerStatus, ContainerStatusRequest, CreateContainerRequest,
+    ExecRequest, ExecSyncRequest, ImageSpec, LinuxContainerConfig, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, ListPodSandboxRequest, NamespaceMode,
+    NamespaceOption, PodSandboxConfig, PodSandboxMetadata, RemoveContainerRequest, RemovePodSandboxRequest,
+    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest, VersionRequest,
     runtime_service_client::RuntimeServiceClient,
 };
-pub(crate) use proto::{ContainerState, ExecSyncResponse};
+pub(crate) use cri::{ContainerState, ExecSyncResponse};
 
 /// The only image there is.
 pub(crate) const IMAGE: &str = "localhost/podtrail/itest:1";
@@ -88,6 +87,8 @@ pub(crate) struct Containerd {
     client: Client,
     /// sockets of shims that were there before
     before: Vec<PathBuf>,
+    /// it has mounts as a node's init system makes them
+    shared: bool,
 }
 
 /// What a pod shall be like.
@@ -151,6 +152,15 @@ impl PodSpec {
 impl Containerd {
     /// Starts one, with the image in it.
     pub(crate) fn start() -> Result<Self> {
+        Self::begin(false)
+    }
+
+    /// One whose mounts are shared, as a node's are, and which has its sockets in a folder of their own.
+    pub(crate) fn start_shared() -> Result<Self> {
+        Self::begin(true)
+    }
+
+    fn begin(shared: bool) -> Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         // Short: a socket's path has 104 bytes at most.
         let dir = host().dir(&format!("containerd{}", COUNT.fetch_add(1, Ordering::Relaxed)))?;
@@ -158,8 +168,16 @@ impl Containerd {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let client = runtime.block_on(async { client(&socket) });
         let before = entries(&Path::new(SHIMS).join("s"));
-        let mut this =
-            Self { dir, socket, digest: String::new(), child: Mutex::new(None), runtime, client, before };
+        let mut this = Self {
+            dir,
+            socket,
+            digest: String::new(),
+            child: Mutex::new(None),
+            runtime,
+            client,
+            before,
+            shared,
+        };
         fs::write(this.dir.join("opaque"), this.opaque()?)?;
         fs::set_permissions(this.dir.join("opaque"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         fs::write(this.dir.join("config.toml"), this.config()?)?;
@@ -230,7 +248,13 @@ echo -n $! >"$pid_file"
     pub(crate) fn run(&self) -> Result<()> {
         let program = host().containerd.as_ref().context("no containerd")?;
         let log = File::options().create(true).append(true).open(self.dir.join("log"))?;
-        let mut command = Command::new(program);
+        let mut command = if self.shared {
+            let mut command = Command::new(&host().exe);
+            command.args(["helper", "shared-mounts"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
         command.arg("--config").arg(self.dir.join("config.toml"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("cannot start containerd")?;
@@ -274,14 +298,20 @@ echo -n $! >"$pid_file"
     }
 
     fn import(&mut self) -> Result<()> {
-        let (archive, digest) = image(&self.dir.join("image")).context("cannot make an image")?;
+        let (archive, digest) = image::of_busybox(&self.dir.join("image")).context("cannot make an image")?;
+        self.load(&archive, "localhost/podtrail/itest")?;
+        self.digest = digest;
+        Ok(())
+    }
+
+    /// Imports an image.
+    pub(crate) fn load(&self, archive: &Path, name: &str) -> Result<()> {
         let ctr = host().containerd.as_ref().context("no containerd")?.with_file_name("ctr");
         let mut command = Command::new(ctr);
         command.arg("--address").arg(&self.socket).args(["--namespace", "k8s.io", "images", "import"]);
-        command.args(["--snapshotter", "native", "--digests", "--base-name", "localhost/podtrail/itest"]);
-        let output = command.arg(&archive).output().context("cannot run ctr")?;
+        command.args(["--snapshotter", "native", "--digests", "--base-name", name]);
+        let output = command.arg(archive).output().context("cannot run ctr")?;
         ensure!(output.status.success(), "ctr: {}", String::from_utf8_lossy(&output.stderr));
-        self.digest = digest;
         Ok(())
     }
 
@@ -293,6 +323,10 @@ echo -n $! >"$pid_file"
     }
 
     pub(crate) fn pod(&self, spec: PodSpec) -> Result<Pod> {
+        self.pod_with(spec, LinuxSandboxSecurityContext { namespace_options: Some(namespaces()) })
+    }
+
+    pub(crate) fn pod_with(&self, spec: PodSpec, security: LinuxSandboxSecurityContext) -> Result<Pod> {
         let mut labels = spec.labels();
         labels.extend(spec.labels.iter().cloned());
         let config = PodSandboxConfig {
@@ -306,7 +340,7 @@ echo -n $! >"$pid_file"
             labels,
             linux: Some(LinuxPodSandboxConfig {
                 cgroup_parent: format!("{}/kubepods/besteffort/pod{}", host().cgroup, spec.uid),
-                security_context: Some(LinuxSandboxSecurityContext { namespace_options: Some(namespaces()) }),
+                security_context: Some(security),
             }),
         };
         let request =
@@ -318,8 +352,7 @@ echo -n $! >"$pid_file"
 
     /// A container of the pod that runs `command`; its id.
     pub(crate) fn container(&self, pod: &Pod, name: &str, command: &[&str]) -> Result<String> {
-        let mut labels = pod.spec.labels();
-        labels.insert("io.kubernetes.container.name".to_owned(), name.to_owned());
+        let labels = [("io.kubernetes.container.name".to_owned(), name.to_owned())].into();
         let hook = r#"{"exec":{"command":["/bin/sh","-c","sleep 1"]}}"#;
         let config = ContainerConfig {
             metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
@@ -330,9 +363,18 @@ echo -n $! >"$pid_file"
             linux: Some(LinuxContainerConfig {
                 security_context: Some(LinuxContainerSecurityContext {
                     namespace_options: Some(namespaces()),
+                    ..LinuxContainerSecurityContext::default()
                 }),
+                ..LinuxContainerConfig::default()
             }),
+            ..ContainerConfig::default()
         };
+        self.launch(pod, config)
+    }
+
+    /// Any container of the pod; its id.
+    pub(crate) fn launch(&self, pod: &Pod, mut config: ContainerConfig) -> Result<String> {
+        config.labels.extend(pod.spec.labels());
         let request = CreateContainerRequest {
             pod_sandbox_id: pod.sandbox.clone(),
             config: Some(config),
@@ -353,9 +395,24 @@ echo -n $! >"$pid_file"
     }
 
     pub(crate) fn state(&self, container: &str) -> Result<ContainerState> {
+        Ok(self.status(container)?.state())
+    }
+
+    pub(crate) fn status(&self, container: &str) -> Result<ContainerStatus> {
         let request = ContainerStatusRequest { container_id: container.to_owned() };
         let answer = self.call(self.client.clone().container_status(request))?;
-        Ok(answer.status.context("no status")?.state())
+        answer.status.context("no status")
+    }
+
+    /// SIGTERM, and SIGKILL when it has not ended within so many seconds.
+    pub(crate) fn stop_container(&self, container: &str, timeout: i64) -> Result<()> {
+        let request = StopContainerRequest { container_id: container.to_owned(), timeout };
+        self.call(self.client.clone().stop_container(request)).map(|_done| ())
+    }
+
+    /// Where its containers' logs are.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.dir.join("logs")
     }
 
     pub(crate) fn remove_container(&self, container: &str) -> Result<()> {
@@ -494,7 +551,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// A network of its own would need plugins that are not there.
-fn namespaces() -> NamespaceOption {
+pub(crate) fn namespaces() -> NamespaceOption {
     NamespaceOption {
         network: NamespaceMode::Node.into(),
         pid: NamespaceMode::Container.into(),
@@ -510,68 +567,4 @@ fn client(socket: &Path) -> Client {
     };
     let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(service_fn(connect));
     RuntimeServiceClient::new(channel)
-}
-
-/// An OCI image of busybox, as an archive, and its manifest's digest.
-fn image(dir: &Path) -> Result<(PathBuf, String)> {
-    let root = dir.join("root");
-    let layout = dir.join("layout");
-    for part in ["bin", "proc", "dev", "tmp"] {
-        fs::create_dir_all(root.join(part))?;
-    }
-    let busybox = host().busybox.as_ref().context("no busybox")?;
-    fs::copy(busybox, root.join("bin/busybox")).context("cannot copy busybox")?;
-    for applet in ["sh", "ls", "cat", "echo", "true", "false", "sleep", "id", "env", "tty"] {
-        symlink("busybox", root.join("bin").join(applet))?;
-    }
-    let blobs = layout.join("blobs/sha256");
-    fs::create_dir_all(&blobs)?;
-    let store = |bytes: &[u8]| -> Result<String> {
-        let digest = HEXLOWER.encode(&Sha256::digest(bytes));
-        fs::write(blobs.join(&digest), bytes)?;
-        Ok(format!("sha256:{digest}"))
-    };
-    let layer = fs::read(tar(&root, &dir.join("layer.tar"))?)?;
-    let layer_digest = store(&layer)?;
-    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let config = serde_json::to_vec(&json!({
-        "architecture": arch,
-        "os": "linux",
-        "config": {"Entrypoint": ["/bin/sleep", "1000000"], "Env": ["PATH=/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
-    }))?;
-    let config_digest = store(&config)?;
-    let manifest = serde_json::to_vec(&json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {
-            "mediaType": "application/vnd.oci.image.config.v1+json",
-            "digest": config_digest,
-            "size": config.len(),
-        },
-        "layers": [{
-            "mediaType": "application/vnd.oci.image.layer.v1.tar",
-            "digest": layer_digest,
-            "size": layer.len(),
-        }],
-    }))?;
-    let digest = store(&manifest)?;
-    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    let index = json!({
-        "schemaVersion": 2,
-        "manifests": [{
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "digest": digest,
-            "size": manifest.len(),
-            "annotations": {"io.containerd.image.name": IMAGE},
-        }],
-    });
-    fs::write(layout.join("index.json"), serde_json::to_vec(&index)?)?;
-    Ok((tar(&layout, &dir.join("image.tar"))?, digest))
-}
-
-fn tar(dir: &Path, archive: &Path) -> Result<PathBuf> {
-    let status = Command::new("tar").arg("-C").arg(dir).arg("-cf").arg(archive).arg(".").status()?;
-    ensure!(status.success(), "tar ended with {status}");
-    Ok(archive.to_path_buf())
 }

@@ -20,6 +20,7 @@ use super::leftovers;
 pub(crate) fn main(args: &[OsString]) -> ExitCode {
     let result = match args.split_first() {
         Some((name, rest)) if name == "v2-only" => v2_only(rest),
+        Some((name, rest)) if name == "shared-mounts" => shared_mounts(rest),
         Some((name, [dir])) if name == "sweep" => leftovers::sweep(Path::new(dir)),
         _ => Err(anyhow::anyhow!("no such helper: {args:?}")),
     };
@@ -39,6 +40,20 @@ fn v2_only(args: &[OsString]) -> Result<()> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("cannot make / private")?;
     mount(Some("cgroup2"), "/sys/fs/cgroup", Some("cgroup2"), MsFlags::empty(), none)
         .context("cannot mount cgroup2 over /sys/fs/cgroup")?;
+    become_(args)
+}
+
+/// Becomes the program `args` with mounts as init systems make them, where what is mounted later reaches containers.
+fn shared_mounts(args: &[OsString]) -> Result<()> {
+    let none: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot unshare the mount namespace")?;
+    // Nothing of that reaches this machine's own.
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("cannot make / private")?;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).context("cannot make / shared")?;
+    become_(args)
+}
+
+fn become_(args: &[OsString]) -> Result<()> {
     let args = args
         .iter()
         .map(|arg| CString::new(arg.as_bytes()))

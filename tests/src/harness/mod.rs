@@ -7,6 +7,7 @@ pub(crate) mod collector;
 pub(crate) mod container;
 pub(crate) mod containerd;
 pub(crate) mod daemon;
+pub(crate) mod deployed;
 pub(crate) mod exec;
 pub(crate) mod helper;
 pub(crate) mod host;

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    ebpf, fuzz, root, setup,
+    ebpf, fuzz, image, root, setup,
     sh::{Cmd, cargo, cmd, step},
 };
 
@@ -65,7 +65,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     if !options.unit {
         step("integration tests: building");
-        static_build(cargo().args(["build", "--package", "podtrail-tests"])).run()?;
+        build_all()?;
+        image::for_tests()?;
     }
     let program = root::target().join(triple()).join("debug/podtrail-itest");
     if !options.unit && !only_faults {
@@ -121,6 +122,11 @@ pub(crate) fn triple() -> String {
 /// unit tests too, so that dependencies are built once.
 pub(crate) fn static_build(build: Cmd) -> Cmd {
     build.args(["--target", &triple()]).env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+}
+
+/// The integration tests, and the programs that go into images: in one build, so that dependencies are built once.
+pub(crate) fn build_all() -> Result<()> {
+    static_build(cargo().args(["build", "--package", "podtrail-tests", "--package", "podtrail"])).run()
 }
 
 /// Runs a test program, shows what it says, and adds up its counts; returns whether it succeeded.
