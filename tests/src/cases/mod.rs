@@ -2,6 +2,7 @@
 
 mod agents;
 mod argv;
+mod attribution;
 mod cgroups;
 mod collecting;
 mod deployed;
@@ -48,6 +49,7 @@ pub(crate) fn all() -> Vec<Case> {
         pod_costs::cases(),
         roots::cases(),
         collecting::cases(),
+        attribution::cases(),
         spools::cases(),
         tls::cases(),
     ]

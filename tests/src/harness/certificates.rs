@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
+use podtrail::tls::client::{ClientTls, to_others};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 
 /// Signs certificates.
@@ -86,6 +87,17 @@ impl Files {
     /// As flags.
     pub(crate) fn args(&self) -> Vec<String> {
         self.each().into_iter().flat_map(|(name, path)| [format!("--tls-{name}"), path]).collect()
+    }
+
+    /// As a reader of podtrail's uses them.
+    pub(crate) fn reader(&self) -> ClientTls {
+        let Self { ca, cert, key } = self.clone();
+        ClientTls::new(podtrail::tls::Files { ca, cert, key })
+    }
+
+    /// As any other program does.
+    pub(crate) fn client(&self) -> Result<rustls::ClientConfig> {
+        Ok(to_others(&self.ca, Some((&self.cert, &self.key)))?)
     }
 
     /// As the command line's environment.

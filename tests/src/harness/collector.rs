@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, ChildStdin, ExitStatus, Output, Stdio},
 };
@@ -13,7 +13,9 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use podtrail_proto::v1::{Event, TailResponse};
+use podtrail::trail::MAX_MESSAGE_BYTES;
+use podtrail_proto::v1::{Event, TailResponse, trail_client::TrailClient};
+use tonic::transport::{Channel, Endpoint};
 
 use super::{
     certificates::{Authority, Files},
@@ -28,6 +30,8 @@ pub(crate) struct Collector {
     metrics: u16,
     child: Option<(Child, Option<ChildStdin>)>,
     tls: Option<Tls>,
+    /// flags besides
+    flags: Vec<String>,
 }
 
 /// Its own certificate, and that of whoever reads its events.
@@ -38,8 +42,7 @@ struct Tls {
 }
 
 /// May read everything.
-const READER: &str =
-    "[[principal]]\nname = \"itest\"\nverbs = [\"tail\"]\nnamespaces = [\"*\"]\nfields = [\"*\"]\n";
+const READER: &str = "[[principal]]\nname = \"itest\"\nverbs = [\"tail\", \"subscribe\", \"sessions\"]\nnamespaces = [\"*\"]\nfields = [\"*\"]\n";
 
 impl Collector {
     /// A place, with no collector yet.
@@ -48,7 +51,7 @@ impl Collector {
         let free = || TcpListener::bind("127.0.0.1:0").context("is the loopback interface up?");
         let (grpc, metrics) = (free()?, free()?);
         let (port, metrics) = (grpc.local_addr()?.port(), metrics.local_addr()?.port());
-        Ok(Self { dir: host().dir(name)?, port, metrics, child: None, tls: None })
+        Ok(Self { dir: host().dir(name)?, port, metrics, child: None, tls: None, flags: Vec::new() })
     }
 
     /// The same, for one that takes in nobody without a certificate of this authority.
@@ -65,6 +68,24 @@ impl Collector {
         let reader = authority.of("podtrail://reader/itest", &self.dir.join("reader"))?;
         self.tls = Some(Tls { server, reader });
         Ok(())
+    }
+
+    /// It takes in audit, too; where.
+    pub(crate) fn takes_audit(&mut self, flags: &str) -> Result<SocketAddr> {
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        self.flags.extend(["--audit-listen".to_owned(), address.to_string()]);
+        self.flags.extend(flags.split_whitespace().map(str::to_owned));
+        Ok(address)
+    }
+
+    /// As somebody who may read everything.
+    pub(crate) fn reader(&self) -> Result<impl Future<Output = Result<TrailClient<Channel>>> + use<>> {
+        let tls = self.tls.as_ref().context("it has no certificates")?.reader.reader();
+        let endpoint = Endpoint::from_shared(self.url())?;
+        Ok(async move {
+            let channel = tls.connect(&endpoint).await?;
+            Ok(TrailClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        })
     }
 
     /// Where its log is to be.
@@ -108,7 +129,7 @@ impl Collector {
         let mut command = daemon::daemon("podtrail-collector");
         let [listen, metrics] = [self.port, self.metrics].map(|port| format!("127.0.0.1:{port}"));
         command.args(["run", "--metrics-listen", &metrics, "--listen", &listen]);
-        command.arg("--data").arg(self.data());
+        command.arg("--data").arg(self.data()).args(&self.flags);
         if let Some(tls) = &self.tls {
             command.args(tls.server.args()).arg("--config").arg(self.dir.join("collector.toml"));
         }

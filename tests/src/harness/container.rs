@@ -232,6 +232,13 @@ pub(crate) fn fresh_id() -> String {
     id.chars().rev().collect()
 }
 
+/// As Kubernetes gives them to pods and requests.
+pub(crate) fn uuid() -> String {
+    let id = format!("{:032x}", fastrand::u128(..));
+    let part = |from, to| id.get(from..to).unwrap_or_default();
+    [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-")
+}
+
 impl Container {
     /// A command to be executed in it.
     pub(crate) fn exec(&self, args: &[&str]) -> Exec<'_> {

@@ -34,7 +34,7 @@ use tokio_tungstenite::{
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::{cgroup, host, leftovers, process, until, wait::scaled, within};
+use super::{cgroup, container::uuid, host, leftovers, process, until, wait::scaled, within};
 
 /// Generated from `tests/proto/kubelet.proto`.
 pub(crate) mod cri {
@@ -119,15 +119,12 @@ pub(crate) struct Streams<'c> {
 
 impl PodSpec {
     pub(crate) fn new(namespace: &str, name: &str) -> Self {
-        let id = format!("{:032x}", fastrand::u128(..));
-        let part = |from, to| id.get(from..to).unwrap_or_default().to_owned();
-        let uid = [part(0, 8), part(8, 12), part(12, 16), part(16, 20), part(20, 32)].join("-");
         let labels =
             [("app", name), ("app.kubernetes.io/part-of", "shop"), ("pod-template-hash", "5d4f8c7b9")];
         Self {
             namespace: namespace.to_owned(),
             name: format!("{name}-0"),
-            uid,
+            uid: uuid(),
             labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec(),
             handler: String::new(),
         }
@@ -429,11 +426,22 @@ echo -n $! >"$pid_file"
 
     /// As `kubectl exec`, by WebSocket.
     pub(crate) fn exec(&self, container: &str, cmd: &[&str], tty: bool) -> Result<Streams<'_>> {
+        self.stream(container, cmd, true, tty)
+    }
+
+    /// The same, perhaps without anything on stdin.
+    pub(crate) fn stream(
+        &self,
+        container: &str,
+        cmd: &[&str],
+        stdin: bool,
+        tty: bool,
+    ) -> Result<Streams<'_>> {
         let request = ExecRequest {
             container_id: container.to_owned(),
             cmd: cmd.iter().map(|&word| word.to_owned()).collect(),
             tty,
-            stdin: true,
+            stdin,
             stdout: true,
             stderr: !tty,
         };

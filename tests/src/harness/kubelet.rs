@@ -1,4 +1,4 @@
-//! A kubelet that knows one pod, as `GET /pods` tells it.
+//! A kubelet that knows its pods, as `GET /pods` tells it.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -31,7 +31,7 @@ impl Kubelet {
         period: u32,
         hook: &[&str],
     ) -> Result<Self> {
-        Self::of(&json!({
+        Self::of(&[json!({
             "metadata": {"name": "web-0", "namespace": "prod", "uid": uid},
             "spec": {"containers": [{
                 "name": "app",
@@ -41,13 +41,13 @@ impl Kubelet {
             "status": {"containerStatuses": [
                 {"name": "app", "containerID": format!("containerd://{container}")},
             ]},
-        }))
+        })])
     }
 
     /// It has the pod `uid` with a container, and one that somebody put into it to debug it.
     pub(crate) fn with_debugger(uid: &str, container: &str, debugger: &str) -> Result<Self> {
         let id = |id: &str| format!("containerd://{id}");
-        Self::of(&json!({
+        Self::of(&[json!({
             "metadata": {"name": "web-0", "namespace": "prod", "uid": uid},
             "spec": {
                 "containers": [{"name": "app"}],
@@ -57,11 +57,28 @@ impl Kubelet {
                 "containerStatuses": [{"name": "app", "containerID": id(container)}],
                 "ephemeralContainerStatuses": [{"name": "debugger-x7k2p", "containerID": id(debugger)}],
             },
-        }))
+        })])
     }
 
-    fn of(pod: &Value) -> Result<Self> {
-        let pods = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [pod]});
+    /// It has many pods, each with its uid and its only container; all have this readiness probe.
+    pub(crate) fn of_many(pods: &[(String, String)], probe: &[&str], period: u32) -> Result<Self> {
+        let pod = |(uid, container): &(String, String)| {
+            json!({
+                "metadata": {"name": "", "namespace": "prod", "uid": uid},
+                "spec": {"containers": [{
+                    "name": "web",
+                    "readinessProbe": {"exec": {"command": probe}, "periodSeconds": period},
+                }]},
+                "status": {"containerStatuses": [
+                    {"name": "web", "containerID": format!("containerd://{container}")},
+                ]},
+            })
+        };
+        Self::of(&pods.iter().map(pod).collect::<Vec<_>>())
+    }
+
+    fn of(pods: &[Value]) -> Result<Self> {
+        let pods = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": pods});
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let over = Arc::new(AtomicBool::new(false));

@@ -1,6 +1,7 @@
 //! What the tests stand on: the machine, containers, agents, and views of what agents reported.
 
 pub(crate) mod agent;
+pub(crate) mod api_server;
 pub(crate) mod certificates;
 pub(crate) mod cgroup;
 pub(crate) mod collector;

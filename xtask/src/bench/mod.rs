@@ -2,6 +2,7 @@
 
 mod attribution;
 mod exec;
+mod itest;
 mod measure;
 mod pipeline;
 mod pods;

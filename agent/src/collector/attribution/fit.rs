@@ -17,8 +17,11 @@ use crate::trail::Moment;
 pub const ANSWER: Duration = Duration::from_secs(70);
 /// From a request for an ephemeral container until it runs: an image may have to be pulled.
 pub const EPHEMERAL: Duration = Duration::from_secs(3600);
-/// From the end of a session's root until the response is complete: what was written is still on its way.
-const DRAIN: Duration = Duration::from_secs(1);
+/// From the end of a session until the response is complete: what was printed is still on its way, to a client that may
+/// be slow to read.
+const DRAIN: Duration = Duration::from_secs(10);
+/// A session that goes on for so long after its response goes on without it.
+const LEAVE: Duration = Duration::from_secs(1);
 /// How two texts of a command compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -166,5 +169,5 @@ pub fn outlives(
 pub fn is_abandoned(settings: &Settings, request: &Request, session: &Session, node: Moment) -> bool {
     let Some(complete) = request.complete else { return false };
     let ran = session.root_end.or(session.end).unwrap_or(node);
-    complete < after(session.entered, settings.skew) && ran > after(complete, settings.skew + DRAIN)
+    complete < after(session.entered, settings.skew) && ran > after(complete, settings.skew + LEAVE)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use podtrail_proto::v1::{EntryMethod, Verdict, api_request::Action};
 
 use super::{
-    Heard, World,
+    Heard, Settings, World,
     assign::assign,
     engine::Engine,
     fit::{self, Command, after},
@@ -191,7 +191,9 @@ impl Engine {
                 let certain = assigned.always.get(place) == Some(&true) && !too_many;
                 let candidates = get(may_be);
                 let one = candidates.iter().map(|request| request.who()).collect::<BTreeSet<_>>().len() == 1;
-                let outlived = by_ends.get(place).is_none_or(|(_, by_end)| *by_end == ByEnd::NothingLeft);
+                let nothing_left = by_ends.get(place).is_none_or(|(_, by_end)| *by_end == ByEnd::NothingLeft);
+                // Another session that it may be of would have been told by now.
+                let outlived = nothing_left && !candidates.iter().all(|r| self.is_told_past(session, r));
                 let abandoned = candidates.iter().all(|r| self.is_abandoned(session, r));
                 let verdict = if certain && one && session.argv.is_some() && !abandoned && !outlived {
                     Verdict::Matched
@@ -206,15 +208,23 @@ impl Engine {
                             .to_owned(),
                     );
                 }
-                if outlived {
-                    evidence.push("but the response went on after the session had ended".to_owned());
+                if nothing_left {
+                    let but = if outlived { "but " } else { "" };
+                    evidence.push(format!("{but}the response went on after the session had ended"));
                 }
                 if *too_many {
                     evidence.push(format!("more than {MAX_TOGETHER} sessions and requests are alike"));
                 }
                 let conclusion = Conclusion::new(verdict, evidence, &candidates);
                 let last = self.last_logged(session, &candidates, sessions);
-                let judged = self.when_settled(session, conclusion, last, now, world, force);
+                // Where more sessions than requests are alike, the request that is missing may still come.
+                let end = after(session.first_logged, self.settings.patience);
+                let missing = assigned.always.get(place) == Some(&false);
+                let judged = if missing && now < end && !force {
+                    Judged { again: Some(end), ..Judged::default() }
+                } else {
+                    self.when_settled(session, conclusion, last, now, world, force)
+                };
                 let request = may_be.first().and_then(|p| requests.get(*p)).copied();
                 Some((*at, Judged { request: request.filter(|_| verdict == Verdict::Matched), ..judged }))
             })
@@ -286,35 +296,64 @@ impl Engine {
         now: Moment,
         world: &dyn World,
     ) -> Vec<(Vec<usize>, ByEnd)> {
-        let of = |(at, edges): (&Cursor, &Vec<usize>)| {
-            let fits = |place: &&usize| {
-                let session = self.sessions.get(at);
-                let request = together.requests.get(**place).and_then(|at| self.requests.get(at));
-                let pair = session.zip(request);
-                pair.is_some_and(|(session, request)| !self.outlives(request, session, now, world))
-            };
-            let left: Vec<usize> = edges.iter().filter(fits).copied().collect();
-            match left.len() {
-                n if n == edges.len() => (left, ByEnd::Same),
-                0 => (edges.clone(), ByEnd::NothingLeft),
-                _ => (left, ByEnd::Fewer),
-            }
+        let outlives = |at: &Cursor, place: usize| {
+            let session = self.sessions.get(at);
+            let request = together.requests.get(place).and_then(|at| self.requests.get(at));
+            session.zip(request).is_some_and(|(session, request)| self.outlives(request, session, now, world))
         };
-        together.sessions.iter().zip(open).map(of).collect()
+        let both = together.sessions.iter().zip(open);
+        let by_end: Vec<Vec<usize>> = both
+            .map(|(at, edges)| edges.iter().copied().filter(|place| !outlives(at, *place)).collect())
+            .collect();
+        // A response may go on for long, as what was printed is slow to be read. So ends say nothing of a session that no
+        // request would be left for, and of a request that no session would be left for.
+        let had: BTreeSet<usize> = by_end.iter().flatten().copied().collect();
+        let mut left: Vec<Vec<usize>> = by_end
+            .iter()
+            .zip(open)
+            .map(|(by_end, edges)| {
+                let stays = |r: &usize| by_end.is_empty() || by_end.contains(r) || !had.contains(r);
+                edges.iter().copied().filter(stays).collect()
+            })
+            .collect();
+        // And where fewer pairs can be made of what is left, one of them is not what it seems.
+        let requests = together.requests.len();
+        if assign(&left, requests).pairs < assign(open, requests).pairs {
+            left = open.to_vec();
+        }
+        let told = |((left, by_end), open): ((Vec<usize>, Vec<usize>), &Vec<usize>)| {
+            let what = match (by_end.len(), left.len()) {
+                (0, 1..) => ByEnd::NothingLeft,
+                (_, n) if n < open.len() => ByEnd::Fewer,
+                _ => ByEnd::Same,
+            };
+            (left, what)
+        };
+        left.into_iter().zip(by_end).zip(open).map(told).collect()
     }
 
     fn outlives(&self, request: &Request, session: &Session, now: Moment, world: &dyn World) -> bool {
         fit::outlives(&self.settings, request, session, |to| {
-            // What was complete by then had the time to come.
-            now >= after(session.logged, self.settings.settle)
+            // What was complete by then had the time to come, also in a batch that was sent again.
+            now >= after(session.logged, self.settings.patience)
                 && world.heard(&session.key.cluster, request.begin(), to) == Heard::All
         })
     }
 
     fn is_abandoned(&self, session: &Session, request: &Request) -> bool {
+        fit::is_abandoned(&self.settings, request, session, self.reached(session))
+    }
+
+    /// How far a session's node has reported.
+    fn reached(&self, session: &Session) -> Moment {
         let node = (session.key.cluster.clone(), session.key.node.clone());
-        let reached = self.nodes.get(&node).copied().unwrap_or(Moment::MIN);
-        fit::is_abandoned(&self.settings, request, session, reached)
+        self.nodes.get(&node).copied().unwrap_or(Moment::MIN)
+    }
+
+    /// Whether all sessions are known that this request may have led to: they are on one node, as its pod is.
+    fn is_told_past(&self, session: &Session, request: &Request) -> bool {
+        let Settings { skew, latency, .. } = self.settings;
+        self.reached(session) > after(request.begin(), latency + skew)
     }
 
     /// Says it, once nothing more is to be expected: what came is a while ago, and the audit was heard past the start.

@@ -73,6 +73,8 @@ impl Default for Settings {
 #[cfg(test)]
 mod order_tests;
 #[cfg(test)]
+mod pair_tests;
+#[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod tests;

@@ -63,7 +63,8 @@ fn verdicts_are_the_same_in_every_order_and_over_every_restart() {
 fn many_at_once_and_none_is_taken_for_another() {
     let commands: [&[&str]; 4] = [&["sh"], &["sh", "-c", "id"], &["ls", "-l"], &["cat", "/etc/hosts"]];
     let (mut sessions, mut ambiguous) = (0, 0);
-    for seed in 0..12 {
+    let mut wrong = Vec::new();
+    for seed in 0..24 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut clock = |_| rng.i64(-900..900);
         let (nodes, servers) = ([0; 4].map(&mut clock), [0; 2].map(&mut clock));
@@ -89,9 +90,10 @@ fn many_at_once_and_none_is_taken_for_another() {
                 address: format!("192.0.2.{user}"),
                 received: Moment(run.entered.0 - (wait + 10) * MS),
                 started: Moment(run.entered.0 - wait * MS),
-                // Some leave before the end.
+                // Some leave before the end, and some read slowly what was printed.
                 complete: match rng.u8(0..20) {
                     0 => Some(Moment(run.entered.0 + lasts / 3 * MS)),
+                    1 => run.end.map(|end| Moment(end.0 + rng.i64(80..10_000) * MS)),
                     _ => run.end.map(|end| Moment(end.0 + rng.i64(1..80) * MS)),
                 },
                 ..asked
@@ -112,9 +114,12 @@ fn many_at_once_and_none_is_taken_for_another() {
                 truth.push((run.id.clone(), asks.then_some(user)));
             }
             if asks {
-                coming.extend(
-                    asked.events().into_iter().map(|(t, e)| (Moment(t.0 + rng.i64(0..2000) * MS), e)),
-                );
+                // An API server whose batch went astray sends it again, while others come.
+                let mut delay = || match rng.u8(0..16) {
+                    0 => rng.i64(2000..30_000),
+                    _ => rng.i64(0..2000),
+                };
+                coming.extend(asked.events().into_iter().map(|(t, e)| (Moment(t.0 + delay() * MS), e)));
             }
         }
         let mut stage = Stage::new(Settings::default());
@@ -125,20 +130,24 @@ fn many_at_once_and_none_is_taken_for_another() {
             let names = |user: Option<&v1::User>| user.map(|user| user.name.clone());
             sessions += 1;
             for said in &said {
-                match said.verdict() {
-                    Verdict::Matched => assert_eq!(names(said.user.as_ref()), user, "{id}, seed {seed}"),
-                    Verdict::NodeLocal => assert_eq!(None, user, "{id}, seed {seed}: {said:?}"),
+                let right = match said.verdict() {
+                    Verdict::Matched => names(said.user.as_ref()) == user,
+                    Verdict::NodeLocal => user.is_none(),
                     Verdict::Ambiguous => {
                         let all: Vec<_> = said.candidates.iter().map(|c| names(c.user.as_ref())).collect();
-                        assert!(user.is_none() || all.contains(&user), "{id}, seed {seed}: {all:?}");
+                        user.is_none() || all.contains(&user)
                     }
                     other => panic!("{other:?} on {id}, seed {seed}"),
+                };
+                if !right {
+                    wrong.push((seed, id.clone(), user.clone(), said.clone()));
                 }
             }
             ambiguous += i32::from(said.last().unwrap().verdict() == Verdict::Ambiguous);
         }
     }
     println!("{ambiguous} of {sessions} are ambiguous");
+    assert!(wrong.is_empty(), "{} are wrong: {:#?}", wrong.len(), wrong.first());
     assert!(ambiguous * 3 < sessions, "{ambiguous} of {sessions}");
 }
 
