@@ -388,6 +388,7 @@ impl<S: Source> Pipeline<S> {
         // Not before: until then a new agent would have to read it again.
         if sinks.spool.commit(batch, now, &mut self.kept) {
             self.source.release();
+            self.source.told(sinks.spool.is_marked().then(|| self.machine.untold_refused()));
         }
         for entry in &self.kept {
             self.metrics.event(&entry.event);

@@ -42,6 +42,11 @@ pub trait Source: Send + 'static {
     /// again.
     fn release(&mut self);
 
+    /// What was told of losses up to now is in events that have numbers: nobody need tell it again, also where the state
+    /// is lost that knew of it. Of what was counted as refused, `untold` is not told yet; below zero, more was told than
+    /// was counted so far. `None`: where events are lost, nobody would miss them.
+    fn told(&mut self, _untold: Option<i64>) {}
+
     /// It needs [`Self::release`] soon: what it has no room for is lost.
     fn is_crowded(&self) -> bool {
         false

@@ -135,13 +135,19 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
         }
     }
     let mut told = None;
-    if machine.is_some() {
+    let goes_on = machine.is_some();
+    if goes_on {
         // It knows its sessions.
         recovered.clear();
         let since = saved.last_at_work.map(boot_time);
         told = pods::Sessions::restore(&about.boot_id, &saved.state, since).ok();
     } else {
         spool.forget_state();
+        if resumed.went_on() {
+            // What was refused before is told by the agent before, or in nobody's name.
+            let refused = probe.refused(&[]).map_err(SourceError::Probe)?;
+            machine = Some(Machine::new(&about.boot_id).goes_on_after(boot_now(), refused));
+        }
     }
     let mut unused = held_back(&saved.unused, attached);
     let mut ways = match WayIn::restore(config.ways, &saved.state) {
@@ -156,7 +162,7 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
             Ways::new(WayIn::new(config.ways))
         }
     };
-    if machine.is_none() {
+    if !goes_on {
         // Nothing comes of these sessions any more.
         ways.let_go();
     }
@@ -362,6 +368,10 @@ impl Source for Probe {
 
     fn release(&mut self) {
         Self::release(self);
+    }
+
+    fn told(&mut self, untold: Option<i64>) {
+        Self::told(self, untold);
     }
 
     fn is_crowded(&self) -> bool {

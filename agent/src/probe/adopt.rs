@@ -28,6 +28,7 @@ use super::{
     reader::boot_now,
     ring::Ring,
     sys,
+    told::ToldMap,
 };
 use crate::{
     event::{BootTime, Finding, GapSource},
@@ -165,7 +166,11 @@ impl Found {
         let Self { generation, mut map, control, mut maps } = self;
         let mut inherited = Inherited::default();
         let ours = saved.filter(|saved| control.counts_for(saved.instance));
-        let since = ours.map_or(control.since(), |saved| saved.looked);
+        let pinned = ToldMap::pinned(&generation.told());
+        let noted = pinned.as_ref().and_then(ToldMap::read);
+        let noted = noted.filter(|noted| control.counts_for(noted.instance));
+        let newest = ours.into_iter().chain(noted.as_ref()).max_by_key(|known| known.looked);
+        let since = newest.map_or(control.since(), |known| known.looked);
 
         // Hooks that are as they were made, and those that are not.
         let setns = usize::try_from(control.setns).ok().and_then(|n| SETNS.get(n)).unwrap_or(&SETNS[0]);
@@ -259,7 +264,15 @@ impl Found {
         }
         kernel.ebpf = ebpf;
         inherited.read(&retired, &kernel.control, saved);
-        kernel.hold(pins, generation, map)?;
+        let told = match pinned {
+            Some(pinned) => pinned,
+            None => {
+                let told = ToldMap::create()?;
+                told.pin(&generation.told())?;
+                told
+            }
+        };
+        kernel.hold(pins, generation, map, told)?;
         if let Some(kept) = &mut kernel.kept {
             kept.retired = retired;
         }
@@ -271,7 +284,9 @@ impl Found {
             // Its ring was changed: the old one was read from there, and this one from its beginning.
             None => ours.is_some(),
         };
-        let told = ours.map_or_else(|| Told::unknown(since), Told::saved);
+        // With a state that is gone on with, what was told until then: the rest is told again, by the same numbers.
+        let known = if inherited.continued { ours } else { newest };
+        let told = known.map_or_else(|| Told::unknown(since), Told::saved);
         let resumed = match why {
             None => Resumed::Adopted,
             Some(why) => Resumed::Upgraded { why },

@@ -25,7 +25,9 @@ use super::{
     pins::{self, Generation, Pins, Retired},
     position::Instance,
     reader::boot_now,
-    sys, tracefs,
+    sys,
+    told::ToldMap,
+    tracefs,
 };
 use crate::event::{self, BootTime};
 
@@ -62,6 +64,7 @@ pub(super) struct Kept {
     pub(super) pins: Pins,
     pub(super) generation: Generation,
     pub(super) control: ControlMap,
+    pub(super) told: ToldMap,
     pub(super) held: Vec<Held>,
     /// rings of before: theirs is with the reader, until it is kept
     pub(super) retired: Vec<Retired>,
@@ -286,11 +289,13 @@ impl Kernel {
         if let Some(ebpf) = &mut self.ebpf {
             pin_iterator(ebpf, &generation.tasks())?;
         }
+        let told = ToldMap::create()?;
+        told.pin(&generation.told())?;
         let mut control = ControlMap::create()?;
         self.control.ready = 1;
         control.write(&self.control)?;
         control.pin(&generation.control())?;
-        self.hold(pins.clone(), generation, control)
+        self.hold(pins.clone(), generation, control, told)
     }
 
     /// Opens every pin, to know later whether it is still there, and what to pin again.
@@ -299,10 +304,12 @@ impl Kernel {
         pins: Pins,
         generation: Generation,
         control: ControlMap,
+        told: ToldMap,
     ) -> Result<(), ProbeError> {
         let mut paths: Vec<(String, PathBuf)> =
             SHARED.iter().map(|name| (format!("map {name}"), generation.map(name))).collect();
         paths.push(("record".to_owned(), generation.control()));
+        paths.push(("what was told".to_owned(), generation.told()));
         paths.push(("tasks".to_owned(), generation.tasks()));
         for Attached { hook, .. } in &self.hooks {
             paths.push((format!("hook {}", hook.name), generation.hook(hook.name)));
@@ -317,7 +324,7 @@ impl Kernel {
                 Held::open(what, path.clone()).map_err(pins::PinError::io("open the pin", &path))
             })
             .collect::<Result<_, _>>()?;
-        self.kept = Some(Kept { pins, generation, control, held, retired: Vec::new() });
+        self.kept = Some(Kept { pins, generation, control, told, held, retired: Vec::new() });
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use podtrail_ebpf::layout::{counter, hook, kind};
 
 use super::{
     Options, ProbeError, adopt::absent, control::ControlMap, kernel::Attached, load::map_error, maps,
-    pins::Generation, position::Position, reader::boot_now, sys,
+    pins::Generation, position::Position, reader::boot_now, sys, told::ToldMap,
 };
 use crate::{
     event::{BootTime, GapSource},
@@ -64,8 +64,10 @@ impl Told {
             return Vec::new();
         };
         let Ok(counters) = PerCpuArray::try_from(Map::PerCpuArray(data)) else { return Vec::new() };
-        let ours = saved.filter(|saved| control.counts_for(saved.instance));
-        let mut told = ours.map_or_else(|| Self::unknown(control.since()), Self::saved);
+        let noted = ToldMap::pinned(&generation.told()).and_then(|map| map.read());
+        let known = saved.into_iter().chain(noted.as_ref());
+        let known = known.filter(|known| control.counts_for(known.instance)).max_by_key(|known| known.looked);
+        let mut told = known.map_or_else(|| Self::unknown(control.since()), Self::saved);
         told.losses(&counters, &[]).unwrap_or_default()
     }
 

@@ -29,6 +29,7 @@ mod ring;
 mod seed;
 mod survey;
 mod sys;
+mod told;
 mod tracefs;
 
 use std::path::PathBuf;

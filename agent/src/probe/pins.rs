@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/v1/control             what was made, and for whom: see `control`
+//!       /told                what was told of losses: see `told`
 //!       /maps/EVENTS …       the maps that outlive an agent
 //!       /links/exec …        the hooks; removing one detaches it, unless an agent holds it
 //!       /hooks/exec …        their programs, which only hand over
@@ -158,6 +159,10 @@ impl Generation {
 
     pub(super) fn tasks(&self) -> PathBuf {
         self.dir.join("tasks")
+    }
+
+    pub(super) fn told(&self) -> PathBuf {
+        self.dir.join("told")
     }
 
     /// Makes the directories.

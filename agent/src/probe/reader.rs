@@ -48,6 +48,8 @@ pub struct Probe {
     asleep: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
     told: Told,
+    /// what was last pinned of it
+    noted: Option<(BootTime, u64, Option<i64>)>,
     /// the last look found something
     busy: bool,
     read: u64,
@@ -80,8 +82,9 @@ impl Probe {
             .map_err(|e| map_error("open", "COUNTERS", &e))?;
         // SAFETY: the ring's descriptor is the map's own, which lives in the same value and is closed with it.
         let ring = unsafe { AsyncFd::register(ring) }.map_err(|e| ProbeError::Ring(e.into()))?;
-        let busy = false;
-        let probe = Self { kernel, ring, asleep, counters, told, busy, read: 0, ended: HashSet::new() };
+        let (noted, busy) = (None, false);
+        let probe =
+            Self { kernel, ring, asleep, counters, told, noted, busy, read: 0, ended: HashSet::new() };
         Ok((probe, resumed, inherited))
     }
 
@@ -164,8 +167,12 @@ impl Probe {
     /// See [`crate::agent::Source::position`].
     #[must_use]
     pub fn position(&self) -> Vec<u8> {
+        self.place().encode()
+    }
+
+    fn place(&self) -> Position {
         let Told { seen, missed, undecoded, undecoded_why, looked, .. } = &self.told;
-        let position = Position {
+        Position {
             instance: self.kernel.control.instance(),
             ring: self.ring.get_ref().position(),
             looked: *looked,
@@ -173,8 +180,7 @@ impl Probe {
             missed: missed.clone(),
             undecoded: *undecoded,
             undecoded_why: undecoded_why.clone(),
-        };
-        position.encode()
+        }
     }
 
     /// See [`crate::agent::Source::is_crowded`].
@@ -200,6 +206,28 @@ impl Probe {
         self.ring.get_mut().release();
         // What was in the rings of before came first.
         self.kernel.forget_retired();
+    }
+
+    /// See [`crate::agent::Source::told`].
+    pub fn told(&mut self, untold: Option<i64>) {
+        let mark = (self.told.looked, self.told.undecoded, untold);
+        if self.noted == Some(mark) {
+            return;
+        }
+        let noted = untold.map(|untold| {
+            let mut noted = self.place();
+            if let Some(refused) = noted.seen.get_mut(counter::REFUSED as usize) {
+                *refused = refused.saturating_add_signed(untold.saturating_neg());
+            }
+            noted
+        });
+        let Some(kept) = &mut self.kernel.kept else { return };
+        match kept.told.write(noted.as_ref()) {
+            Ok(()) => self.noted = Some(mark),
+            Err(error) => {
+                tracing::warn!(%error, "what was told of losses may be told again by the next agent");
+            }
+        }
     }
 
     /// Sessions that begin with a record that nobody has read yet.

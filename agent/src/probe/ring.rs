@@ -163,9 +163,10 @@ impl Ring {
         }
     }
 
-    /// Half of it holds what was not released.
+    /// An eighth of it holds what was not released: well below what a session may have in it, so that none is refused
+    /// anything, nor has arguments cut, for what is only kept there.
     pub(super) fn is_crowded(&self) -> bool {
-        self.produced().wrapping_sub(self.released) > self.size / 2
+        self.produced().wrapping_sub(self.released) > self.size / 8
     }
 
     /// Gives the room of all that was read back to the kernel.

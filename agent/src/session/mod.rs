@@ -123,6 +123,14 @@ impl Machine {
         }
     }
 
+    /// A machine that knows nothing of what was told before `time`, by when the kernel side had refused so many of each
+    /// session: these are counted with all others, and told in nobody's name where they are not told yet.
+    #[must_use]
+    pub fn goes_on_after(mut self, time: BootTime, refused: Vec<(TaskKey, u64)>) -> Self {
+        self.refusals = Refusals::after(time, refused);
+        self
+    }
+
     /// Takes one record, in the order of the ring, and appends what follows from it.
     pub fn handle(&mut self, record: Record, out: &mut Vec<Event>) {
         match record {
@@ -144,7 +152,7 @@ impl Machine {
             Record::ContainerStarted(started) => self.entries.container_started(started),
             Record::ContainerEnded(ended) => self.entries.container_ended(&ended),
             Record::Lost(lost) => self.lost(lost, out),
-            Record::Refused { entry, total } => self.refusals.of(entry, total),
+            Record::Refused { entry, total } => self.refusals.of(entry, total, None),
             Record::Recovered(recovered) => self.recovered(*recovered, out),
             Record::Agent { time, state } => {
                 out.push(Event { time, container: None, session: None, body: Body::AgentState(state) });
@@ -225,6 +233,12 @@ impl Machine {
     #[must_use]
     pub fn misses_refused(&self) -> bool {
         self.refusals.are_unknown()
+    }
+
+    /// How many of those that were counted as refused are not told yet; below zero, exits told of more than was counted.
+    #[must_use]
+    pub fn untold_refused(&self) -> i64 {
+        self.refusals.untold()
     }
 
     /// Sessions announced and not ended.
@@ -374,7 +388,7 @@ impl Machine {
     }
 
     fn exit(&mut self, exit: &Exit, out: &mut Vec<Event>) {
-        self.refusals.of(exit.entry, exit.refused);
+        self.refusals.of(exit.entry, exit.refused, Some(exit.time));
         if exit.executed {
             self.release_task(exit.entry, exit.key, out);
         }

@@ -28,6 +28,10 @@ pub(super) struct Refusals {
     counted: u64,
     /// of that, what is known of sessions, or was told in nobody's name
     known: u64,
+    /// what was told
+    told: u64,
+    /// what was refused of sessions that were over by then is told already, or in nobody's name
+    after: Option<BootTime>,
     /// since when there is more to be told than was told
     from: Option<BootTime>,
     /// some of it may have been told by a former agent
@@ -36,7 +40,10 @@ pub(super) struct Refusals {
 }
 
 /// What is saved as a whole.
-pub(super) type Rest = (Vec<TaskKey>, u64, u64, Option<BootTime>, bool, Option<Nobodys>);
+pub(super) type Rest = (Vec<TaskKey>, Counts, Option<BootTime>, bool, Option<Nobodys>);
+
+/// All together, known and told; and from when on.
+type Counts = (u64, u64, u64, Option<BootTime>);
 
 /// Of one session.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -71,10 +78,21 @@ impl Refusals {
             untold: Vec::new(),
             counted: 0,
             known: 0,
+            told: 0,
+            after: None,
             from: None,
             uncertain: false,
             nobodys: None,
         }
+    }
+
+    /// By `time` so many were `refused` of each session, and nobody knows how many of them were told.
+    pub(super) fn after(time: BootTime, refused: Vec<(TaskKey, u64)>) -> Self {
+        let mut this = Self { after: Some(time), ..Self::new() };
+        for (entry, total) in refused {
+            *this.sessions.of(entry).0 = Count { total, told: total };
+        }
+        this
     }
 
     pub(super) fn save(&mut self, all: bool, out: &mut Changes) {
@@ -87,15 +105,15 @@ impl Refusals {
 
     /// All but the sessions.
     pub(super) fn rest(&self) -> Rest {
-        let Self { sessions: _, untold, counted, known, from, uncertain, nobodys } = self;
-        (untold.clone(), *counted, *known, *from, *uncertain, nobodys.clone())
+        let Self { sessions: _, untold, counted, known, told, after, from, uncertain, nobodys } = self;
+        (untold.clone(), (*counted, *known, *told, *after), *from, *uncertain, nobodys.clone())
     }
 
     pub(super) fn restore(state: &State, rest: Rest) -> Result<Self, StateError> {
         let sessions = Bounded::restore(MAX_SESSIONS, Table::REFUSALS, state)?;
-        let (mut untold, counted, known, from, uncertain, nobodys) = rest;
+        let (mut untold, (counted, known, told, after), from, uncertain, nobodys) = rest;
         untold.truncate(MAX_SESSIONS);
-        Ok(Self { sessions, untold, counted, known, from, uncertain, nobodys })
+        Ok(Self { sessions, untold, counted, known, told, after, from, uncertain, nobodys })
     }
 
     /// `count` more were refused since `from`; not `exact`: a former agent may have told some of them.
@@ -110,9 +128,20 @@ impl Refusals {
         self.counted > self.known
     }
 
-    /// Of this session `total` were refused so far.
-    pub(super) fn of(&mut self, entry: TaskKey, total: u64) {
+    /// How many of what was counted are not told.
+    pub(super) fn untold(&self) -> i64 {
+        self.counted.cast_signed().saturating_sub(self.told.cast_signed())
+    }
+
+    /// Of this session `total` were refused so far: by an exit at a time, or by the kernel side now.
+    pub(super) fn of(&mut self, entry: TaskKey, total: u64, exit: Option<BootTime>) {
         if total == 0 {
+            return;
+        }
+        let over = exit.is_some_and(|exit| self.after.is_some_and(|after| exit < after));
+        if over && self.sessions.get(&entry).is_none() {
+            // It was followed no more when all others were asked for.
+            *self.sessions.of(entry).0 = Count { total, told: total };
             return;
         }
         let (count, _) = self.sessions.of(entry);
@@ -154,6 +183,7 @@ impl Refusals {
                 told.push(Refused { entry: None, count, from: self.from, exact: !self.uncertain });
             }
             self.known = self.known.saturating_add(count);
+            self.told = self.told.saturating_add(count);
             self.nobodys = (self.counted > self.known).then_some(begins);
         }
         told
@@ -163,6 +193,7 @@ impl Refusals {
         let count = self.sessions.get_mut(&entry)?;
         let untold = count.total.saturating_sub(count.told);
         count.told = count.total;
+        self.told = self.told.saturating_add(untold);
         let (from, exact) = (self.from, !self.uncertain);
         (untold > 0).then_some(Refused { entry: Some(entry), count: untold, from, exact })
     }
@@ -177,6 +208,10 @@ mod tests {
     const TWO: TaskKey = TaskKey::new(2, 2);
     const SECOND: u64 = 1_000_000_000;
 
+    fn of(refusals: &mut Refusals, entry: TaskKey, total: u64) {
+        refusals.of(entry, total, Some(BootTime(0)));
+    }
+
     fn told(refused: Vec<Refused>) -> Vec<(Option<u32>, u64)> {
         refused.into_iter().map(|r| (r.entry.map(|entry| entry.tgid), r.count)).collect()
     }
@@ -189,14 +224,14 @@ mod tests {
     fn each_is_told_once_and_by_its_session() {
         let mut refusals = Refusals::new();
         refusals.count(10, BootTime(0), true);
-        refusals.of(ONE, 4);
-        refusals.of(TWO, 5);
-        refusals.of(ONE, 5);
-        refusals.of(ONE, 3); // an exit from before
+        of(&mut refusals, ONE, 4);
+        of(&mut refusals, TWO, 5);
+        of(&mut refusals, ONE, 5);
+        of(&mut refusals, ONE, 3); // an exit from before
         assert_eq!(flush(&mut refusals, 1), [(Some(1), 5), (Some(2), 5)]);
         assert_eq!(flush(&mut refusals, 2), []);
         refusals.count(1, BootTime(2), true);
-        refusals.of(TWO, 6);
+        of(&mut refusals, TWO, 6);
         assert_eq!(told(refusals.end(&TWO).into_iter().collect()), [(Some(2), 1)]);
         assert_eq!((refusals.total(&TWO), refusals.total(&ONE)), (6, 5));
         assert_eq!(flush(&mut refusals, 20), []);
@@ -206,15 +241,15 @@ mod tests {
     fn what_no_session_is_known_of_is_told_in_nobodys_name_and_only_that() {
         let mut refusals = Refusals::new();
         refusals.count(10, BootTime(7), true);
-        refusals.of(ONE, 6);
+        of(&mut refusals, ONE, 6);
         assert_eq!(flush(&mut refusals, 1), [(Some(1), 6)]);
         // More is refused all the time, and of two it is always known a little later of whom.
         refusals.count(2, BootTime(0), true);
         assert_eq!(flush(&mut refusals, 2), []);
-        refusals.of(TWO, 2);
+        of(&mut refusals, TWO, 2);
         refusals.count(2, BootTime(0), true);
         assert_eq!(flush(&mut refusals, 3), [(Some(2), 2)]);
-        refusals.of(TWO, 4);
+        of(&mut refusals, TWO, 4);
         // What is known of sessions by now may have been refused after the first second.
         assert_eq!(flush(&mut refusals, 4), [(Some(2), 2)]);
         assert_eq!(flush(&mut refusals, 6), []);
@@ -233,7 +268,7 @@ mod tests {
             let late = TaskKey::new(second, 1);
             let expected: &[(Option<u32>, u64)] = &[(Some(second.wrapping_sub(1)), 100)];
             assert_eq!(flush(&mut refusals, second.into()), if second > 0 { expected } else { &[] });
-            refusals.of(late, 100);
+            of(&mut refusals, late, 100);
         }
         assert_eq!(flush(&mut refusals, 20), [(Some(19), 100)]);
         assert_eq!(flush(&mut refusals, 40), []);
@@ -245,7 +280,7 @@ mod tests {
         refusals.count(7, BootTime(0), true);
         for second in 0..20 {
             refusals.count(100, BootTime(0), true);
-            refusals.of(ONE, 100 * (second + 1));
+            of(&mut refusals, ONE, 100 * (second + 1));
             assert_eq!(flush(&mut refusals, second), [(Some(1), 100)]);
         }
         let after: Vec<_> = (20..30).flat_map(|second| flush(&mut refusals, second)).collect();
@@ -255,7 +290,7 @@ mod tests {
     #[test]
     fn an_exit_may_come_before_the_count() {
         let mut refusals = Refusals::new();
-        refusals.of(ONE, 3);
+        of(&mut refusals, ONE, 3);
         assert_eq!(flush(&mut refusals, 1), [(Some(1), 3)]);
         refusals.count(3, BootTime(0), true);
         for second in 2..20 {
@@ -268,12 +303,12 @@ mod tests {
         let mut refusals = Refusals::new();
         refusals.count(9, BootTime(0), false);
         assert!(refusals.are_unknown());
-        refusals.of(ONE, 9);
+        of(&mut refusals, ONE, 9);
         assert!(!refusals.are_unknown());
         let exact = |refused: Vec<Refused>| refused.into_iter().map(|r| r.exact).collect::<Vec<_>>();
         assert_eq!(exact(refusals.flush(BootTime(1), false)), [false]);
         refusals.count(1, BootTime(2), true);
-        refusals.of(ONE, 10);
+        of(&mut refusals, ONE, 10);
         assert_eq!(exact(refusals.flush(BootTime(2), false)), [true]);
     }
 
@@ -281,8 +316,27 @@ mod tests {
     fn at_the_end_all_is_told() {
         let mut refusals = Refusals::new();
         refusals.count(3, BootTime(0), true);
-        refusals.of(ONE, 2);
+        of(&mut refusals, ONE, 2);
         assert_eq!(told(refusals.flush(BootTime(1), true)), [(Some(1), 2), (None, 1)]);
         assert_eq!(told(refusals.flush(BootTime(1), true)), []);
+    }
+
+    #[test]
+    fn who_does_not_know_what_was_told_tells_the_rest_in_nobodys_name() {
+        // Of one that goes on ten were refused; of another, which is over, three. Eleven of these were told.
+        let mut refusals = Refusals::after(BootTime(50), vec![(ONE, 10)]);
+        refusals.count(4, BootTime(40), true);
+        refusals.of(ONE, 8, Some(BootTime(45)));
+        refusals.of(TWO, 3, Some(BootTime(46)));
+        // Two more since: one of them of a session that began since.
+        refusals.of(ONE, 11, Some(BootTime(60)));
+        let new = TaskKey::new(3, 55);
+        refusals.of(new, 1, Some(BootTime(60)));
+        assert_eq!(refusals.untold(), 4);
+        assert_eq!(flush(&mut refusals, 1), [(Some(1), 1), (Some(3), 1)]);
+        assert_eq!(refusals.untold(), 2);
+        assert_eq!(flush(&mut refusals, 4), [(None, 2)]);
+        assert_eq!((refusals.total(&ONE), refusals.total(&TWO)), (11, 3));
+        assert_eq!((refusals.untold(), flush(&mut refusals, 9)), (0, vec![]));
     }
 }

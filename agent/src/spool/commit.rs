@@ -124,6 +124,12 @@ impl Spool {
         !waits
     }
 
+    /// Whether the next agent knows which numbers were given, and so what is missing, whatever becomes of the store.
+    #[must_use]
+    pub fn is_marked(&self) -> bool {
+        self.writer().mark.is_some()
+    }
+
     /// Whether the next batch must bring all of the state, or only what changed. `None`: there is nowhere to keep it.
     #[must_use]
     pub fn wants_state(&self) -> Option<bool> {

@@ -151,9 +151,12 @@ impl Verdict {
     /// had half read when it was killed and its state was lost. The end of such a command is nobody's, and counted as that.
     pub(crate) fn numbered(&self) -> bool {
         let half_read = UNNUMBERED * self.states;
-        // While the disk fails the ring is held, and a session that fills its share of it is told so.
-        let told = self.holes + half_read + self.kernel + self.at_least;
-        self.numbers == self.holes && self.lost <= told && self.log == 0 && self.unplaced == 0
+        self.numbers == self.holes
+            && self.lost <= self.holes + half_read
+            && self.inexact == 0
+            && self.log == 0
+            && self.kernel <= half_read
+            && self.unplaced == 0
     }
 
     /// Whether what is missing is exactly what gaps count. What the kernel dropped of others cannot be told from what it
@@ -268,8 +271,7 @@ impl Account {
             Some(number) => argv == volley_command(volley, *number, self.large).0,
             None => executed.root == Some(true),
         };
-        // Over the session's budget it is cut, and says so.
-        if !executed.argv_over_budget && (!as_it_was || executed.truncated == Some(true)) {
+        if !as_it_was || executed.truncated == Some(true) {
             self.mistake(format_args!("{name:?} was told as {argv:?}"));
         }
         let seen = self.session(session);
