@@ -57,6 +57,8 @@ struct Lines {
     ended: bool,
     /// what could not be read
     bad: Option<String>,
+    /// the beginning of a line that it did not come to the end of
+    torn: Option<String>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -208,8 +210,13 @@ impl Agent {
         if let Some(reader) = lock(&self.reader).take() {
             reader.join().ok().context("the reader of the agent's output failed")?;
         }
-        if let Some(bad) = &lock(&self.told.lines).bad {
+        let lines = lock(&self.told.lines);
+        if let Some(bad) = &lines.bad {
             bail!("the agent printed what is no event: {bad}");
+        }
+        // Who kills it cuts it off anywhere: the next one prints that event again.
+        if let Some(torn) = lines.torn.as_ref().filter(|_| signal != Signal::SIGKILL) {
+            bail!("the agent's last line has no end: {torn}");
         }
         Ok(status)
     }
@@ -282,13 +289,26 @@ fn tail(log: &Path) -> String {
 }
 
 impl Told {
-    fn read(&self, stdout: impl BufRead) {
-        for line in stdout.lines() {
-            let event =
-                line.map_err(|e| e.to_string()).and_then(|line| match serde_json::from_str::<Event>(&line) {
-                    Ok(event) => Ok((event, line)),
-                    Err(e) => Err(format!("{e}: {line}")),
-                });
+    fn read(&self, mut stdout: impl BufRead) {
+        loop {
+            let mut line = Vec::new();
+            let read = stdout.read_until(b'\n', &mut line);
+            let event = match (read, line.pop()) {
+                (Ok(_), None) => break,
+                (Ok(_), Some(b'\n')) => match serde_json::from_slice::<Event>(&line) {
+                    Ok(event) => Ok((event, String::from_utf8_lossy(&line).into_owned())),
+                    Err(e) => Err(format!("{e}: {}", String::from_utf8_lossy(&line))),
+                },
+                (Ok(_), Some(last)) => {
+                    line.push(last);
+                    lock(&self.lines).torn = Some(String::from_utf8_lossy(&line).into_owned());
+                    break;
+                }
+                (Err(e), _) => {
+                    lock(&self.lines).bad = Some(e.to_string());
+                    break;
+                }
+            };
             let mut lines = lock(&self.lines);
             match event {
                 Ok((event, raw)) => {
@@ -306,5 +326,27 @@ impl Told {
         }
         lock(&self.lines).ended = true;
         self.more.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Told, lock};
+
+    fn read(printed: &str) -> (usize, Option<String>, bool) {
+        let told = Told::default();
+        told.read(printed.as_bytes());
+        let lines = lock(&told.lines);
+        assert!(lines.ended);
+        (lines.events.len(), lines.torn.clone(), lines.bad.is_some())
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_torn_and_no_event_even_where_it_reads_as_one() {
+        assert_eq!(read(""), (0, None, false));
+        assert_eq!(read("{}\n{}\n"), (2, None, false));
+        assert_eq!(read("{}\n{}"), (1, Some("{}".to_owned()), false));
+        assert_eq!(read("{}\n{\"sess"), (1, Some("{\"sess".to_owned()), false));
+        assert_eq!(read("{\"sess\n{}\n"), (1, None, true));
     }
 }
