@@ -19,6 +19,9 @@ const MAX_CONTAINERS: usize = 1024;
 const MAX_CONTAINERS_IN_ALL: usize = 16 * 1024;
 const MAX_ARGS: usize = 16 * 1024;
 const MAX_VARIABLES: usize = 64 * 1024;
+/// Bytes of a pod's commands with what their variables stand for: a few bytes can ask for any number. What is beyond is
+/// no probe that anybody could tell by its command.
+const MAX_EXPANDED: usize = 1 << 20;
 /// Of a name or an id.
 const MAX_NAME: usize = 512;
 
@@ -264,11 +267,12 @@ fn describe(spec: Spec, status: Status, deleting: bool) -> PodSpec {
     let all = kinds
         .into_iter()
         .flat_map(|(Few(containers), role)| containers.into_iter().map(move |container| (container, role)));
+    let mut room = MAX_EXPANDED;
     let containers = all.filter(|(container, _)| is_name(&container.name)).map(|(container, role)| {
         let stays = container.restart_policy.as_deref() == Some("Always");
         let role = if role == Role::Init && stays { Role::Sidecar } else { role };
         let id = ids.remove(&container.name);
-        ContainerSpec { id, role, commands: commands(&container), name: container.name }
+        ContainerSpec { id, role, commands: commands(&container, &mut room), name: container.name }
     });
     PodSpec {
         containers: containers.collect(),
@@ -277,7 +281,7 @@ fn describe(spec: Spec, status: Status, deleting: bool) -> PodSpec {
     }
 }
 
-fn commands(container: &Container) -> Vec<SpecCommand> {
+fn commands(container: &Container, room: &mut usize) -> Vec<SpecCommand> {
     let Container {
         name: _,
         restart_policy: _,
@@ -299,7 +303,8 @@ fn commands(container: &Container) -> Vec<SpecCommand> {
     let probes = probes.into_iter().filter_map(|(kind, probe)| {
         let Probe { exec, period_seconds } = probe.as_ref()?;
         let Few(args) = &exec.as_ref()?.command;
-        let command = Command::of(args.iter().map(|arg| expand(arg, &variables)));
+        let args = args.iter().map(|arg| expand(arg, &variables, room)).collect::<Option<Vec<_>>>()?;
+        let command = Command::of(args);
         let seconds = period_seconds.filter(|seconds| *seconds > 0).unwrap_or(10);
         Some(SpecCommand { kind, command, period: Some(u64::from(seconds) * 1_000_000_000) })
     });
@@ -316,8 +321,8 @@ fn commands(container: &Container) -> Vec<SpecCommand> {
 }
 
 /// `$(NAME)` as the kubelet expands it in a probe's command (`ExpandContainerCommandOnlyStatic`, Kubernetes 1.36):
-/// `$$` is a dollar, and what names no variable stays.
-fn expand(text: &str, variables: &HashMap<&str, &str>) -> String {
+/// `$$` is a dollar, and what names no variable stays. `None`: it is more than there is room for.
+fn expand(text: &str, variables: &HashMap<&str, &str>, room: &mut usize) -> Option<String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -327,7 +332,10 @@ fn expand(text: &str, variables: &HashMap<&str, &str>) -> String {
             rest = after;
         } else if let Some((name, after)) = after.strip_prefix('(').and_then(|after| after.split_once(')')) {
             match variables.get(name) {
-                Some(value) => out.push_str(value),
+                Some(value) => {
+                    *room = room.checked_sub(value.len())?;
+                    out.push_str(value);
+                }
                 None => out.extend(["$(", name, ")"]),
             }
             rest = after;
@@ -337,7 +345,7 @@ fn expand(text: &str, variables: &HashMap<&str, &str>) -> String {
         }
     }
     out.push_str(rest);
-    out
+    Some(out)
 }
 
 fn is_name(text: &str) -> bool {

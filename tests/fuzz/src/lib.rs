@@ -14,6 +14,7 @@ use podtrail::{
     filter::{Filter, FilterError},
     json, probe,
     trail::{Moment, index::Index, log::Entry},
+    wayin::spec,
 };
 use peak_alloc::PeakAlloc;
 use podtrail_proto::{
@@ -32,6 +33,23 @@ pub fn records(data: &[u8]) {
 /// A kernel's types, as `--btf` is given them.
 pub fn btf(data: &[u8]) {
     probe::fuzz_btf(data);
+}
+
+/// A kubelet's pods: whoever may make a pod writes them. What they become is not much larger than they are.
+pub fn kubelet(data: &[u8]) {
+    let before = ALLOCATED.current_usage();
+    ALLOCATED.reset_peak_usage();
+    let pods = spec::read(data);
+    let took = ALLOCATED.peak_usage().saturating_sub(before);
+    assert!(took <= EXPANDED + 64 * data.len(), "{took} bytes of {}", data.len());
+    for (uid, pod) in pods.unwrap_or_default() {
+        assert!((1..=512).contains(&uid.len()), "{uid:?}");
+        for container in pod.containers {
+            assert!((1..=512).contains(&container.name.len()), "{container:?}");
+            assert!(container.id.is_none_or(|id| (1..=512).contains(&id.len())));
+            assert!(container.commands.len() <= 5);
+        }
+    }
 }
 
 /// Cgroup paths.
@@ -129,6 +147,8 @@ pub fn report(data: &[u8]) {
 static ALLOCATED: PeakAlloc = PeakAlloc;
 /// An error says in which fields it was.
 const ERROR: usize = 4096;
+/// What variables in a pod's commands may stand for, twice: a text grows by doubling.
+const EXPANDED: usize = 2 << 20;
 
 /// Configuration files.
 pub fn settings(data: &[u8]) {

@@ -227,3 +227,20 @@ fn what_the_kubelet_says_later_changes_what_was_said() {
     wayin.finish(&mut out);
     assert_eq!(lines(&out), ["1 like probe@2 s, 1 commands, Some(Code(0))"]);
 }
+
+#[test]
+fn what_a_pods_variables_stand_for_is_bounded() {
+    let commands = |times: usize| {
+        let (value, argument) = ("a".repeat(1000), "$(A)".repeat(times));
+        let probe = format!(r#""livenessProbe":{{"exec":{{"command":["{argument}"]}}}}"#);
+        let container = format!(r#"{{"name":"app","env":[{{"name":"A","value":"{value}"}}],{probe}}}"#);
+        let pod = format!(r#"{{"metadata":{{"uid":"u"}},"spec":{{"containers":[{container}]}}}}"#);
+        let list = format!(r#"{{"kind":"PodList","items":[{pod}]}}"#);
+        spec::read(list.as_bytes()).unwrap().remove("u").unwrap().containers.remove(0).commands
+    };
+    let all = commands(1048);
+    assert_eq!(all.len(), 1);
+    assert_eq!(all[0].command, Command::of(["a".repeat(1_048_000)]));
+    // A megabyte of arguments would ask for a quarter of a terabyte.
+    assert_eq!(commands(1049), []);
+}
