@@ -22,6 +22,7 @@
 //! | [`agent`] | the agent's parts put together, `podtrail-agent` |
 //! | [`doctor`] | can the agent run here, and how |
 //! | [`clock`] | the wall clock, read in one place |
+//! | [`condition`] | what a node's condition means |
 //! | [`json`] | canonical protobuf JSON, a message a line |
 //! | [`backoff`] | how long to wait before the next attempt |
 //! | [`escape`] | what comes from outside, made fit for a terminal or a log |
@@ -31,6 +32,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod condition;
 pub mod escape;
 pub mod event;
 pub mod json;

@@ -137,6 +137,8 @@ fn write_message(
     }
     let rust = message.name();
     let info = constant(full_name);
+    // A message of lists alone has no use for it.
+    let uses = if arms.contains("value()") { "        use crate::reflect::Element as _;\n" } else { "" };
     _ = write!(
         out,
         "pub(crate) static {info}: crate::reflect::MessageInfo = crate::reflect::MessageInfo {{
@@ -150,8 +152,7 @@ impl crate::reflect::Message for {rust} {{
         &{info}
     }}
     fn field(&self, number: u32) -> crate::reflect::Value<'_> {{
-        use crate::reflect::Element as _;
-        match number {{
+{uses}        match number {{
 {arms}            _ => crate::reflect::Value::Unset,
         }}
     }}

@@ -102,7 +102,15 @@ impl Metrics {
                 lost(gap);
             }
             Some(Body::AgentState(_)) => self.agent_state.increment(1),
-            Some(Body::Attributed(_) | Body::Folded(_) | Body::NodeCondition(_) | Body::ApiRequest(_))
+            Some(
+                Body::Attributed(_)
+                | Body::Folded(_)
+                | Body::NodeCondition(_)
+                | Body::NodeState(_)
+                | Body::NodeObserved(_)
+                | Body::ClusterEvent(_)
+                | Body::ApiRequest(_),
+            )
             | None => self.other.increment(1),
         }
     }

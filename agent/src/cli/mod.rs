@@ -4,6 +4,7 @@
 //! changes anything but the caller's own subscriptions.
 
 pub mod args;
+pub mod around;
 pub mod client;
 pub mod line;
 mod subscriptions;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use podtrail_proto::v1::{self, agent_state::Phase};
 
 use super::{
+    around,
     line::{Line, Look, Style, cut},
     time, who, words,
 };
@@ -136,13 +137,6 @@ pub fn nodes(answer: &v1::ListNodesResponse, look: &Look) -> String {
     };
     let rows = answer.nodes.iter().map(|node| {
         let agent = node.agent.as_ref();
-        let conditions: Vec<String> = node
-            .conditions
-            .iter()
-            .map(|condition| {
-                format!("{}={}", escape::name(&condition.r#type), escape::name(&condition.status))
-            })
-            .collect();
         vec![
             (Style::Strong, escape::name(&node.name)),
             (Style::Plain, agent.map_or_else(|| "-".to_owned(), |agent| escape::name(&agent.version))),
@@ -155,7 +149,7 @@ pub fn nodes(answer: &v1::ListNodesResponse, look: &Look) -> String {
             ),
             (Style::Plain, words::grouped(node.events)),
             (if node.lost > 0 { Style::Bad } else { Style::Dim }, words::grouped(node.lost)),
-            (Style::Plain, if conditions.is_empty() { "-".to_owned() } else { conditions.join(" ") }),
+            around::all(&node.conditions),
         ]
     });
     let heads = vec![
@@ -181,6 +175,12 @@ pub fn nodes(answer: &v1::ListNodesResponse, look: &Look) -> String {
                 escape::prose(&hook.kind)
             );
             line.plain("  ").push(Style::Dim, &text).push(Style::Dim, &escape::prose(&hook.reason));
+            line.write(&mut out, look.colour);
+        }
+        for condition in node.conditions.iter().filter(|condition| around::style(condition) != Style::Good) {
+            let mut line = Line::new();
+            let (style, text) = around::condition(condition);
+            line.plain("  ").push(Style::Dim, &format!("{}: ", escape::name(&node.name))).push(style, &text);
             line.write(&mut out, look.colour);
         }
     }
@@ -244,10 +244,13 @@ fn presence(
     when: &impl Fn(Option<&podtrail_proto::Timestamp>) -> String,
 ) -> (Style, String) {
     let stopped = node.agent.as_ref().is_some_and(|agent| agent.phase() == Phase::Stopped);
+    // The API server has it, and nobody else.
+    let never = node.agent.is_none() && node.last_seen.is_none() && node.epoch == 0;
     match &node.silent_since {
         Some(_) => (Style::Bad, format!("silent since {}", when(node.silent_since.as_ref()))),
         None if node.connected => (Style::Good, "yes".to_owned()),
         None if stopped => (Style::Plain, "stopped".to_owned()),
+        None if never => (Style::Warn, "no agent".to_owned()),
         None => (Style::Bad, "no".to_owned()),
     }
 }

@@ -91,15 +91,28 @@ fn nodes_and_what_is_kept() {
         events: 1_234_567,
         lost: 12,
         agent: Some(v1::AgentState { version: "0.1.0".to_owned(), hooks: vec![hook], ..Default::default() }),
-        conditions: vec![v1::NodeCondition {
-            r#type: "Ready".to_owned(),
-            status: "True".to_owned(),
-            ..Default::default()
-        }],
+        conditions: vec![
+            v1::NodeCondition {
+                r#type: "Kernel\x1bDeadlock".to_owned(),
+                status: "True".to_owned(),
+                reason: "DockerHung".to_owned(),
+                message: "blocked\x1b[2J".to_owned(),
+                transition: at(0),
+                ..Default::default()
+            },
+            v1::NodeCondition { r#type: "Ready".to_owned(), status: "True".to_owned(), ..Default::default() },
+            v1::NodeCondition {
+                r#type: "XfsShutdown".to_owned(),
+                status: "False".to_owned(),
+                stale: Some(true),
+                ..Default::default()
+            },
+        ],
         lag: Some(Duration { seconds: 0, nanos: 20_000_000 }),
         ..Default::default()
     };
     let gone = v1::Node { name: "node two".to_owned(), ..Default::default() };
+    let away = v1::Node { name: "n5".to_owned(), epoch: 7, ..Default::default() };
     let silent =
         v1::Node { name: "n3".to_owned(), silent_since: at(2), connected: true, ..Default::default() };
     let phase = Some(Phase::Stopped.into());
@@ -109,7 +122,7 @@ fn nodes_and_what_is_kept() {
         ..Default::default()
     };
     let answer = v1::ListNodesResponse {
-        nodes: vec![node, gone, silent, stopped],
+        nodes: vec![node, gone, silent, stopped, away],
         retention: Some(v1::Retention {
             max_age: Some(Duration { seconds: 7 * 86_400, nanos: 0 }),
             max_bytes: 10 << 30,
@@ -122,11 +135,14 @@ fn nodes_and_what_is_kept() {
     };
     let golden = r"
 NODE        AGENT  HOOKS  LAST SEEN  CONNECTED                 LAG     EVENTS  LOST  CONDITIONS
-n1          0.1.0      1  20:14:02   yes                    0.02 s  1,234,567    12  Ready=True
-'node two'  -          -  -          no                          -          0     0  -
+n1          0.1.0      1  20:14:02   yes                    0.02 s  1,234,567    12  $'Kernel\x1bDeadlock'=True, XfsShutdown=False (stale), 1 good
+'node two'  -          -  -          no agent                    -          0     0  -
 n3          -          -  -          silent since 20:14:04       -          0     0  -
 n4          0.1.0      0  -          stopped                     -          0     0  -
+n5          -          -  -          no                          -          0     0  -
   n1: setns by tracepoint: fexit: \x1bEPERM
+  n1: $'Kernel\x1bDeadlock'=True: DockerHung, blocked\x1b[2J, since 2026-11-22 20:14:02
+  n1: XfsShutdown=False (stale)
 kept: at most 7 days or 10 GiB; now 5,000 events, 1.2 GiB, since 2026-11-21 20:14:02, cursors 1 to 5000
 ";
     assert_eq!(format!("\n{}", nodes(&answer, &look(None))), golden);

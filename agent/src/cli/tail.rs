@@ -3,6 +3,7 @@
 use podtrail_proto::v1::{self, agent_state::Phase, event::Body};
 
 use super::{
+    around,
     line::{Line, Look, Style, cut},
     time, who, words,
 };
@@ -98,15 +99,17 @@ fn describe(event: &v1::Event) -> (&'static str, Style, String) {
         Some(Body::Attributed(attributed)) => ("who", Style::Note, learned(attributed)),
         Some(Body::Gap(gap)) => ("gap", Style::Bad, format!("!! {}", words::gap(gap))),
         Some(Body::NodeCondition(condition)) => {
-            let v1::NodeCondition { r#type, status, reason, message, transition: _ } = condition;
-            let text = format!(
-                "{}={} {} {}",
-                escape::name(r#type),
-                escape::name(status),
-                escape::prose(reason),
-                escape::prose(message)
-            );
-            ("node", Style::Warn, text)
+            let (style, text) = around::condition(condition);
+            ("node", style, text)
+        }
+        Some(Body::NodeState(state)) => {
+            let (style, text) = around::state(state);
+            ("node", style, text)
+        }
+        Some(Body::NodeObserved(observed)) => ("node", Style::Dim, around::observed(observed)),
+        Some(Body::ClusterEvent(event)) => {
+            let (style, text) = around::event(event);
+            ("k8s", style, text)
         }
         Some(Body::AgentState(state)) => {
             let style = if state.findings.is_empty() { Style::Note } else { Style::Warn };

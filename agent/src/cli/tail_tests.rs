@@ -1,3 +1,5 @@
+use podtrail_proto::v1::node_condition::Change;
+
 use super::*;
 
 fn shown(bodies: Vec<Body>) -> String {
@@ -16,6 +18,21 @@ fn shown(bodies: Vec<Body>) -> String {
         printer.push(&mut out, &event);
     }
     out
+}
+
+fn bad() -> v1::NodeCondition {
+    v1::NodeCondition {
+        r#type: "KernelDeadlock".to_owned(),
+        status: "True".to_owned(),
+        reason: "DockerHung".to_owned(),
+        message: "no\x1b[2J".to_owned(),
+        transition: Some(podtrail_proto::Timestamp { seconds: 1_795_378_442, nanos: 0 }),
+        ..Default::default()
+    }
+}
+
+fn good() -> v1::NodeCondition {
+    v1::NodeCondition { r#type: "XfsShutdown".to_owned(), status: "False".to_owned(), ..Default::default() }
 }
 
 #[test]
@@ -57,11 +74,42 @@ fn every_kind_has_its_line() {
             container: Some(v1::Container { name: "app".to_owned(), ..Default::default() }),
             ..Default::default()
         }),
+        Body::NodeCondition(bad()),
         Body::NodeCondition(v1::NodeCondition {
-            r#type: "Ready".to_owned(),
             status: "False".to_owned(),
-            reason: "Gone".to_owned(),
-            message: "no\x1b[2J".to_owned(),
+            change: Some(Change::Reset.into()),
+            previous_status: "True".to_owned(),
+            ..bad()
+        }),
+        Body::NodeCondition(v1::NodeCondition {
+            stale: Some(true),
+            change: Some(Change::Stale.into()),
+            reason: String::new(),
+            ..bad()
+        }),
+        Body::NodeState(v1::NodeState { conditions: vec![bad(), good()] }),
+        Body::NodeState(v1::NodeState { conditions: vec![good(); 6] }),
+        Body::NodeObserved(v1::NodeObserved {
+            conditions: vec![bad(), good()],
+            problems: vec![v1::ProblemCount { reason: "OOMKilling".to_owned(), count: 3 }],
+            ..Default::default()
+        }),
+        Body::NodeObserved(v1::NodeObserved { unreachable: "refused\x1b".to_owned(), ..Default::default() }),
+        Body::ClusterEvent(v1::ClusterEvent {
+            r#type: "Warning".to_owned(),
+            reason: "BackOff".to_owned(),
+            message: "restarting\x1b]0;x".to_owned(),
+            involved: Some(v1::Involved {
+                kind: "Pod".to_owned(),
+                namespace: "prod".to_owned(),
+                name: "payments 0".to_owned(),
+                field_path: "spec.containers{app}".to_owned(),
+                ..Default::default()
+            }),
+            component: "kubelet".to_owned(),
+            count: Some(1234),
+            merged: true,
+            mangled: true,
             ..Default::default()
         }),
         Body::SessionEnded(v1::SessionEnded {
@@ -81,7 +129,14 @@ fn every_kind_has_its_line() {
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  gap    !! at least 2 events missing here: reason not told; from any session open then
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  who    $'eve\x1b', matched: one request fits,\nand no other
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  who    app, exec 0123456789ab, is exec probe
-2026-11-22 20:14:02.118  n1        app             4k7qabcd  node   Ready=False Gone no\x1b[2J
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  node   KernelDeadlock=True: DockerHung, no\x1b[2J, since 2026-11-22 20:14:02
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  node   KernelDeadlock=False, was True; reset: its detector began anew, which proves nothing: DockerHung, no\x1b[2J, since 2026-11-22 20:14:02
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  node   KernelDeadlock=True (stale): nobody confirms it any more: no\x1b[2J, since 2026-11-22 20:14:02
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  node   now: KernelDeadlock=True, 1 good
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  node   now: 6 good
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  node   the node's problem detector has 2 conditions: KernelDeadlock=True; 3 problems counted
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  node   the node's problem detector does not answer: refused\x1b
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  k8s    Pod prod/'payments 0' spec.containers{app}: BackOff, restarting\x1b]0;x (kubelet), 1,234 times, others put together with it, its text spoilt by its writer
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  end    exit 0 after 1.00 s, 2 commands, at least 1 lost
 ";
     assert_eq!(format!("\n{}", shown(bodies)), golden);

@@ -197,6 +197,8 @@ pub fn gap(gap: &v1::Gap) -> String {
         Ok(GapSource::AgentSpool) => "the agent's spool cannot read them",
         Ok(GapSource::Retention) => "dropped from the collector's log by age or size",
         Ok(GapSource::Audit) => "audit of the API server could not be read",
+        Ok(GapSource::NodeProblemDetector) => "the node's problem detector told of no more",
+        Ok(GapSource::Kubernetes) => "the Kubernetes API could not be read without a hole",
         Ok(GapSource::Unspecified) | Err(_) => "reason not told",
     };
     text.push_str(": ");

@@ -13,6 +13,8 @@
 //! | [`subscribe`] | durable subscriptions |
 //! | `reload` | principals, when the configuration's file changes |
 //! | [`attribution`] | which person is behind a session |
+//! | [`nodes`] | conditions of nodes, and Events of the Kubernetes API |
+//! | `seen` | what was kept lately, so that it is kept once |
 //! | `silence` | nodes of which nothing comes any more |
 //! | `retention` | trims by age and size |
 //!
@@ -25,9 +27,11 @@ pub mod audit;
 mod directory;
 mod ingest;
 pub mod log;
+pub mod nodes;
 pub mod output;
 mod reload;
 mod retention;
+mod seen;
 mod sequence;
 mod silence;
 pub mod subscribe;
@@ -137,6 +141,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         silent_after,
         audit,
         attribution,
+        kubernetes,
         log_level: _,
         log_format: _,
         flags: _,
@@ -147,6 +152,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     telemetry::subscriptions::describe();
     telemetry::audit::describe();
     telemetry::attribution::describe();
+    telemetry::nodes::describe();
     let health = Health::new();
     let log_health = health.component("log");
 
@@ -206,6 +212,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
         let (writer, indexed, stop) = (writer.clone(), indexed.clone(), stop.clone());
         tokio::spawn(Driver { settings: attribution, writer, indexed, heard, stop }.run());
     }
+    nodes::start(kubernetes, writer.clone(), &indexed, &health, &stop);
     audit.start(webhook.map(|(listener, _)| listener), writer.clone(), &indexed, &stop)?;
     listening.emit();
     log_health.ready();

@@ -54,7 +54,7 @@ impl Silence {
     pub(super) fn new(after: Option<Duration>, writer: Writer, indexed: Arc<Indexed<DiskLog>>) -> Self {
         let mut nodes = BTreeMap::new();
         let last = Instant::now();
-        for node in indexed.index().nodes() {
+        for node in indexed.index().agents() {
             let v1::Node { cluster, name, last_seen, silent_since, .. } = node;
             let since = silent_since.as_ref().or(last_seen.as_ref());
             let wall = since.map_or_else(Moment::now, Moment::from_timestamp);

@@ -9,6 +9,7 @@ use std::{
 use super::{
     attribution::{self, AttributionFlags},
     audit::{self, Audit},
+    kubernetes::{self, Kubernetes, KubernetesFlags},
     outputs::{self, OUTPUT, Output},
     principals,
     settings::{
@@ -103,6 +104,8 @@ pub struct Flags {
     pub audit: audit::AuditFlags,
     #[command(flatten)]
     pub attribution: AttributionFlags,
+    #[command(flatten)]
+    pub kubernetes: KubernetesFlags,
     /// Where to serve /metrics, /healthz and /readyz, or "none" [default: 127.0.0.1:9443]
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<String>,
@@ -136,6 +139,7 @@ pub struct CollectorConfig {
     pub audit: Audit,
     /// where there is audit
     pub attribution: crate::collector::attribution::Settings,
+    pub kubernetes: Kubernetes,
     /// a filter as in `RUST_LOG`
     pub log_level: Option<String>,
     pub log_format: LogFormat,
@@ -151,7 +155,7 @@ pub struct Tls {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 34] = [
     "listen",
     "data",
     "max-age",
@@ -177,6 +181,12 @@ const KEYS: [&str; 28] = [
     attribution::KEYS[1],
     attribution::KEYS[2],
     attribution::KEYS[3],
+    kubernetes::KEYS[0],
+    kubernetes::KEYS[1],
+    kubernetes::KEYS[2],
+    kubernetes::KEYS[3],
+    kubernetes::KEYS[4],
+    kubernetes::KEYS[5],
     "metrics-listen",
     "log-level",
     "log-format",
@@ -204,6 +214,7 @@ impl CollectorConfig {
             silent_soon: _,
             audit,
             attribution,
+            kubernetes,
             metrics_listen,
             log_level,
             log_format,
@@ -225,6 +236,7 @@ impl CollectorConfig {
         settings.flag("--silent-after", silent_after);
         audit.put(&mut settings);
         attribution.put(&mut settings);
+        kubernetes.put(&mut settings);
         settings.flag("--metrics-listen", metrics_listen);
         settings.flag("--log-level", log_level);
         settings.flag("--log-format", log_format);
@@ -266,6 +278,7 @@ impl CollectorConfig {
             outputs: outputs::check(settings),
             audit: audit::check(settings, secure),
             attribution: attribution::check(settings),
+            kubernetes: kubernetes::check(settings, flags.kubernetes.kubernetes_soon),
             silent_after: settings.check("silent-after", Some(SILENT_AFTER), |text| match text {
                 "never" => Ok(None),
                 text if flags.silent_soon => duration(text, Duration::ZERO).map(Some),
@@ -360,6 +373,7 @@ mod tests {
                 silent_after: Some(Duration::from_secs(60)),
                 audit: Audit::default(),
                 attribution: crate::collector::attribution::Settings::default(),
+                kubernetes: Kubernetes::default(),
                 log_level: None,
                 log_format: LogFormat::Auto,
                 flags: Flags::default(),
@@ -392,6 +406,7 @@ mod tests {
                 silent_after: None,
                 audit: Audit::default(),
                 attribution: crate::collector::attribution::Settings::default(),
+                kubernetes: Kubernetes::default(),
                 log_level: Some("debug".to_owned()),
                 log_format: LogFormat::Json,
                 flags: Flags::default(),
@@ -422,6 +437,10 @@ mod tests {
                 attribution_wait: Some("7s".to_owned()),
                 ..AttributionFlags::default()
             },
+            kubernetes: KubernetesFlags {
+                kubernetes_cluster: Some("flag".to_owned()),
+                ..KubernetesFlags::default()
+            },
             metrics_listen: Some("127.0.0.1:0".to_owned()),
             log_level: Some("warn".to_owned()),
             log_format: Some("text".to_owned()),
@@ -448,6 +467,13 @@ mod tests {
                 attribution: crate::collector::attribution::Settings {
                     patience: Duration::from_secs(7),
                     ..Default::default()
+                },
+                kubernetes: Kubernetes {
+                    settings: crate::collector::nodes::Settings {
+                        cluster: "flag".to_owned(),
+                        ..Kubernetes::default().settings
+                    },
+                    ..Kubernetes::default()
                 },
                 log_level: Some("warn".to_owned()),
                 log_format: LogFormat::Text,

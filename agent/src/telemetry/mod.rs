@@ -14,6 +14,7 @@ pub mod http;
 pub mod kubelet;
 pub mod logs;
 pub mod metrics;
+pub mod nodes;
 pub mod outputs;
 pub mod refused;
 pub mod subscriptions;

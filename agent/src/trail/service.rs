@@ -413,13 +413,15 @@ impl<L: Log + fmt::Debug> trail_server::Trail for Service<L> {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
-        Viewer::of(&request, &self.viewer).check(Verb::Nodes)?;
+        let viewer = Viewer::of(&request, &self.viewer);
+        viewer.check(Verb::Nodes)?;
         let retention = self.retention;
         self.ask(move |indexed| {
             let bounds = indexed.log().bounds().map_err(log_status)?;
             let log = indexed.log().id();
+            let nodes = indexed.index().nodes();
             Ok(Response::new(v1::ListNodesResponse {
-                nodes: indexed.index().nodes(),
+                nodes: nodes.into_iter().map(|node| viewer.rights().show_node(node)).collect(),
                 retention: Some(v1::Retention {
                     max_age: Some(retention.max_age.into()),
                     max_bytes: retention.max_bytes,

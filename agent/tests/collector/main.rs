@@ -14,6 +14,7 @@ mod examples;
 mod full;
 mod herd;
 mod holes;
+mod nodes;
 mod silence;
 mod subscribe;
 mod tls;
@@ -575,7 +576,7 @@ fn what_cannot_be_is_told_in_one_line() {
         &format!(
             "{config}:2:1: max-byts: no such key; there are: \
              listen, data, max-age, max-bytes, tls-ca, tls-cert, tls-key, kubelet-ca, kubelet-cluster, streams-per-peer, \
-             subscriptions-per-principal, subscription-slow-after, subscription-max-idle, silent-after, audit-listen, audit-ca, audit-client, audit-cluster, audit-max-body, audit-stale-after, audit-log, attribution-skew, attribution-latency, attribution-wait, attribution-prefixes, metrics-listen, log-level, log-format, [[principal]], [[output]]"
+             subscriptions-per-principal, subscription-slow-after, subscription-max-idle, silent-after, audit-listen, audit-ca, audit-client, audit-cluster, audit-max-body, audit-stale-after, audit-log, attribution-skew, attribution-latency, attribution-wait, attribution-prefixes, kubernetes, kubernetes-cluster, node-conditions, cluster-events, node-state-every, node-stale-after, metrics-listen, log-level, log-format, [[principal]], [[output]]"
         ),
     );
     misused(

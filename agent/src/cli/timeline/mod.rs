@@ -19,6 +19,7 @@ use self::{
     tree::{Item, NodeId, Tree},
 };
 use super::{
+    around,
     line::{Line, Look, Style, cut, wrap},
     time, words,
 };
@@ -135,7 +136,7 @@ impl<'e> Rows<'e> {
     fn item(&mut self, item: Item, parent: Option<NodeId>, last: bool, depth: usize, guide: &mut String) {
         let distant = match item {
             Item::Child(id) => self.tree.nodes.get(id).is_some_and(|node| node.distant),
-            Item::Again(_) | Item::Gap(_) | Item::Joined(_) => false,
+            Item::Again(_) | Item::Gap(_) | Item::Joined(_) | Item::Around(_) => false,
         };
         let mut own = guide.clone();
         if depth > self.max_indent {
@@ -179,6 +180,14 @@ impl<'e> Rows<'e> {
                     Some(self.remark(event, Style::Bad, format!("!! {}", words::gap(gap))))
                 }
                 _ => None,
+            }),
+            Item::Around(at) => self.events.get(at).and_then(|event| {
+                let (what, (style, text)) = match &event.body {
+                    Some(Body::NodeCondition(condition)) => ("node", around::condition(condition)),
+                    Some(Body::ClusterEvent(about)) => ("event", around::event(about)),
+                    _ => return None,
+                };
+                Some(self.remark(event, style, format!("~ {what} {text}")))
             }),
             Item::Joined(at) => self.events.get(at).and_then(|event| match &event.body {
                 Some(Body::NamespaceJoined(joined)) => {

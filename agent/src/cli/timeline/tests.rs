@@ -256,6 +256,51 @@ fn gaps_and_joins_stand_where_they_happened() {
 }
 
 #[test]
+fn what_happened_on_the_node_and_to_the_pod_stands_where_it_happened() {
+    let condition = |ms, status: &str| {
+        let condition = v1::NodeCondition {
+            r#type: "ReadonlyFilesystem".to_owned(),
+            status: status.to_owned(),
+            reason: "FilesystemIsReadOnly".to_owned(),
+            message: "EXT4-fs\x1b[2J".to_owned(),
+            ..Default::default()
+        };
+        event(ms, Body::NodeCondition(condition))
+    };
+    let about = v1::ClusterEvent {
+        r#type: "Warning".to_owned(),
+        reason: "Evicted".to_owned(),
+        message: "low on\x1b disk".to_owned(),
+        involved: Some(v1::Involved {
+            kind: "Pod".to_owned(),
+            namespace: "prod".to_owned(),
+            name: "payments-0".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let events = [
+        condition(-5000, "True"),
+        exec(0, 1, 99, "/bin/sh", &["sh"]),
+        exec(1, 2, 1, "/bin/ls", &["ls"]),
+        exit(2, 2, Ok(0), 1),
+        event(3, Body::ClusterEvent(about)),
+        condition(4, "False"),
+        exit(5, 1, Ok(0), 5),
+    ];
+    assert_text(
+        &body(&look(), &events),
+        r"
+  20:13:57.000  ~ node ReadonlyFilesystem=True: FilesystemIsReadOnly, EXT4-fs\x1b[2J
+  20:14:02.000  sh     exit 0  0.00 s
+  20:14:02.001  ├─ ls  exit 0  0.00 s
+  20:14:02.003  ├─ ~ event Pod prod/payments-0: Evicted, low on\x1b disk
+  20:14:02.004  └─ ~ node ReadonlyFilesystem=False: FilesystemIsReadOnly, EXT4-fs\x1b[2J
+",
+    );
+}
+
+#[test]
 fn what_is_odd_about_a_command_is_noted() {
     let with = |change: &dyn Fn(&mut v1::Executed)| {
         let mut executed = executed(2, 1, "/bin/x", &["x"]);

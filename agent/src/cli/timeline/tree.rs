@@ -17,6 +17,8 @@ pub(super) enum Item {
     Child(NodeId),
     Gap(usize),
     Joined(usize),
+    /// on the node, or to the pod
+    Around(usize),
 }
 
 /// Place of a process in [`Tree::nodes`].
@@ -93,6 +95,10 @@ impl Tree {
                     recent = tree.living(recent);
                     tree.put(recent, Item::Gap(at));
                 }
+                Some(Body::NodeCondition(_) | Body::ClusterEvent(_)) => {
+                    recent = tree.living(recent);
+                    tree.put(recent, Item::Around(at));
+                }
                 Some(Body::NamespaceJoined(joined)) => {
                     let process = joined.process.as_ref();
                     let own = process.and_then(|process| by_key.get(&key(process)).copied());
@@ -103,7 +109,8 @@ impl Tree {
                     Body::SessionStarted(_)
                     | Body::SessionEnded(_)
                     | Body::Attributed(_)
-                    | Body::NodeCondition(_)
+                    | Body::NodeState(_)
+                    | Body::NodeObserved(_)
                     | Body::AgentState(_)
                     | Body::ApiRequest(_)
                     | Body::Folded(_),

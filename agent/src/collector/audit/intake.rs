@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use podtrail_proto::v1::{self, event::Body};
+use prost::Message as _;
 use tokio::{
     sync::{mpsc, oneshot},
     task,
@@ -14,11 +15,11 @@ use tokio::{
 use super::{
     event::{self, Batch},
     heard::{Heard, Source},
-    seen::Seen,
 };
 use crate::{
     collector::{
         log::{Beside, DiskLog},
+        seen::Seen,
         writer::{Unwritten, Writer},
     },
     telemetry::{
@@ -28,6 +29,8 @@ use crate::{
     trail::{Indexed, Moment},
 };
 
+/// Requests that were kept.
+const SEEN: &[u8] = b"audit/seen/";
 /// Batches that are written together.
 const MAX_GROUP: usize = 64;
 
@@ -112,7 +115,8 @@ impl Task {
             let Batch { requests, events: count, first, last } = batch;
             heard += count;
             for request in requests {
-                if seen.add(&source.cluster, &request, &mut beside) {
+                debug_assert!(request.source.is_empty(), "the same request comes by several ways");
+                if seen.add(Seen::print(&source.cluster, &request.encode_to_vec()), &mut beside) {
                     events.push(event::message(&source.cluster, &source.name, request));
                 } else {
                     duplicates += 1;
@@ -147,7 +151,7 @@ impl Task {
     /// Reads what the log knows: at the start, and after a write of which nobody can say whether it was done.
     async fn load(&self) -> Result<Seen, Unwritten> {
         let indexed = self.indexed.clone();
-        let loaded = task::spawn_blocking(move || Seen::load(indexed.log())).await;
+        let loaded = task::spawn_blocking(move || Seen::load(indexed.log(), SEEN)).await;
         loaded.map_err(|_panicked| Unwritten)?.map_err(|_closed| Unwritten)
     }
 }

@@ -7,7 +7,6 @@
 //! | `webhook`, `room` | batches that API servers post |
 //! | `files` | log files, followed |
 //! | `intake` | one batch after the other into the log, each request once |
-//! | `seen` | which were kept lately |
 //! | [`heard`] | which API servers are heard, and since when |
 //!
 //! All audit is heard and counted; of what leads into no container nothing is kept. Everything that comes is hostile:
@@ -19,7 +18,6 @@ mod files;
 pub mod heard;
 mod intake;
 mod room;
-mod seen;
 mod uri;
 mod webhook;
 

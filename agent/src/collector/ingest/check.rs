@@ -135,6 +135,10 @@ fn presumes(event: &v1::Event) -> Option<&'static str> {
     }
     match &event.body {
         Some(Body::ApiRequest(_)) => Some("what the API server was asked"),
+        Some(Body::NodeCondition(_) | Body::NodeState(_)) => {
+            Some("how its node is, and not what its detector told it")
+        }
+        Some(Body::ClusterEvent(_)) => Some("what the Kubernetes API has for Events"),
         Some(Body::Attributed(attributed)) => {
             let v1::Attributed {
                 container: _,
@@ -244,6 +248,15 @@ mod tests {
         }
         let asked = "event 0 says what the API server was asked, which the collector alone finds out";
         assert_eq!(refused(event(Body::ApiRequest(v1::ApiRequest::default()))), asked);
+        for body in [
+            Body::NodeCondition(v1::NodeCondition::default()),
+            Body::NodeState(v1::NodeState::default()),
+            Body::ClusterEvent(v1::ClusterEvent::default()),
+        ] {
+            assert!(refused(event(body)).ends_with(", which the collector alone finds out"));
+        }
+        let observed = Body::NodeObserved(v1::NodeObserved::default());
+        assert!(events(&node, &[event(observed)]).is_ok(), "what it was told itself");
         for method in [EntryMethod::Attach, EntryMethod::PortForward] {
             let started = v1::SessionStarted { method: Some(method.into()), ..Default::default() };
             assert!(refused(event(Body::SessionStarted(started))).contains("attached or forwarded ports"));

@@ -10,7 +10,11 @@
 use podtrail_proto::v1::{self, agent_state::Phase, event::Body};
 
 use super::file::unwritable;
-use crate::{json, trail::Moment};
+use crate::{
+    condition::{Health, health},
+    json,
+    trail::Moment,
+};
 
 const AUDIT: u8 = 13;
 /// Longest host name in a header.
@@ -84,7 +88,13 @@ fn kind(event: &v1::Event) -> (&'static str, u8) {
         Some(Body::SessionEnded(_)) => ("SessionEnded", 5),
         Some(Body::Attributed(_)) => ("Attributed", 6),
         Some(Body::Gap(_)) => ("Gap", 4),
-        Some(Body::NodeCondition(_)) => ("NodeCondition", 5),
+        Some(Body::NodeCondition(condition)) => {
+            let bad = health(&condition.r#type, &condition.status) == Health::Bad;
+            ("NodeCondition", if bad { 4 } else { 5 })
+        }
+        Some(Body::NodeState(_)) => ("NodeState", 6),
+        Some(Body::NodeObserved(_)) => ("NodeObserved", 6),
+        Some(Body::ClusterEvent(event)) => ("ClusterEvent", if event.r#type == "Warning" { 4 } else { 6 }),
         Some(Body::AgentState(state)) => match state.phase() {
             Phase::Silent | Phase::Integrity => ("AgentState", 4),
             Phase::Unspecified | Phase::Started | Phase::Stopped | Phase::Upgraded | Phase::Returned => {

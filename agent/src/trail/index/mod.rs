@@ -10,6 +10,7 @@
 //!   of those still open, the last [`MAX_SILENT`] stay.
 //! - Which gaps touch a session is decided when it is asked for, since a session's end may come after the gap.
 
+mod around;
 mod cursors;
 mod node;
 mod query;
@@ -23,6 +24,7 @@ use std::{
 use podtrail_proto::v1;
 
 use self::{
+    around::{Observed, Pods},
     node::{Gap, Gaps, Node},
     session::Session,
 };
@@ -78,6 +80,8 @@ pub struct Index {
     anywhere: Gaps,
     /// requests to API servers, and verdicts: what attribution must know from before
     for_attribution: VecDeque<Cursor>,
+    observed: Observed,
+    pods: Pods,
     /// sessions with a verdict
     attributed: usize,
     newest: Cursor,
@@ -90,6 +94,11 @@ fn is_for_attribution(event: &v1::Event) -> bool {
         Some(v1::event::Body::Attributed(attributed)) => attributed.verdict.is_some(),
         _ => false,
     }
+}
+
+/// Something is missing of what happened beside sessions: nothing of what was done in them.
+fn is_beside(gap: &v1::Gap) -> bool {
+    matches!(gap.source(), v1::GapSource::NodeProblemDetector | v1::GapSource::Kubernetes)
 }
 
 impl Index {
@@ -128,7 +137,9 @@ impl Index {
         self.count(number, *cursor);
         if let Some(node) = self.nodes.get_mut(&number) {
             node.apply(entry, time);
-            if let Some(v1::event::Body::Gap(gap)) = &event.body {
+            if let Some(v1::event::Body::Gap(gap)) = &event.body
+                && !is_beside(gap)
+            {
                 node.gaps.push(Gap::new(*cursor, gap, &event.session_id, time));
             }
         }
@@ -139,6 +150,11 @@ impl Index {
         };
         if !session.is_empty() {
             self.apply_to_session(session, number, *cursor, time, event);
+        }
+        match &event.body {
+            Some(v1::event::Body::NodeObserved(_)) => self.observed.push(*cursor),
+            Some(v1::event::Body::ClusterEvent(about)) => self.pods.push(&id.cluster, *cursor, time, about),
+            _ => {}
         }
         if is_for_attribution(event) {
             if self.for_attribution.len() >= MAX_FOR_ATTRIBUTION {
@@ -207,7 +223,10 @@ impl Index {
         }
         for node in self.nodes.values_mut() {
             node.gaps.trim(oldest);
+            node.around.trim(oldest);
         }
+        self.observed.trim(oldest);
+        self.pods.trim(oldest);
         self.anywhere.trim(oldest);
         while self.for_attribution.pop_front_if(|cursor| *cursor < oldest).is_some() {}
         if self.nodes.len() > MAX_SILENT_NODES {

@@ -2,12 +2,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use podtrail_proto::v1::{self, agent_state::Phase, event::Body};
+use podtrail_proto::v1::{self, agent_state::Phase, event::Body, node_condition::Change};
 
-use super::session::bounded;
-use crate::trail::{
-    Moment,
-    log::{Cursor, Entry},
+use super::{
+    around::{Around, Arounds},
+    session::bounded,
+};
+use crate::{
+    condition::{Health, health},
+    trail::{
+        Moment,
+        log::{Cursor, Entry},
+    },
 };
 
 /// Gaps kept one by one, for each node; the oldest beyond are put together.
@@ -23,6 +29,7 @@ pub(super) struct Node {
     pub(super) connected: u32,
     pub(super) last_seen: Option<Moment>,
     pub(super) gaps: Gaps,
+    pub(super) around: Arounds,
     epoch: u64,
     last_seq: u64,
     last_event: Option<Moment>,
@@ -156,6 +163,7 @@ impl Node {
             connected: 0,
             last_seen: None,
             gaps: Gaps::default(),
+            around: Arounds::default(),
             epoch: 0,
             last_seq: 0,
             last_event: None,
@@ -177,23 +185,43 @@ impl Node {
         self.last_seen = self.last_seen.max(Some(entry.logged));
         self.last_event = self.last_event.max(Some(time));
         self.lag = Some(entry.logged.since(time));
-        match &entry.event.body {
-            Some(Body::AgentState(state)) => {
-                self.stopped = state.phase() == Phase::Stopped;
-                self.agent = bounded(state);
-            }
-            Some(Body::NodeCondition(c)) if self.conditions.len() < MAX_CONDITIONS => {
-                if let Some(c) = bounded(c) {
-                    self.conditions.insert(c.r#type.clone(), c);
-                }
-            }
-            _ => {}
+        if let Some(Body::AgentState(state)) = &entry.event.body {
+            self.stopped = state.phase() == Phase::Stopped;
+            self.agent = bounded(state);
         }
+    }
+
+    /// The collector says how it is.
+    fn condition(&mut self, cursor: Cursor, time: Moment, condition: &v1::NodeCondition) {
+        let kind = &condition.r#type;
+        if condition.change() == Change::Gone {
+            self.conditions.remove(kind);
+        } else if (self.conditions.len() < MAX_CONDITIONS || self.conditions.contains_key(kind))
+            && let Some(condition) = bounded(condition)
+        {
+            // What changed is told once; this is how it is.
+            let condition = v1::NodeCondition { change: None, previous_status: String::new(), ..condition };
+            self.conditions.insert(kind.clone(), condition);
+        }
+        let good = health(kind, &condition.status) == Health::Good || condition.change() == Change::Gone;
+        self.around.push(Around { cursor, time, condition: Some(kind.as_str().into()), good });
     }
 
     /// The collector says something of it: no sign of life.
     fn told(&mut self, entry: &Entry, time: Moment) {
-        let Some(Body::AgentState(state)) = &entry.event.body else { return };
+        let state = match &entry.event.body {
+            Some(Body::AgentState(state)) => state,
+            Some(Body::NodeCondition(condition)) => return self.condition(entry.cursor, time, condition),
+            Some(Body::NodeState(state)) => {
+                let known = state.conditions.iter().take(MAX_CONDITIONS).filter_map(bounded);
+                self.conditions = known.map(|condition| (condition.r#type.clone(), condition)).collect();
+                return;
+            }
+            Some(Body::ClusterEvent(_)) => {
+                return self.around.push(Around { cursor: entry.cursor, time, condition: None, good: true });
+            }
+            _ => return,
+        };
         match state.phase() {
             Phase::Silent => {
                 self.silent_since = Some(state.since.as_ref().map_or(time, Moment::from_timestamp));
@@ -201,6 +229,11 @@ impl Node {
             Phase::Returned => self.silent_since = None,
             Phase::Unspecified | Phase::Started | Phase::Stopped | Phase::Upgraded | Phase::Integrity => {}
         }
+    }
+
+    /// Its agent was heard, ever.
+    pub(super) fn has_agent(&self) -> bool {
+        self.last_seen.is_some()
     }
 
     /// The log holds nothing of it, and nobody is there.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ops::Bound, sync::Arc};
 use podtrail_proto::v1;
 use prost::Message as _;
 
-use super::{Index, Key, NodeNumber, Session, node::Node};
+use super::{Index, Key, NodeNumber, Session, around, node::Node};
 use crate::trail::{Moment, log::Cursor, rights::Rights};
 
 /// How many candidates an ambiguous question names.
@@ -238,18 +238,37 @@ impl Index {
         Some(self.sessions.get(key)?.message(&key.id, self.nodes.get(&key.node)?, &self.anywhere))
     }
 
-    /// Where its events stand, and the gaps that may touch it: ascending, after `after`, at most `max`.
+    /// Where its events stand, the gaps that may touch it, and what happened on its node and to its pod meanwhile: ascending, after `after`, at most `max`.
     #[must_use]
     pub fn cursors(&self, session: &SessionRef, after: Cursor, max: usize) -> Vec<Cursor> {
         let key = &session.0;
         let (Some(session), Some(node)) = (self.sessions.get(key), self.nodes.get(&key.node)) else {
             return Vec::new();
         };
+        let time = (session.begin(), session.end);
+        let around = around::of_session(&self.nodes, &self.pods, key.node, session.pod(), time);
+        let around = around.range((Bound::Excluded(after), Bound::Unbounded)).copied();
         let gaps = session.gaps(&key.id, node, &self.anywhere);
         let gaps: BTreeSet<Cursor> = gaps.map(|g| g.cursor).filter(|c| *c > after).collect();
         let own = session.cursors.iter().filter(|c| *c > after).take(max);
-        let all: BTreeSet<Cursor> = own.chain(gaps).collect();
+        let all: BTreeSet<Cursor> = own.chain(gaps).chain(around).collect();
         all.into_iter().take(max).collect()
+    }
+
+    /// Where agents say what they were told by the detectors of their nodes: ascending, after `after`, at most `max`.
+    #[must_use]
+    pub fn observed(&self, after: Cursor, max: usize) -> Vec<Cursor> {
+        self.observed.after(after, max)
+    }
+
+    /// Nodes of which an agent was heard, by cluster and name.
+    #[must_use]
+    pub fn agents(&self) -> Vec<v1::Node> {
+        let has = |node: &v1::Node| {
+            let number = self.node_numbers.get(&node.cluster).and_then(|names| names.get(&node.name));
+            number.and_then(|number| self.nodes.get(number)).is_some_and(Node::has_agent)
+        };
+        self.nodes().into_iter().filter(has).collect()
     }
 
     /// Whether the last that came from this node's agent was that it stopped.

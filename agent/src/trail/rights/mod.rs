@@ -9,6 +9,10 @@
 //! Always shown, of an event that is shown at all: `id`, `time`, `boottimeNs`, `sessionId`. Gaps and agent states are
 //! shown to everybody who may read: who is not told of them takes a hole for the whole. They name sessions only to those
 //! who see all namespaces.
+//!
+//! How a node is concerns everybody on it, so conditions are shown whatever the namespaces; but what a detector read in the kernel's
+//! log may be of anybody, so their messages only to those who see all. Events of the Kubernetes API are of the namespace that
+//! they are about, and those about no namespace, such as a node, for those who see all.
 
 mod fields;
 #[cfg(test)]
@@ -103,8 +107,14 @@ impl Rights {
         if self.is_whole() {
             return Some(event);
         }
+        // A session says nothing of whose is what happened beside it.
+        let namespace = namespace.filter(|_| !matches!(event.body, Some(Body::ClusterEvent(_))));
         let seen = self.sees(namespaces(&event).chain(namespace));
         match &event.body {
+            Some(Body::NodeCondition(_) | Body::NodeState(_)) => {
+                let seen = self.namespaces == Namespaces::All;
+                self.fields.show(if seen { event } else { wordless(event) })
+            }
             Some(Body::Gap(_) | Body::AgentState(_)) => Some(if seen { event } else { nameless(event) }),
             _ if seen => self.fields.show(event),
             _ => None,
@@ -122,6 +132,20 @@ impl Rights {
         } else {
             None
         }
+    }
+
+    /// A node as it may be seen: its conditions as the events of them.
+    #[must_use]
+    pub fn show_node(&self, mut node: v1::Node) -> v1::Node {
+        let shown = node.conditions.into_iter().filter_map(|condition| {
+            let event = v1::Event { body: Some(Body::NodeCondition(condition)), ..v1::Event::default() };
+            match self.show(Arc::new(event)).map(Arc::unwrap_or_clone)?.body {
+                Some(Body::NodeCondition(condition)) => Some(condition),
+                _ => None,
+            }
+        });
+        node.conditions = shown.collect();
+        node
     }
 
     /// Whether a session of this container, attributed like this, may be seen.
@@ -165,7 +189,26 @@ fn namespaces(event: &v1::Event) -> impl Iterator<Item = &str> {
         Some(Body::ApiRequest(request)) if !request.namespace.is_empty() => Some(request.namespace.as_str()),
         _ => None,
     };
-    event.container.iter().chain(attributed).filter_map(of_pod).chain(asked)
+    // An Event stands in a namespace even where it is about none: a node's in "default".
+    let about = match &event.body {
+        Some(Body::ClusterEvent(event)) => {
+            event.involved.as_ref().map(|involved| involved.namespace.as_str())
+        }
+        _ => None,
+    };
+    let about = about.filter(|namespace| !namespace.is_empty());
+    event.container.iter().chain(attributed).filter_map(of_pod).chain(asked).chain(about)
+}
+
+/// Without what a detector read somewhere.
+fn wordless(event: Arc<v1::Event>) -> Arc<v1::Event> {
+    let mut event = Arc::unwrap_or_clone(event);
+    match &mut event.body {
+        Some(Body::NodeCondition(condition)) => condition.message.clear(),
+        Some(Body::NodeState(state)) => state.conditions.iter_mut().for_each(|c| c.message.clear()),
+        _ => {}
+    }
+    Arc::new(event)
 }
 
 /// Without the sessions and the container that it is about: then it may be about any.

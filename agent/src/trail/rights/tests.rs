@@ -329,3 +329,68 @@ fn no_event_grows_by_what_is_hidden() {
         assert_eq!(seen.id, event.id);
     }
 }
+
+fn condition() -> v1::NodeCondition {
+    v1::NodeCondition {
+        r#type: "KernelDeadlock".to_owned(),
+        status: "True".to_owned(),
+        message: "task payments:20744 blocked".to_owned(),
+        ..v1::NodeCondition::default()
+    }
+}
+
+#[test]
+fn how_a_node_is_everybody_on_it_sees_and_what_its_log_says_those_who_see_all() {
+    let one = Arc::new(event("n", 0, 1, "", Body::NodeCondition(condition())));
+    let state = v1::NodeState { conditions: vec![condition()] };
+    let all = Arc::new(event("n", 0, 1, "", Body::NodeState(state)));
+    let wordless = v1::NodeCondition { message: String::new(), ..condition() };
+    let some = rights(&["prod"], &["*"]);
+    assert_eq!(shown(&some, &one).unwrap().body, Some(Body::NodeCondition(wordless.clone())));
+    let seen = v1::NodeState { conditions: vec![wordless.clone()] };
+    assert_eq!(shown(&some, &all).unwrap().body, Some(Body::NodeState(seen)));
+    // As of a session that is theirs.
+    let beside = some.show_in(one.clone(), Some("prod")).unwrap();
+    assert_eq!(beside.body, Some(Body::NodeCondition(wordless.clone())));
+    assert_eq!(shown(&rights(&["*"], &["*"]), &one), Some((*one).clone()));
+    // Fields are fields here too, and nobody sees nothing.
+    assert_eq!(shown(&rights(&["*"], &["executed"]), &one), None);
+    assert_eq!(shown(&Rights::default(), &one), None);
+    let fields = rights(&["*"], &["*", "!nodeCondition.message"]);
+    assert_eq!(shown(&fields, &one).unwrap().body, Some(Body::NodeCondition(wordless.clone())));
+    let node = v1::Node { conditions: vec![condition()], ..v1::Node::default() };
+    assert_eq!(some.show_node(node.clone()).conditions, std::slice::from_ref(&wordless));
+    assert_eq!(fields.show_node(node.clone()).conditions, [wordless]);
+    assert_eq!(rights(&["*"], &["executed"]).show_node(node.clone()).conditions, []);
+    assert_eq!(Rights::everything().show_node(node.clone()), node);
+    // What an agent was told stays between it and those who see all.
+    let observed = v1::NodeObserved { conditions: vec![condition()], ..v1::NodeObserved::default() };
+    let observed = Arc::new(event("n", 1, 1, "", Body::NodeObserved(observed)));
+    assert_eq!(shown(&some, &observed), None);
+    assert!(shown(&rights(&["*"], &["*"]), &observed).is_some());
+}
+
+#[test]
+fn an_event_of_the_cluster_is_of_the_namespace_that_it_is_about() {
+    let about = |kind: &str, namespace: &str| {
+        let involved = v1::Involved {
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            ..v1::Involved::default()
+        };
+        let cluster = v1::ClusterEvent {
+            namespace: "prod".to_owned(),
+            involved: Some(involved),
+            ..v1::ClusterEvent::default()
+        };
+        Arc::new(event("n", 0, 1, "", Body::ClusterEvent(cluster)))
+    };
+    let prod = rights(&["prod"], &["*"]);
+    assert!(shown(&prod, &about("Pod", "prod")).is_some());
+    assert!(shown(&prod, &about("Pod", "dev")).is_none());
+    // About a node: in a namespace, and of none; and no session of theirs makes it theirs.
+    assert!(shown(&prod, &about("Node", "")).is_none());
+    assert!(prod.show_in(about("Node", ""), Some("prod")).is_none());
+    assert!(prod.show_in(about("Pod", "dev"), Some("prod")).is_none());
+    assert!(shown(&rights(&["*"], &["*"]), &about("Node", "")).is_some());
+}

@@ -251,6 +251,9 @@ impl Account {
                 Body::NamespaceJoined(_)
                 | Body::Attributed(_)
                 | Body::NodeCondition(_)
+                | Body::NodeState(_)
+                | Body::NodeObserved(_)
+                | Body::ClusterEvent(_)
                 | Body::ApiRequest(_)
                 | Body::Folded(_),
             )
