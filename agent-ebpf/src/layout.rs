@@ -90,8 +90,10 @@ pub mod kind {
     pub const CONTAINER_STARTED: u16 = 8;
     /// [`super::ContainerEnded`]
     pub const CONTAINER_ENDED: u16 = 9;
+    /// [`super::ExecFailed`], and what follows it
+    pub const EXEC_FAILED: u16 = 10;
     /// One more than the greatest; the length of the counters by kind
-    pub const COUNT: u16 = 10;
+    pub const COUNT: u16 = 11;
 }
 
 shared! {
@@ -244,6 +246,52 @@ pub struct Exec: 304 {
     pub _pad: [u8; 7],
     /// the terminal's name as the kernel has it ("pts0"), NUL-padded
     pub tty_name: [u8; 24],
+}
+}
+
+/// Bytes of a failed exec's arguments that are kept.
+pub const FAILED_ARGV_MAX: usize = 4096;
+/// How many of its arguments are looked at.
+pub const FAILED_ARGS_MAX: u32 = 64;
+
+/// Flags of [`ExecFailed`].
+pub mod failed_flags {
+    /// by `execveat`: the path is below `directory`, or is what it is open to
+    pub const AT: u32 = 1;
+    /// the path could not be read
+    pub const PATH_FAULT: u32 = 1 << 1;
+    /// there are more arguments than are here, or the last of them is longer
+    pub const ARGV_CUT: u32 = 1 << 2;
+    /// an argument could not be read: they end there
+    pub const ARGV_FAULT: u32 = 1 << 3;
+    /// the walk of the working directory did not reach the root
+    pub const CWD_INCOMPLETE: u32 = 1 << 4;
+}
+
+shared! {
+/// An exec by a task of a session that failed: the task goes on as it was. Followed by, in this order:
+/// `cwd_len` bytes: the components of the working directory's path, as in an [`Exec`];
+/// `path_len` bytes: the path as it was given, without its NUL;
+/// `argv_len` bytes: arguments as they were given, each with its NUL.
+pub struct ExecFailed: 216 {
+    pub header: Header,
+    pub task: Task,
+    pub creds: Creds,
+    /// the session: the key of its entry
+    pub entry: TaskKey,
+    /// cgroup id of the container; 0: user space must find the owner of the namespaces
+    pub container: u64,
+    /// `errno`
+    pub error: u32,
+    /// of [`failed_flags`]
+    pub flags: u32,
+    /// AT: the descriptor, or `AT_FDCWD`
+    pub directory: i32,
+    pub cwd_len: u32,
+    pub path_len: u32,
+    pub argv_len: u32,
+    /// whoever asks for a member of its own finds room here
+    pub _reserved: u64,
 }
 }
 
@@ -630,7 +678,9 @@ pub mod hook {
     pub const EXEC: u32 = 4;
     pub const EXIT: u32 = 5;
     pub const SETNS: u32 = 6;
-    pub const COUNT: u32 = 7;
+    pub const EXECVE: u32 = 7;
+    pub const EXECVEAT: u32 = 8;
+    pub const COUNT: u32 = 9;
 }
 
 /// Index into the per-CPU map `COUNTERS`.
@@ -681,6 +731,7 @@ pub struct Config: 40 {
     pub diagnose: u32,
     /// bytes of argv that a session may have kept whole: see [`crate::budget`]
     pub argv_budget: u32,
-    pub _pad: u32,
+    /// 1: the kernel has a helper that finds a task's registers (5.15 and newer)
+    pub registers_helper: u32,
 }
 }

@@ -14,6 +14,8 @@ mod cgroups;
 mod environ;
 #[path = "program/exec.rs"]
 mod exec;
+#[path = "program/failed.rs"]
+mod failed;
 #[path = "program/join.rs"]
 mod join;
 #[path = "program/kernel.rs"]
@@ -86,6 +88,36 @@ pub fn hook_setns_kprobe(ctx: RetProbeContext) -> u32 {
 #[tracepoint(category = "syscalls", name = "sys_exit_setns")]
 pub fn hook_setns_tracepoint(ctx: TracePointContext) -> u32 {
     hand_over(&ctx, &maps::TO_SETNS_TRACEPOINT, hook::SETNS).cast_unsigned()
+}
+
+#[fexit]
+pub fn hook_execve_fexit(ctx: FExitContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXECVE_FEXIT, hook::EXECVE)
+}
+
+#[kretprobe]
+pub fn hook_execve_kprobe(ctx: RetProbeContext) -> u32 {
+    hand_over(&ctx, &maps::TO_EXECVE_KPROBE, hook::EXECVE).cast_unsigned()
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_execve")]
+pub fn hook_execve_tracepoint(ctx: TracePointContext) -> u32 {
+    hand_over(&ctx, &maps::TO_EXECVE_TRACEPOINT, hook::EXECVE).cast_unsigned()
+}
+
+#[fexit]
+pub fn hook_execveat_fexit(ctx: FExitContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXECVEAT_FEXIT, hook::EXECVEAT)
+}
+
+#[kretprobe]
+pub fn hook_execveat_kprobe(ctx: RetProbeContext) -> u32 {
+    hand_over(&ctx, &maps::TO_EXECVEAT_KPROBE, hook::EXECVEAT).cast_unsigned()
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_execveat")]
+pub fn hook_execveat_tracepoint(ctx: TracePointContext) -> u32 {
+    hand_over(&ctx, &maps::TO_EXECVEAT_TRACEPOINT, hook::EXECVEAT).cast_unsigned()
 }
 
 #[inline(always)]
@@ -163,12 +195,58 @@ pub fn podtrail_setns_kprobe(ctx: RetProbeContext) -> u32 {
 /// The last choice for setns: any enabled system call tracepoint puts every task on the slow path.
 #[tracepoint(category = "syscalls", name = "sys_exit_setns")]
 pub fn podtrail_setns_tracepoint(ctx: TracePointContext) -> u32 {
-    // struct trace_event_raw_sys_exit: 8 bytes common, `long id`, `long ret`; unchanged since syscall tracepoints exist.
-    // SAFETY: the helper checks that the offset is within the tracepoint's record.
-    if let Ok(0) = unsafe { ctx.read_at::<i64>(16) } {
+    if returned(&ctx) == 0 {
         join::on_setns(&ctx);
     }
     0
+}
+
+// Failed execs, in the same three ways. All but those that failed are left after one comparison.
+
+#[fexit]
+pub fn podtrail_execve_fexit(ctx: FExitContext) -> i32 {
+    // The first argument is the caller's registers.
+    failed::on_return(ctx.arg::<i64>(1), || kernel::read(ctx.as_ptr() as u64, 0), false);
+    0
+}
+
+#[kretprobe]
+pub fn podtrail_execve_kprobe(ctx: RetProbeContext) -> u32 {
+    failed::on_return(ctx.ret::<i64>(), kernel::registers, false);
+    0
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_execve")]
+pub fn podtrail_execve_tracepoint(ctx: TracePointContext) -> u32 {
+    failed::on_return(returned(&ctx), kernel::registers, false);
+    0
+}
+
+#[fexit]
+pub fn podtrail_execveat_fexit(ctx: FExitContext) -> i32 {
+    // The first argument is the caller's registers.
+    failed::on_return(ctx.arg::<i64>(1), || kernel::read(ctx.as_ptr() as u64, 0), true);
+    0
+}
+
+#[kretprobe]
+pub fn podtrail_execveat_kprobe(ctx: RetProbeContext) -> u32 {
+    failed::on_return(ctx.ret::<i64>(), kernel::registers, true);
+    0
+}
+
+#[tracepoint(category = "syscalls", name = "sys_exit_execveat")]
+pub fn podtrail_execveat_tracepoint(ctx: TracePointContext) -> u32 {
+    failed::on_return(returned(&ctx), kernel::registers, true);
+    0
+}
+
+/// What a system call returned, by its tracepoint: struct trace_event_raw_sys_exit has 8 bytes common, `long id`, `long
+/// ret`, unchanged since these tracepoints exist.
+#[inline(always)]
+fn returned(ctx: &TracePointContext) -> i64 {
+    // SAFETY: the helper checks that the offset is within the tracepoint's record.
+    unsafe { ctx.read_at::<i64>(16) }.unwrap_or(i64::MAX)
 }
 
 /// Tells exact start times, which `/proc` rounds: `struct bpf_iter__task { struct bpf_iter_meta *meta; struct

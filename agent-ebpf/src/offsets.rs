@@ -10,7 +10,8 @@ pub struct Field {
     pub name: &'static str,
     /// the struct in the kernel's BTF; empty name: the struct's own size is wanted
     pub of: &'static str,
-    /// the member, by the names it has had, newest first; empty: the size of `of`
+    /// the member, by the names it has had, newest first; `name[n]`: the one with this index of an array of such members;
+    /// empty: the size of `of`
     pub members: &'static [&'static str],
     /// bytes of the member; 0: not checked (it is a struct or an array)
     pub size: u32,
@@ -140,6 +141,12 @@ offsets! {
     tty_name: "tty_struct" ["name"] 0 Lacks("names of terminals");
     tty_driver_major: "tty_driver" ["major"] 4 Lacks("terminals (a kernel without them)");
     tty_driver_minor: "tty_driver" ["minor_start"] 4 Lacks("terminals (a kernel without them)");
+    task_stack: "task_struct" ["stack"] 8 Lacks("failed execs, where neither fexit nor a helper finds registers");
+    stack_size: "thread_union" [] 0 Lacks("failed execs, where neither fexit nor a helper finds registers");
+    regs_size: "pt_regs" [] 0 Lacks("failed execs");
+    regs_first: "pt_regs" ["di", "orig_x0"] 8 Lacks("failed execs");
+    regs_second: "pt_regs" ["si", "regs[1]"] 8 Lacks("failed execs");
+    regs_third: "pt_regs" ["dx", "regs[2]"] 8 Lacks("failed execs");
 }
 
 const _: () = assert!(size_of::<Offsets>() == FIELDS.len() * 4);

@@ -46,6 +46,7 @@ pub struct Event {
 pub enum Body {
     SessionStarted(Box<SessionStarted>),
     Executed(Box<Executed>),
+    ExecFailed(Box<ExecFailed>),
     Exited(Exited),
     NamespaceJoined(Box<NamespaceJoined>),
     SessionEnded(SessionEnded),
@@ -225,6 +226,26 @@ pub struct Executed {
     pub argv_over_budget: bool,
     /// its environment has another audit id than that of the session's root
     pub spoof_suspected: bool,
+    /// places where the process looked for the program before
+    pub not_found: u32,
+}
+
+/// An exec failed, and the process went on as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecFailed {
+    pub process: Process,
+    /// as it was given
+    pub path: Vec<u8>,
+    pub cwd: Vec<u8>,
+    pub path_incomplete: bool,
+    pub argv: Vec<Vec<u8>>,
+    /// there was more of it
+    pub argv_cut: bool,
+    pub credentials: Credentials,
+    /// `errno`
+    pub error: i32,
+    /// places where the program was looked for in vain; `path` is the last
+    pub attempts: u32,
 }
 
 /// Arguments, as bytes. Where they are cut, `args` is the head's arguments and then the tail's.

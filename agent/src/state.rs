@@ -55,6 +55,7 @@ impl Table {
     pub(crate) const MAKERS: Self = Self(b'k');
     pub(crate) const REPLACED: Self = Self(b'r');
     pub(crate) const REFUSALS: Self = Self(b'f');
+    pub(crate) const SEARCHES: Self = Self(b'q');
     pub(crate) const WAITING: Self = Self(b'w');
     pub(crate) const CGROUPS: Self = Self(b'g');
     pub(crate) const MEMBERS: Self = Self(b'm');

@@ -3,7 +3,9 @@
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_probe_read_kernel};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs,
+};
 use podtrail_ebpf::layout::{ABSENT, Creds, Task, TaskKey};
 
 use crate::maps::{config, offset};
@@ -46,6 +48,27 @@ pub fn opaque(value: u64) -> u64 {
 pub fn current() -> u64 {
     // SAFETY: takes nothing, always answers.
     unsafe { bpf_get_current_task() }
+}
+
+/// The registers with which the current task came into the kernel; 0: they cannot be found.
+#[inline(always)]
+pub fn registers() -> u64 {
+    if config!(registers_helper) != 0 {
+        let mut found = 0;
+        // SAFETY: the helper takes the current task, and answers where on its stack they are. Written to a local variable.
+        unsafe {
+            (&raw mut found).write_volatile(bpf_task_pt_regs(bpf_get_current_task_btf()));
+        }
+        // As a plain number: a global function takes no pointer that the verifier knows the type of.
+        return read((&raw const found) as u64, 0);
+    }
+    let size = offset!(stack_size);
+    if size == ABSENT || offset!(task_stack) == ABSENT || offset!(regs_size) == ABSENT {
+        return 0;
+    }
+    // `task_pt_regs`: at the stack's end (arch/{x86,arm64}/include/asm/processor.h). Padding there is newer than the helper.
+    let stack: u64 = read(current(), offset!(task_stack));
+    stack.wrapping_add(u64::from(size)).wrapping_sub(u64::from(offset!(regs_size)))
 }
 
 #[inline(always)]

@@ -27,7 +27,7 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     hierarchy: 0,
     diagnose: 0,
     argv_budget: 4 * 1024 * 1024,
-    _pad: 0,
+    registers_helper: 0,
 });
 
 #[unsafe(no_mangle)]
@@ -114,6 +114,18 @@ pub static TO_SETNS_FEXIT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 pub static TO_SETNS_KPROBE: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_SETNS_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXECVE_FEXIT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXECVE_KPROBE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXECVE_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXECVEAT_FEXIT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXECVEAT_KPROBE: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXECVEAT_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 #[inline(always)]
 pub fn count(index: u32) {

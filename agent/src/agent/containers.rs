@@ -209,6 +209,7 @@ impl Containers {
                 }
                 join.container
             }
+            Record::ExecFailed(failed) => failed.container,
             Record::Enter(enter) => Some(enter.container),
             Record::Recovered(recovered) => Some(recovered.container),
             Record::ArgvChunk(_)

@@ -10,6 +10,7 @@ use crate::{spool::Fill, trail::Moment, uplink};
 pub(super) struct Metrics {
     session_started: Counter,
     executed: Counter,
+    exec_failed: Counter,
     exited: Counter,
     namespace_joined: Counter,
     session_ended: Counter,
@@ -68,6 +69,7 @@ impl Metrics {
         Self {
             session_started: events("session_started"),
             executed: events("executed"),
+            exec_failed: events("exec_failed"),
             exited: events("exited"),
             namespace_joined: events("namespace_joined"),
             session_ended: events("session_ended"),
@@ -94,6 +96,7 @@ impl Metrics {
         match &event.body {
             Some(Body::SessionStarted(_)) => self.session_started.increment(1),
             Some(Body::Executed(_)) => self.executed.increment(1),
+            Some(Body::ExecFailed(_)) => self.exec_failed.increment(1),
             Some(Body::Exited(_)) => self.exited.increment(1),
             Some(Body::NamespaceJoined(_)) => self.namespace_joined.increment(1),
             Some(Body::SessionEnded(_)) => self.session_ended.increment(1),

@@ -264,6 +264,7 @@ pub(crate) fn probe_options(
         argv_budget: config.session_argv_budget,
         ring_size: config.ring_size.unwrap_or(default.ring_size),
         setns: config.setns,
+        failed: config.failed_execs,
         btf: config.btf.clone(),
         diagnose: config.diagnose,
         host: probe::Host {

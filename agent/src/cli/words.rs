@@ -1,6 +1,7 @@
 //! What messages mean, in words. Everything that comes from a message is escaped here.
 
-use nix::sys::signal::Signal;
+use bytes::Bytes;
+use nix::{errno::Errno, sys::signal::Signal};
 use podtrail_proto::v1::{self, EntryMethod, GapSource};
 
 use super::{line::Style, time};
@@ -261,24 +262,48 @@ pub fn process(process: &v1::Process) -> String {
 /// argv as one line. Where it is cut, a bare `…` stands in its place.
 #[must_use]
 pub fn command_line(executed: &v1::Executed) -> String {
-    let raw = executed.argv_raw.iter().map(AsRef::as_ref);
-    let text = executed.argv.iter().map(String::as_bytes);
+    let cut = executed.truncated().then_some(executed.argv_cut_index as usize);
+    arguments(&executed.argv, &executed.argv_raw, cut)
+}
+
+/// An exec that failed: the command, and why.
+#[must_use]
+pub fn exec_failed(failed: &v1::ExecFailed) -> String {
+    let v1::ExecFailed { path, path_raw, argv, argv_raw, error, attempts, .. } = failed;
+    let mut text = arguments(argv, argv_raw, failed.truncated().then_some(argv.len()));
+    let path = exact(path, path_raw);
+    let first = argv_raw.first().map(AsRef::as_ref).or(argv.first().map(String::as_bytes));
+    if first != Some(path) {
+        text += &format!(" ({})", escape::word(path));
+    }
+    let why = match (attempts, Errno::from_raw(failed.errno())) {
+        (Some(places @ 2..), _) => format!("not found in {places} places"),
+        (_, Errno::UnknownErrno) => format!("error {}", failed.errno()),
+        (_, errno) => format!("{}, {}", errno.desc(), escape::name(error)),
+    };
+    format!("{text}: {why}")
+}
+
+/// `cut`: at this one something is missing.
+fn arguments(argv: &[String], argv_raw: &[Bytes], cut: Option<usize>) -> String {
+    let raw = argv_raw.iter().map(AsRef::as_ref);
+    let text = argv.iter().map(String::as_bytes);
     let mut line = String::new();
     let mut push = |at: usize, arg: &[u8]| {
         if at > 0 {
             line.push(' ');
         }
-        if executed.truncated() && at == executed.argv_cut_index as usize {
+        if cut == Some(at) {
             line.push_str("… ");
         }
         escape::push_word(&mut line, arg);
     };
-    if executed.argv_raw.len() == executed.argv.len() {
+    if argv_raw.len() == argv.len() {
         raw.enumerate().for_each(|(at, arg)| push(at, arg));
     } else {
         text.enumerate().for_each(|(at, arg)| push(at, arg));
     }
-    if executed.truncated() && executed.argv_cut_index as usize >= executed.argv.len() {
+    if cut.is_some_and(|cut| cut >= argv.len()) {
         line.push_str(" …");
     }
     if line.is_empty() {

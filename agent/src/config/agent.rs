@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     pods::{Patterns, Rules, Socket},
-    probe::Setns,
+    probe::{FailedExecs, Setns},
     spool::Fsync,
     telemetry::LogFormat,
     tls::Files,
@@ -171,6 +171,10 @@ pub struct Flags {
     /// The hook for setns: auto, fexit, kprobe or tracepoint
     #[arg(long, value_name = "HOOK", hide = true)]
     pub setns: Option<String>,
+    /// Whether to tell of execs that fail: auto, on or off; auto: on where the kernel lets the agent see them without a
+    /// system call's tracepoint, which slows down every system call of the node [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub failed_execs: Option<String>,
     /// BTF of the running kernel, where /sys/kernel/btf/vmlinux is not it
     #[arg(long, value_name = "FILE")]
     pub btf: Option<String>,
@@ -243,6 +247,7 @@ pub struct AgentConfig {
     pub kubelet: Option<kubelet::Options>,
     pub ways: wayin::Options,
     pub setns: Setns,
+    pub failed_execs: FailedExecs,
     pub btf: Option<PathBuf>,
     pub diagnose: bool,
     /// a filter as in `RUST_LOG`
@@ -251,7 +256,7 @@ pub struct AgentConfig {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 32] = [
+const KEYS: [&str; 33] = [
     "node-name",
     "cluster",
     "collector",
@@ -276,6 +281,7 @@ const KEYS: [&str; 32] = [
     "ring-size",
     "priority",
     "metrics-listen",
+    "failed-execs",
     "btf",
     "log-level",
     "log-format",
@@ -319,6 +325,7 @@ impl AgentConfig {
             log_level,
             log_format,
             setns,
+            failed_execs,
             btf,
             ways,
             diagnose,
@@ -353,6 +360,7 @@ impl AgentConfig {
         settings.flag("--log-level", log_level);
         settings.flag("--log-format", log_format);
         settings.flag("--setns", setns);
+        settings.flag("--failed-execs", failed_execs);
         settings.flag("--btf", btf);
         settings.flag("--lock", lock);
         ways.put_into(&mut settings);
@@ -423,6 +431,12 @@ impl AgentConfig {
                         ("kprobe", Setns::Kprobe),
                         ("tracepoint", Setns::Tracepoint),
                     ],
+                )
+            }),
+            failed_execs: settings.check("failed-execs", FailedExecs::Auto, |text| {
+                one_of(
+                    text,
+                    &[("auto", FailedExecs::Auto), ("on", FailedExecs::On), ("off", FailedExecs::Off)],
                 )
             }),
             btf: settings.check("btf", None, |text| path(text).map(Some)),

@@ -9,15 +9,16 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+use nix::errno::Errno;
 use podtrail_proto::{Duration, Timestamp, v1};
 
 pub use self::clock::{WallOffset, boot_now};
 use self::text::{Text, text, texts};
 use crate::container::ContainerInfo;
 use crate::event::{
-    AgentPhase, AgentState, Argv, Attributed, Body, Credentials, Event, Executable, Executed, ExitStatus,
-    Exited, Finding, Folded, Gap, GapSource, Hook, Method, NamespaceJoined, Namespaces, Probe, Process,
-    SessionEnded, SessionId, SessionStarted, Start, Tty,
+    AgentPhase, AgentState, Argv, Attributed, Body, Credentials, Event, ExecFailed, Executable, Executed,
+    ExitStatus, Exited, Finding, Folded, Gap, GapSource, Hook, Method, NamespaceJoined, Namespaces, Probe,
+    Process, SessionEnded, SessionId, SessionStarted, Start, Tty,
 };
 use crate::pods::{ContainerFacts, Lookup, Missing, PodFacts};
 use crate::trail::Moment;
@@ -53,6 +54,7 @@ fn body(body: Body, offset: WallOffset) -> v1::event::Body {
     match body {
         Body::SessionStarted(started) => Out::SessionStarted(session_started(*started, offset)),
         Body::Executed(executed) => Out::Executed(self::executed(*executed)),
+        Body::ExecFailed(failed) => Out::ExecFailed(exec_failed(*failed)),
         Body::Exited(exited) => Out::Exited(self::exited(exited)),
         Body::NamespaceJoined(joined) => Out::NamespaceJoined(namespace_joined(*joined)),
         Body::SessionEnded(ended) => Out::SessionEnded(session_ended(&ended)),
@@ -221,6 +223,7 @@ fn executed(executed: Executed) -> v1::Executed {
         root,
         argv_over_budget,
         spoof_suspected,
+        not_found,
     } = executed;
     let Argv { args, total, cut } = argv;
     let Text { text: path, raw: path_raw } = text(path);
@@ -249,6 +252,47 @@ fn executed(executed: Executed) -> v1::Executed {
         cgroup_id,
         argv_over_budget,
         spoof_suspected,
+        not_found,
+    }
+}
+
+fn exec_failed(failed: ExecFailed) -> v1::ExecFailed {
+    let ExecFailed {
+        process: task,
+        path,
+        cwd,
+        path_incomplete,
+        argv,
+        argv_cut,
+        credentials: creds,
+        error,
+        attempts,
+    } = failed;
+    let Text { text: path, raw: path_raw } = text(path);
+    let Text { text: cwd, raw: cwd_raw } = text(cwd);
+    let (argv, argv_raw) = texts(argv);
+    v1::ExecFailed {
+        process: Some(process(task)),
+        path,
+        path_raw,
+        argv,
+        argv_raw,
+        truncated: Some(argv_cut),
+        cwd,
+        cwd_raw,
+        credentials: Some(credentials(creds)),
+        errno: Some(error),
+        error: error_name(error),
+        attempts: Some(attempts),
+        path_incomplete,
+    }
+}
+
+/// As errno(3) has it; empty where it is not known.
+fn error_name(error: i32) -> String {
+    match Errno::from_raw(error) {
+        Errno::UnknownErrno => String::new(),
+        known => format!("{known:?}"),
     }
 }
 

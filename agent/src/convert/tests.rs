@@ -27,6 +27,7 @@ fn executed_with(args: Vec<Vec<u8>>, path: &[u8]) -> Event {
             root: true,
             argv_over_budget: false,
             spoof_suspected: false,
+            not_found: 0,
         })),
     }
 }
@@ -36,6 +37,42 @@ fn out(event: Event) -> v1::Executed {
         Some(v1::event::Body::Executed(executed)) => executed,
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn an_exec_that_failed_says_why() {
+    let failed = |error| {
+        let failed = ExecFailed {
+            process: task(),
+            path: b"/tmp/\xff".to_vec(),
+            cwd: b"/tmp".to_vec(),
+            path_incomplete: false,
+            argv: vec![b"x".to_vec(), b"\xff".to_vec()],
+            argv_cut: true,
+            credentials: Credentials { uid: 7, ..Credentials::default() },
+            error,
+            attempts: 3,
+        };
+        let body = Body::ExecFailed(Box::new(failed));
+        match super::event(Event { time: BootTime(1), container: None, session: None, body }, None, OFFSET)
+            .body
+        {
+            Some(v1::event::Body::ExecFailed(failed)) => failed,
+            other => panic!("{other:?}"),
+        }
+    };
+    let out = failed(13);
+    assert_eq!((out.errno, out.error.as_str(), out.attempts), (Some(13), "EACCES", Some(3)));
+    assert_eq!(
+        (out.path.as_str(), &out.path_raw[..], out.cwd.as_str()),
+        ("/tmp/\u{fffd}", &b"/tmp/\xff"[..], "/tmp")
+    );
+    assert_eq!(
+        (out.argv, out.argv_raw[1].as_ref()),
+        (vec!["x".to_owned(), "\u{fffd}".to_owned()], &b"\xff"[..])
+    );
+    assert_eq!((out.truncated, out.credentials.unwrap().uid), (Some(true), Some(7)));
+    assert_eq!((failed(8).error, failed(4095).error), ("ENOEXEC".to_owned(), String::new()));
 }
 
 #[test]

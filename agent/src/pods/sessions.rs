@@ -195,6 +195,7 @@ impl Sessions {
             }
             Body::SessionEnded(ended) => self.ended(session, event.time, ended),
             Body::Executed(_)
+            | Body::ExecFailed(_)
             | Body::Exited(_)
             | Body::NamespaceJoined(_)
             | Body::Gap(_)

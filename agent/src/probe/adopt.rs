@@ -17,6 +17,7 @@ use podtrail_ebpf::layout::{LAYOUT_VERSION, hook};
 use super::{
     Options, ProbeError,
     control::{Control, ControlMap, fingerprint},
+    failed::{self, Seen},
     hooks::{ALWAYS, Hook, SETNS},
     inherit::{Inherited, change_ring, retire},
     kernel::{self, Attached, Kernel, New, fill, load_iterator, pin_iterator},
@@ -184,6 +185,21 @@ impl Found {
             }
         }
 
+        // Those on failed execs follow setns, and what is asked for now.
+        let certain = missing.iter().all(|hook| hook.index != hook::SETNS);
+        let wanted = failed::wanted(options, setns);
+        let pair: &[Hook] = wanted.as_ref().map_or(&[], |pair| pair.as_slice());
+        let found: Vec<Attached> =
+            pair.iter().filter_map(|hook| attached(hook, &generation, &maps, &control)).collect();
+        let whole = certain && found.len() == pair.len();
+        let mut stale = failed::pinned(&generation);
+        if whole {
+            stale.retain(|hook| !pair.contains(hook));
+            hooks.extend(found);
+        }
+        let refused = Seen::of(&control) == Some(Seen::Refused) && control.object == fingerprint(options);
+        let unsettled = !stale.is_empty() || !certain || !(whole || refused);
+
         let Some(Map::RingBuf(mut events)) = maps.remove(RING) else {
             return Err(ProbeError::Object("the pinned EVENTS is no ring buffer".to_owned()));
         };
@@ -210,7 +226,13 @@ impl Found {
 
         let mut ebpf = None;
         let mut kernel = Kernel { maps, hooks, control, kept: None, ebpf: None };
-        if why.is_some() || !missing.is_empty() || !generation.tasks().exists() {
+        if let Err(seen) = wanted
+            && kernel.control.failed != seen as u32
+        {
+            kernel.control.failed = seen as u32;
+            map.write(&kernel.control)?;
+        }
+        if why.is_some() || !missing.is_empty() || unsettled || !generation.tasks().exists() {
             let types = load::types(options)?;
             let mut object = load::object(options, &types, Some(&generation), new_ring)?;
             load_iterator(&mut object, &types)?;
@@ -256,6 +278,24 @@ impl Found {
                     time: now,
                 });
                 kernel.hooks.push(again);
+            }
+            for hook in stale {
+                failed::remove(hook, &generation, &mut kernel.control)?;
+            }
+            if !whole {
+                let before = Seen::of(&kernel.control);
+                let setns = kernel.hooks.iter().find(|attached| attached.hook.index == hook::SETNS);
+                let setns = setns.map_or(&SETNS[0], |attached| attached.hook);
+                let (again, seen) = failed::attach(&mut object, options, &types, setns)?;
+                for mut attached in again {
+                    attached.keep(&generation, &mut kernel.control)?;
+                    kernel.hooks.push(attached);
+                }
+                kernel.control.failed = seen as u32;
+                if (before, seen) == (Some(Seen::Yes), Seen::Yes) {
+                    let detail = "the hooks on failed execs were gone, or others".to_owned();
+                    inherited.losses.push(absent(since, boot_now(), detail));
+                }
             }
             pin_iterator(&mut object, &generation.tasks())?;
             kernel.control.object = fingerprint(options);

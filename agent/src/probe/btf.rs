@@ -81,7 +81,7 @@ impl Btf {
             let id = u32::try_from(btf.types.len()).map_err(|_| BtfError::Short(at))?;
             btf.types.push(u32::try_from(at).map_err(|_| BtfError::Short(at))?);
             let found = btf.at(at)?;
-            if found.kind == KIND_STRUCT
+            if (found.kind == KIND_STRUCT || found.kind == KIND_UNION)
                 && let Some(name) = btf.string(found.name)
                 && let Some(name) = wanted.iter().find(|w| w.as_bytes() == name)
             {
@@ -98,7 +98,7 @@ impl Btf {
         names.iter().find_map(|name| self.find(id, name.as_bytes(), DEPTH))
     }
 
-    /// Size of a struct, in bytes.
+    /// Size of a struct or union, in bytes.
     pub(crate) fn size(&self, of: &str) -> Option<u32> {
         self.get(*self.structs.get(of)?).map(|t| t.size)
     }

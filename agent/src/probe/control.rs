@@ -45,7 +45,9 @@ pub(super) struct Control {
     reason_len: u32,
     /// why it is seen in this way
     reason: [u8; REASON],
-    _rest: [u8; 104],
+    /// whether failed execs are seen: of [`super::failed::Seen`]
+    pub(super) failed: u32,
+    _rest: [u8; 84],
 }
 
 const _: () = assert!(size_of::<Control>() == SIZE, "a new member is to be taken from `_rest`");
@@ -65,7 +67,8 @@ impl Control {
             setns: 0,
             reason_len: 0,
             reason: [0; REASON],
-            _rest: [0; 104],
+            failed: 0,
+            _rest: [0; 84],
         }
     }
 
@@ -106,8 +109,18 @@ impl Control {
 /// Names the object together with all that it is told: what has the same is the same programs. What comes from the
 /// kernel's types is left out: it does not change while the kernel runs.
 pub(super) fn fingerprint(options: &Options) -> [u8; 32] {
-    let Options { argv_limit, argv_budget, ring_size: _, tasks, setns: _, btf: _, diagnose, host, pin: _ } =
-        options;
+    let Options {
+        argv_limit,
+        argv_budget,
+        ring_size: _,
+        tasks,
+        setns: _,
+        failed: _,
+        btf: _,
+        diagnose,
+        host,
+        pin: _,
+    } = options;
     let super::Host { mnt_ns, pid_ns, user_ns, controller, hierarchy } = host;
     let mut hash = Sha256::new();
     for number in [argv_limit, argv_budget, tasks, &u32::from(*diagnose), mnt_ns, pid_ns, user_ns, hierarchy]

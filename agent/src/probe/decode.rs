@@ -1,12 +1,14 @@
 //! Bytes of the ring → records. Hostile until proven otherwise: copied out, every length checked, never cast.
 
 use podtrail_ebpf::layout::{
-    self, LAYOUT_VERSION, TaskKey, entry_kind, exec_flags, exit_flags, kind, root_flags,
+    self, LAYOUT_VERSION, TaskKey, entry_kind, exec_flags, exit_flags, failed_flags, kind, root_flags,
 };
 use zerocopy::FromBytes;
 
 use crate::{
-    event::{BootTime, Credentials, Descriptor, Executable, ExitStatus, Namespaces, Process, Tty},
+    event::{
+        BootTime, Credentials, Descriptor, ExecFailed, Executable, ExitStatus, Namespaces, Process, Tty,
+    },
     session::record::{self, EntryKind, RawArgv, Record},
 };
 
@@ -78,6 +80,10 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
                 offset,
                 bytes: rest.to_vec(),
             })
+        }
+        kind::EXEC_FAILED => {
+            let (failed, rest) = fixed::<layout::ExecFailed>(bytes).ok_or_else(bad)?;
+            Record::ExecFailed(Box::new(exec_failed(time, &failed, rest).ok_or_else(bad)?))
         }
         kind::EXIT => {
             let layout::Exit { header: _, key, parent, entry, code, flags, lost, refused } =
@@ -181,8 +187,6 @@ fn exec(time: BootTime, exec: &layout::Exec, rest: &[u8]) -> Option<record::Exec
     if !rest.is_empty() || u64::from(exec.argv_len) > u64::from(exec.argv_head) + u64::from(exec.argv_tail) {
         return None;
     }
-    let creds = &exec.creds;
-    let foreign = |id: u32| (creds.in_user_ns != 0 && id != u32::MAX).then_some(id);
     Some(record::Exec {
         time,
         process: process(&exec.task),
@@ -197,18 +201,7 @@ fn exec(time: BootTime, exec: &layout::Exec, rest: &[u8]) -> Option<record::Exec
         host_mnt: has(exec_flags::HOST_MNT),
         cgroup_id: exec.task.cgroup_id,
         namespaces: namespaces(&exec.task),
-        credentials: Credentials {
-            uid: creds.uid,
-            gid: creds.gid,
-            euid: creds.euid,
-            egid: creds.egid,
-            container_uid: foreign(creds.ns_uid),
-            container_gid: foreign(creds.ns_gid),
-            cap_effective: creds.cap_effective,
-            cap_permitted: creds.cap_permitted,
-            login_uid: set(exec.task.login_uid),
-            audit_session: set(exec.task.audit_session),
-        },
+        credentials: credentials(&exec.creds, &exec.task),
         tty: has(exec_flags::TTY).then(|| Tty {
             major: exec.tty_major,
             minor: exec.tty_minor,
@@ -243,6 +236,80 @@ fn exec(time: BootTime, exec: &layout::Exec, rest: &[u8]) -> Option<record::Exec
             .and_then(|(root, audit_id, request_uid)| environment(&root, audit_id, request_uid)),
         spoof_suspected: has(exec_flags::SPOOF_SUSPECTED),
     })
+}
+
+fn credentials(creds: &layout::Creds, task: &layout::Task) -> Credentials {
+    let foreign = |id: u32| (creds.in_user_ns != 0 && id != u32::MAX).then_some(id);
+    Credentials {
+        uid: creds.uid,
+        gid: creds.gid,
+        euid: creds.euid,
+        egid: creds.egid,
+        container_uid: foreign(creds.ns_uid),
+        container_gid: foreign(creds.ns_gid),
+        cap_effective: creds.cap_effective,
+        cap_permitted: creds.cap_permitted,
+        login_uid: set(task.login_uid),
+        audit_session: set(task.audit_session),
+    }
+}
+
+fn exec_failed(time: BootTime, failed: &layout::ExecFailed, rest: &[u8]) -> Option<record::ExecFailed> {
+    let layout::ExecFailed {
+        header: _,
+        task,
+        creds,
+        entry,
+        container,
+        error,
+        flags,
+        directory,
+        cwd_len,
+        path_len,
+        argv_len,
+        _reserved,
+    } = failed;
+    let has = |flag| flags & flag != 0;
+    let (cwd, rest) = rest.split_at_checked(*cwd_len as usize)?;
+    let (name, argv) = rest.split_at_checked(*path_len as usize)?;
+    if argv.len() != *argv_len as usize {
+        return None;
+    }
+    let mut args: Vec<Vec<u8>> = argv.split(|b| *b == 0).map(<[u8]>::to_vec).collect();
+    // Behind the last NUL; what is there is an argument that was cut.
+    if args.last().is_some_and(Vec::is_empty) {
+        args.pop();
+    }
+    Some(record::ExecFailed {
+        time,
+        entry: *entry,
+        container: (*container != 0).then_some(*container),
+        failed: ExecFailed {
+            process: process(task),
+            path: if has(failed_flags::AT) { below(*directory, name) } else { name.to_vec() },
+            cwd: path(cwd, false),
+            path_incomplete: has(failed_flags::PATH_FAULT) || has(failed_flags::CWD_INCOMPLETE),
+            argv: args,
+            argv_cut: has(failed_flags::ARGV_CUT) || has(failed_flags::ARGV_FAULT),
+            credentials: credentials(creds, task),
+            error: i32::try_from(*error).ok()?,
+            attempts: 1,
+        },
+    })
+}
+
+/// What the kernel calls a program that is named from a directory (`alloc_bprm`, fs/exec.c).
+fn below(directory: i32, name: &[u8]) -> Vec<u8> {
+    const AT_FDCWD: i32 = -100;
+    if directory == AT_FDCWD || name.first() == Some(&b'/') {
+        return name.to_vec();
+    }
+    let mut path = format!("/dev/fd/{directory}").into_bytes();
+    if !name.is_empty() {
+        path.push(b'/');
+        path.extend_from_slice(name);
+    }
+    path
 }
 
 fn descriptors(root: &layout::Root) -> Option<[Descriptor; 3]> {

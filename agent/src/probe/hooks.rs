@@ -80,17 +80,44 @@ pub(super) static ALWAYS: [Hook; 6] = [
     hook!(EXIT "exit" "sched_process_exit", BtfTracepoint "hook_exit" "TO_EXIT" "podtrail_exit"),
 ];
 
-#[cfg(target_arch = "x86_64")]
-const SETNS_FUNCTION: &str = "__x64_sys_setns";
-#[cfg(target_arch = "aarch64")]
-const SETNS_FUNCTION: &str = "__arm64_sys_setns";
+/// A system call's function in the kernel, which is given the caller's registers.
+macro_rules! call {
+    ($name:literal) => {
+        if cfg!(target_arch = "aarch64") {
+            concat!("__arm64_sys_", $name)
+        } else {
+            concat!("__x64_sys_", $name)
+        }
+    };
+}
 
 /// The ways to see setns, the best first.
 pub(super) static SETNS: [Hook; 3] = [
-    hook!(SETNS "setns_fexit" SETNS_FUNCTION, Fexit "hook_setns_fexit" "TO_SETNS_FEXIT" "podtrail_setns_fexit"),
-    hook!(SETNS "setns_kprobe" SETNS_FUNCTION, Kprobe "hook_setns_kprobe" "TO_SETNS_KPROBE" "podtrail_setns_kprobe"),
+    hook!(SETNS "setns_fexit" call!("setns"), Fexit "hook_setns_fexit" "TO_SETNS_FEXIT" "podtrail_setns_fexit"),
+    hook!(SETNS "setns_kprobe" call!("setns"), Kprobe "hook_setns_kprobe" "TO_SETNS_KPROBE" "podtrail_setns_kprobe"),
     hook!(SETNS "setns_tracepoint" "sys_exit_setns", Tracepoint "hook_setns_tracepoint" "TO_SETNS_TRACEPOINT" "podtrail_setns_tracepoint"),
 ];
+
+/// Failed execs, by each of those ways.
+pub(super) static FAILED: [[Hook; 2]; 3] = [
+    [
+        hook!(EXECVE "execve_fexit" call!("execve"), Fexit "hook_execve_fexit" "TO_EXECVE_FEXIT" "podtrail_execve_fexit"),
+        hook!(EXECVEAT "execveat_fexit" call!("execveat"), Fexit "hook_execveat_fexit" "TO_EXECVEAT_FEXIT" "podtrail_execveat_fexit"),
+    ],
+    [
+        hook!(EXECVE "execve_kprobe" call!("execve"), Kprobe "hook_execve_kprobe" "TO_EXECVE_KPROBE" "podtrail_execve_kprobe"),
+        hook!(EXECVEAT "execveat_kprobe" call!("execveat"), Kprobe "hook_execveat_kprobe" "TO_EXECVEAT_KPROBE" "podtrail_execveat_kprobe"),
+    ],
+    [
+        hook!(EXECVE "execve_tracepoint" "sys_exit_execve", Tracepoint "hook_execve_tracepoint" "TO_EXECVE_TRACEPOINT" "podtrail_execve_tracepoint"),
+        hook!(EXECVEAT "execveat_tracepoint" "sys_exit_execveat", Tracepoint "hook_execveat_tracepoint" "TO_EXECVEAT_TRACEPOINT" "podtrail_execveat_tracepoint"),
+    ],
+];
+
+/// All of them, whichever is in use.
+pub(super) fn all() -> impl Iterator<Item = &'static Hook> {
+    ALWAYS.iter().chain(&SETNS).chain(FAILED.iter().flatten())
+}
 
 impl Setns {
     /// Whether it may be seen in this way.
@@ -113,15 +140,21 @@ impl Hook {
             hook::RMDIR => 1,
             hook::EXEC => 2,
             hook::SETNS => 3,
-            hook::FORK => 4,
-            hook::ATTACH => 5,
-            _ => 6,
+            hook::EXECVE | hook::EXECVEAT => 4,
+            hook::FORK => 5,
+            hook::ATTACH => 6,
+            _ => 7,
         }
     }
 
     /// As events tell it.
     pub(super) fn told(&self, reason: &str) -> event::Hook {
-        let name = if self.index == hook::SETNS { "setns" } else { self.place };
+        let name = match self.index {
+            hook::SETNS => "setns",
+            hook::EXECVE => "execve",
+            hook::EXECVEAT => "execveat",
+            _ => self.place,
+        };
         event::Hook { name: name.to_owned(), kind: self.kind.as_str().to_owned(), reason: reason.to_owned() }
     }
 

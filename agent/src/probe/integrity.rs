@@ -86,7 +86,7 @@ impl Attached {
 
     /// What makes a hook silent while it is attached.
     fn turned_off(&self) -> Option<&'static str> {
-        if self.hook.index != hook::SETNS {
+        if self.hook.index < hook::SETNS {
             return None;
         }
         let is_off = |path| fs::read_to_string(path).is_ok_and(|text| text.trim() == "0");

@@ -19,8 +19,9 @@ use zerocopy::FromBytes as _;
 use super::{
     Options, ProbeError,
     control::{Control, ControlMap, fingerprint},
+    failed::{self, Seen},
     hooks::{ALWAYS, Hook, SETNS, typed},
-    load::{self, Types, chain, failed, short},
+    load::{self, Types, chain, short},
     maps::{self, Maps, RING, SHARED},
     pins::{self, Generation, Pins, Retired},
     position::Instance,
@@ -116,14 +117,17 @@ pub(super) fn fresh(
     let mut control = Control::new(Instance::random().map_err(ProbeError::Ring)?, fingerprint(options));
     let mut hooks = Vec::new();
     for (hook, attached) in parts {
-        let link = hook.attach(&mut ebpf).map_err(|e| failed("attach", hook.place, &e))?;
+        let link = hook.attach(&mut ebpf).map_err(|e| load::failed("attach", hook.place, &e))?;
         hooks.push(Attached { link, ..attached });
     }
     let (setns, reason) = setns(&mut ebpf, options, &types)?;
     control.setns =
         SETNS.iter().position(|way| way == setns.hook).and_then(|n| n.try_into().ok()).unwrap_or(0);
     control.set_reason(&reason);
+    let (failed, seen) = failed::attach(&mut ebpf, options, &types, setns.hook)?;
+    control.failed = seen as u32;
     hooks.push(setns);
+    hooks.extend(failed);
     let attached = boot_now();
     control.since = attached.0;
     let mut maps = take(&mut ebpf)?;
@@ -167,7 +171,7 @@ impl From<ProbeError> for Refused {
 impl Refused {
     fn at_load(self, hook: &Hook) -> ProbeError {
         match self {
-            Self::Kernel(error) => failed("load", hook.place, &error),
+            Self::Kernel(error) => load::failed("load", hook.place, &error),
             Self::Other(error) => error,
         }
     }
@@ -176,7 +180,7 @@ impl Refused {
 /// Loads and attaches one hook.
 pub(super) fn attach(ebpf: &mut Ebpf, hook: &'static Hook, types: &Types) -> Result<Attached, ProbeError> {
     let attached = part(ebpf, hook, types).map_err(|e| e.at_load(hook))?;
-    let link = hook.attach(ebpf).map_err(|e| failed("attach", hook.place, &e))?;
+    let link = hook.attach(ebpf).map_err(|e| load::failed("attach", hook.place, &e))?;
     Ok(Attached { link, ..attached })
 }
 
@@ -236,7 +240,7 @@ fn choose_setns(ebpf: &mut Ebpf, options: &Options, types: &Types) -> Result<(At
 pub(super) fn load_iterator(ebpf: &mut Ebpf, types: &Types) -> Result<(), ProbeError> {
     typed::<Iter>(ebpf, TASKS)
         .and_then(|program| program.load("task", &types.kernel))
-        .map_err(|e| failed("load", "iter/task", &e))
+        .map_err(|e| load::failed("load", "iter/task", &e))
 }
 
 fn iterator(ebpf: &mut Ebpf) -> Result<IterLink, ProbeError> {
@@ -344,7 +348,8 @@ impl Kernel {
         let told = |attached: &Attached| {
             attached.hook.told(if attached.hook.index == hook::SETNS { &reason } else { "" })
         };
-        self.hooks.iter().map(told).collect()
+        let off = Seen::of(&self.control).and_then(Seen::told);
+        self.hooks.iter().map(told).chain(off).collect()
     }
 
     /// Exact start times of all processes, by pid, in nanoseconds of `CLOCK_BOOTTIME`: `/proc` rounds them.

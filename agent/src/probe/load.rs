@@ -95,6 +95,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 pub(crate) struct Types {
     pub(crate) found: offsets::Found,
     subsys: u32,
+    /// the kernel has `bpf_task_pt_regs`
+    registers_helper: bool,
     pub(crate) kernel: KernelBtf,
 }
 
@@ -115,7 +117,8 @@ pub(crate) fn types(options: &Options) -> Result<Types, ProbeError> {
             .and_then(|v| u32::try_from(v).ok())
             .ok_or_else(|| ProbeError::Controller(name.clone()))?,
     };
-    Ok(Types { found, subsys, kernel })
+    let registers_helper = btf.enumerator("BPF_FUNC_task_pt_regs").is_some();
+    Ok(Types { found, subsys, registers_helper, kernel })
 }
 
 /// Loads the object: maps are there, programs are not yet. With `reuse`, of the maps that outlive an agent those that
@@ -135,8 +138,18 @@ pub(super) fn object(
     // Before 5.11, BPF memory counts against this limit; where it may not be raised, loading says so.
     let _ = setrlimit(Resource::RLIMIT_MEMLOCK, u64::MAX, u64::MAX);
 
-    let Options { argv_limit, argv_budget, ring_size, tasks, setns: _, btf: _, diagnose, host, pin: _ } =
-        options;
+    let Options {
+        argv_limit,
+        argv_budget,
+        ring_size,
+        tasks,
+        setns: _,
+        failed: _,
+        btf: _,
+        diagnose,
+        host,
+        pin: _,
+    } = options;
     let config = Config {
         version: LAYOUT_VERSION,
         host_mnt_ns: host.mnt_ns,
@@ -147,7 +160,7 @@ pub(super) fn object(
         hierarchy: host.hierarchy,
         diagnose: u32::from(*diagnose),
         argv_budget: *argv_budget,
-        _pad: 0,
+        registers_helper: types.registers_helper.into(),
     };
     let loader = &mut EbpfLoader::new();
     loader

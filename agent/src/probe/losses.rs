@@ -146,6 +146,8 @@ fn name(index: u32) -> &'static str {
         hook::FORK => "sched_process_fork",
         hook::EXEC => "sched_process_exec",
         hook::EXIT => "sched_process_exit",
+        hook::EXECVE => "execve",
+        hook::EXECVEAT => "execveat",
         _ => "setns",
     }
 }
@@ -163,6 +165,7 @@ fn meaning(index: u32) -> (GapSource, bool, &'static str) {
         "cgroup removed",
         "container started",
         "container ended",
+        "failed exec",
     ];
     match index {
         counter::REFUSED => (GapSource::SessionBudget, true, class::REFUSED),

@@ -11,7 +11,7 @@ use super::{Options, pins::Generation};
 pub(super) const RING: &str = "EVENTS";
 
 /// Shared by the programs of one agent and the next.
-pub(super) const SHARED: [&str; 16] = [
+pub(super) const SHARED: [&str; 22] = [
     RING,
     "READER",
     "COUNTERS",
@@ -28,6 +28,12 @@ pub(super) const SHARED: [&str; 16] = [
     "TO_SETNS_FEXIT",
     "TO_SETNS_KPROBE",
     "TO_SETNS_TRACEPOINT",
+    "TO_EXECVE_FEXIT",
+    "TO_EXECVE_KPROBE",
+    "TO_EXECVE_TRACEPOINT",
+    "TO_EXECVEAT_FEXIT",
+    "TO_EXECVEAT_KPROBE",
+    "TO_EXECVEAT_TRACEPOINT",
 ];
 
 /// Each object's own.

@@ -11,6 +11,7 @@ mod btf;
 mod capabilities;
 mod control;
 mod decode;
+mod failed;
 mod hooks;
 mod inherit;
 mod integrity;
@@ -38,6 +39,7 @@ pub use adopt::Resumed;
 pub use btf::BtfError;
 pub use capabilities::names as capabilities;
 pub use decode::{CgroupCreated, DecodeError, RawRecord, decode};
+pub use failed::FailedExecs;
 pub use inherit::Inherited;
 pub use load::ProbeError;
 pub use memory::give_back_memory;
@@ -95,6 +97,8 @@ pub struct Options {
     /// tasks of sessions that can be followed at once
     pub tasks: u32,
     pub setns: Setns,
+    /// whether to see execs that fail
+    pub failed: FailedExecs,
     /// BTF of the running kernel; `None`: `/sys/kernel/btf/vmlinux`
     pub btf: Option<PathBuf>,
     /// let the BPF programs say what they do, through the log
@@ -112,6 +116,7 @@ impl Default for Options {
             ring_size: 4 * 1024 * 1024,
             tasks: 65_536,
             setns: Setns::Auto,
+            failed: FailedExecs::Auto,
             btf: None,
             diagnose: false,
             host: Host::default(),

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
-use podtrail_ebpf::layout::LAYOUT_VERSION;
+use podtrail_ebpf::layout::{LAYOUT_VERSION, hook};
 
 use super::{
     control::ControlMap,
-    hooks::{ALWAYS, SETNS},
+    hooks,
     maps::SHARED,
     pins::{Generation, Pins},
     sys,
@@ -55,17 +55,20 @@ pub fn pinned(dir: &Path) -> Vec<Pinned> {
 fn look(generation: &Generation) -> Pinned {
     let control = ControlMap::pinned(&generation.control()).ok().and_then(|map| map.read());
     let id = |path: PathBuf, what: &str| sys::get(&path).ok().and_then(|fd| sys::id(fd, what));
-    let hooks = ALWAYS
-        .iter()
-        .chain(&SETNS)
-        .map(|hook| PinnedHook {
-            name: hook.name.to_owned(),
-            link: id(generation.link(hook.name), "link_id"),
-            program: id(generation.hook(hook.name), "prog_id"),
-            worker: id(generation.program(hook.name), "prog_id"),
+    let hooks = hooks::all()
+        .map(|hook| {
+            let pinned = PinnedHook {
+                name: hook.name.to_owned(),
+                link: id(generation.link(hook.name), "link_id"),
+                program: id(generation.hook(hook.name), "prog_id"),
+                worker: id(generation.program(hook.name), "prog_id"),
+            };
+            (hook, pinned)
         })
-        // Of the ways to see setns one is in use.
-        .filter(|hook| !hook.name.starts_with("setns") || hook.program.is_some())
+        .filter_map(|(hook, pinned)| {
+            // Of the ways to see a system call one is in use.
+            (hook.index < hook::SETNS || pinned.program.is_some()).then_some(pinned)
+        })
         .collect();
     let maps = SHARED
         .iter()

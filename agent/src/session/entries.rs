@@ -213,6 +213,10 @@ impl Entries {
         self.entries.iter().map(|(key, _)| key)
     }
 
+    pub(super) fn get(&self, key: &TaskKey) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
     pub(super) fn take(&mut self, key: &TaskKey) -> Option<Entry> {
         self.entries.remove(key)
     }

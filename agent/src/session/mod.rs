@@ -24,7 +24,9 @@ mod open;
 pub mod record;
 mod refused;
 mod saved;
+mod searches;
 mod started;
+mod untold;
 
 use std::collections::{HashSet, VecDeque};
 
@@ -40,6 +42,8 @@ use self::{
     open::Open,
     record::{ArgvChunk, EntryKind, Exec, Exit, Lost, Record, Recovered, class},
     refused::{Refusals, Refused},
+    searches::Searches,
+    untold::{LATE_COMMAND, STRAY_EXIT, give_up, one_untold},
 };
 use crate::event::{Body, BootTime, Event, Executed, Gap, GapSource, NamespaceJoined, SessionId, TaskKey};
 
@@ -73,6 +77,7 @@ pub struct Machine {
     /// what the kernel side follows no more, but for exits on their way; oldest first
     missing: VecDeque<Missing>,
     refusals: Refusals,
+    searches: Searches,
     /// what waits, as it was last saved
     saved: Vec<u8>,
 }
@@ -119,6 +124,7 @@ impl Machine {
             endings: VecDeque::new(),
             missing: VecDeque::new(),
             refusals: Refusals::new(),
+            searches: Searches::new(),
             saved: Vec::new(),
         }
     }
@@ -139,6 +145,10 @@ impl Machine {
                 self.exec(*exec, out);
             }
             Record::ArgvChunk(chunk) => self.chunk(chunk, out),
+            Record::ExecFailed(failed) => {
+                self.release_late(failed.time, out);
+                self.exec_failed(*failed, out);
+            }
             Record::Exit(exit) => {
                 self.release_late(exit.time, out);
                 self.exit(&exit, out);
@@ -183,6 +193,9 @@ impl Machine {
         while let Some(missing) = self.missing.pop_front_if(|missing| late(missing.found, END_WAIT_NS)) {
             self.forget(&missing, out);
         }
+        for search in self.searches.flush(now) {
+            self.not_executed(search, out);
+        }
         self.entries.flush(Some(now), out);
         for refused in self.refusals.flush(now, false) {
             self.refused(&refused, now, out);
@@ -191,6 +204,9 @@ impl Machine {
 
     /// Says all that waits, with what is there `now`. Sessions stay open: they are the kernel's, not this machine's.
     pub fn finish(&mut self, now: BootTime, out: &mut Vec<Event>) {
+        for search in self.searches.finish() {
+            self.not_executed(search, out);
+        }
         while self.release_oldest(out) {}
         while let Some(ending) = self.endings.pop_front() {
             self.end(&ending.entry, out);
@@ -312,6 +328,7 @@ impl Machine {
     }
 
     fn command(&mut self, exec: Exec, root: bool, out: &mut Vec<Event>) {
+        let (not_found, other_search) = self.searches.executed(&exec);
         let Exec {
             time,
             process,
@@ -341,6 +358,9 @@ impl Machine {
         } = exec;
         let key = process.key;
         self.release_task(entry, key, out);
+        if let Some(search) = other_search {
+            self.not_executed(search, out);
+        }
         let Some(open) = self.open.get_mut(&entry) else { return };
         open.container = open.container.or(container);
         let executed = Executed {
@@ -358,6 +378,7 @@ impl Machine {
             root,
             argv_over_budget,
             spoof_suspected,
+            not_found,
         };
         if let Some(bytes) = open.executed(time, executed, Assembly::new(argv), out) {
             self.waiting_bytes = self.waiting_bytes.saturating_add(bytes);
@@ -391,6 +412,9 @@ impl Machine {
         self.refusals.of(exit.entry, exit.refused, Some(exit.time));
         if exit.executed {
             self.release_task(exit.entry, exit.key, out);
+            if let Some(search) = self.searches.over(&exit.key) {
+                self.not_executed(search, out);
+            }
         }
         let Some(open) = self.open.get_mut(&exit.entry) else {
             let over = self.ended.contains(&exit.entry);
@@ -419,6 +443,9 @@ impl Machine {
     }
 
     fn end(&mut self, entry: &TaskKey, out: &mut Vec<Event>) {
+        for search in self.searches.end(entry) {
+            self.not_executed(search, out);
+        }
         let refused = self.refusals.end(entry);
         let Some(mut open) = self.open.remove(entry) else { return };
         if let Some(refused) = refused {
@@ -539,6 +566,9 @@ impl Machine {
         while let Some(ending) = self.endings.pop_front_if(|ending| now.since(ending.since) >= END_WAIT_NS) {
             self.end(&ending.entry, out);
         }
+        while let Some(search) = self.searches.late(now) {
+            self.not_executed(search, out);
+        }
         let is_late = |missing: &mut Missing| now.since(missing.since) >= END_WAIT_NS;
         while let Some(missing) = self.missing.pop_front_if(is_late) {
             self.forget(&missing, out);
@@ -568,37 +598,5 @@ impl Machine {
             }
             !over
         });
-    }
-}
-
-/// There were more sessions than can be kept: this one, the oldest, is not followed any more.
-fn give_up(mut open: Open, time: BootTime, out: &mut Vec<Event>) {
-    open.release_all(out);
-    let gap = Gap {
-        source: GapSource::AgentBuffer,
-        count: 1,
-        exact: false,
-        from: time,
-        to: time,
-        sessions: vec![open.id.clone()],
-        detail: "too many sessions at once: the rest of the oldest".to_owned(),
-    };
-    out.push(open.event(time, Body::Gap(gap)));
-}
-
-/// The commands of its session were lost.
-const STRAY_EXIT: &str = "the end of a process, of whose session no command came";
-const LATE_COMMAND: &str = "a command that came after the end of its session";
-
-/// An event that cannot be told, because what it belongs to was lost or is over.
-fn one_untold(time: BootTime, session: SessionId, detail: &str) -> Gap {
-    Gap {
-        source: GapSource::AgentDecode,
-        count: 1,
-        exact: true,
-        from: time,
-        to: time,
-        sessions: vec![session],
-        detail: detail.to_owned(),
     }
 }

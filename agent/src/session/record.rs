@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    AgentState, BootTime, Credentials, Descriptor, Executable, ExitStatus, GapSource, Namespaces, Process,
-    TaskKey, Tty,
+    self, AgentState, BootTime, Credentials, Descriptor, Executable, ExitStatus, GapSource, Namespaces,
+    Process, TaskKey, Tty,
 };
 
 /// One report of the kernel side, or of what was found in `/proc` at start.
@@ -15,6 +15,7 @@ use crate::event::{
 pub enum Record {
     Exec(Box<Exec>),
     ArgvChunk(ArgvChunk),
+    ExecFailed(Box<ExecFailed>),
     Exit(Exit),
     Enter(Box<Enter>),
     Join(Box<Join>),
@@ -131,6 +132,17 @@ pub struct ArgvChunk {
     /// where `bytes` stand within head and tail
     pub offset: u32,
     pub bytes: Vec<u8>,
+}
+
+/// An exec that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecFailed {
+    pub time: BootTime,
+    pub entry: TaskKey,
+    /// cgroup id of the container; `None`: whoever owns the namespaces could not be found
+    pub container: Option<u64>,
+    /// `attempts` is 1
+    pub failed: event::ExecFailed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

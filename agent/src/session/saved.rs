@@ -10,6 +10,7 @@ use super::{
     id::Ids,
     missing::Missing,
     refused::{Refusals, Rest},
+    searches::Searches,
 };
 use crate::{
     event::BootTime,
@@ -29,6 +30,7 @@ impl Machine {
         self.ended.save(Table::ENDED, all, out);
         self.entries.save(all, out);
         self.refusals.save(all, out);
+        self.searches.save(all, out);
         let waiting = (&self.waits, &self.endings, &self.missing, self.entries.held(), self.refusals.rest());
         let waiting = postcard::to_stdvec(&waiting).unwrap_or_default();
         if all || waiting != self.saved {
@@ -46,6 +48,7 @@ impl Machine {
         self.ended.forget_changes();
         self.entries.forget_changes();
         self.refusals.forget_changes();
+        self.searches.forget_changes();
     }
 
     /// The machine whose changes made this state.
@@ -75,6 +78,7 @@ impl Machine {
             endings,
             missing,
             refusals: Refusals::restore(state, refused)?,
+            searches: Searches::restore(state)?,
             saved: waiting,
         })
     }

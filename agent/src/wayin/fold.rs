@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::command::first_half;
 use crate::event::{
-    Body, BootTime, Event, Executed, ExitStatus, Exited, Folded, Method, SessionEnded, SessionId,
+    Body, BootTime, Event, ExecFailed, Executed, ExitStatus, Exited, Folded, Method, SessionEnded, SessionId,
 };
 
 /// After this one is told in full again, so that a log that keeps a week has what its counts are of.
@@ -31,6 +31,7 @@ impl Outcome {
     pub(super) fn see(&mut self, body: &Body) {
         match body {
             Body::Executed(executed) => self.part(&told(executed)),
+            Body::ExecFailed(failed) => self.part(&failed_as(failed)),
             // In what order the processes of a pipe come and go is chance.
             Body::Exited(Exited { process, status, duration_ns: _ }) => {
                 self.part(&(1_u8, &process.comm, status));
@@ -92,11 +93,19 @@ fn told(executed: &Executed) -> impl Serialize {
         root,
         argv_over_budget,
         spoof_suspected,
+        not_found,
     } = executed;
     (
         (path, cwd, path_incomplete, argv, script, credentials),
-        (tty, executable, namespaces, cgroup_id, root, argv_over_budget, spoof_suspected),
+        (tty, executable, namespaces, cgroup_id, root, argv_over_budget, spoof_suspected, not_found),
     )
+}
+
+/// Likewise.
+fn failed_as(failed: &ExecFailed) -> impl Serialize {
+    let ExecFailed { process: _, path, cwd, path_incomplete, argv, argv_cut, credentials, error, attempts } =
+        failed;
+    ((2_u8, path, cwd, path_incomplete, argv, argv_cut), (credentials, error, attempts))
 }
 
 /// The session that was told last.

@@ -1,8 +1,10 @@
 //! Records, made up: each with its least interesting values, to be changed where a test is about them.
 
 use podtrail::{
-    event::{BootTime, Credentials, Executable, ExitStatus, Namespaces, Process, TaskKey},
-    session::record::{ArgvChunk, ContainerStarted, Enter, EntryKind, Exec, Exit, Join, RawArgv, Record},
+    event::{self, BootTime, Credentials, Executable, ExitStatus, Namespaces, Process, TaskKey},
+    session::record::{
+        ArgvChunk, ContainerStarted, Enter, EntryKind, Exec, ExecFailed, Exit, Join, RawArgv, Record,
+    },
 };
 
 pub(crate) const CONTAINER: u64 = 42;
@@ -56,6 +58,27 @@ pub(crate) fn exec(entry: u32, pid: u32, time: u64) -> Exec {
 
 pub(crate) fn root(entry: u32, pid: u32, time: u64) -> Exec {
     Exec { root: true, ..exec(entry, pid, time) }
+}
+
+/// An exec of process `pid` that failed with `error`.
+pub(crate) fn failed(entry: u32, pid: u32, time: u64, path: &str, error: i32) -> ExecFailed {
+    let name = path.rsplit('/').next().unwrap();
+    ExecFailed {
+        time: BootTime(time),
+        entry: key(entry),
+        container: Some(CONTAINER),
+        failed: event::ExecFailed {
+            process: process(pid),
+            path: path.as_bytes().to_vec(),
+            cwd: b"/".to_vec(),
+            path_incomplete: false,
+            argv: vec![name.as_bytes().to_vec()],
+            argv_cut: false,
+            credentials: Credentials::default(),
+            error,
+            attempts: 1,
+        },
+    }
 }
 
 pub(crate) fn exit(entry: u32, pid: u32, time: u64) -> Exit {
@@ -134,6 +157,11 @@ pub(crate) trait IntoRecord {
 impl IntoRecord for Exec {
     fn record(self) -> Record {
         Record::Exec(Box::new(self))
+    }
+}
+impl IntoRecord for ExecFailed {
+    fn record(self) -> Record {
+        Record::ExecFailed(Box::new(self))
     }
 }
 impl IntoRecord for Exit {

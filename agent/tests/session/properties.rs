@@ -13,7 +13,7 @@ use podtrail::{
 use proptest::{collection::vec, prelude::*, sample::Index};
 
 use crate::{
-    build::{CONTAINER, IntoRecord, chunk, enter, exec, exit, join, key, started},
+    build::{CONTAINER, IntoRecord, chunk, enter, exec, exit, failed, join, key, started},
     tell::BOOT_ID,
     traces::ALL,
 };
@@ -99,6 +99,10 @@ fn record() -> impl Strategy<Value = Record> {
                 Exit { last, executed, refused, ..exit(entry, pid, time) }.record()
             },
         ),
+        2 => (pid(), pid(), time(), any::<[bool; 2]>()).prop_map(|(entry, pid, time, [other, missing])| {
+            let path = if other { "/bin/other".to_owned() } else { format!("/sbin/p{pid}") };
+            failed(entry, pid, time, &path, if missing { 2 } else { 13 }).record()
+        }),
         1 => (pid(), refused()).prop_map(|(entry, total)| Record::Refused { entry: key(entry), total }),
         1 => (pid(), time(), proptest::option::of(pid())).prop_map(|(pid, time, replaces)| {
             let mut enter = enter(pid, time);
@@ -184,7 +188,10 @@ fn check(events: &[Event]) {
     for event in events {
         let Some(id) = &event.session else {
             assert!(
-                matches!(event.body, Body::NamespaceJoined(_) | Body::Gap(_) | Body::AgentState(_)),
+                matches!(
+                    event.body,
+                    Body::NamespaceJoined(_) | Body::ExecFailed(_) | Body::Gap(_) | Body::AgentState(_)
+                ),
                 "of no session: {event:?}"
             );
             continue;

@@ -60,6 +60,13 @@ fn body(event: &Event) -> String {
             let path = String::from_utf8_lossy(&executed.path);
             format!("{root}{} {path} [{}]", executed.process.key.tgid, args.join(" "))
         }
+        Body::ExecFailed(failed) => format!(
+            "failed {} {} {} x{} {container}",
+            failed.process.key.tgid,
+            String::from_utf8_lossy(&failed.path),
+            failed.error,
+            failed.attempts
+        ),
         Body::Exited(exited) => {
             let comm = String::from_utf8_lossy(&exited.process.comm);
             format!(

@@ -8,6 +8,7 @@ mod collecting;
 mod deployed;
 mod entries;
 mod ephemeral;
+mod failed;
 mod files;
 mod fixtures;
 mod floods;
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Case> {
         joins::cases(),
         tasks::cases(),
         argv::cases(),
+        failed::cases(),
         files::cases(),
         cgroups::cases(),
         storms::cases(),

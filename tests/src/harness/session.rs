@@ -4,7 +4,8 @@ use std::{fmt::Write, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use podtrail_proto::v1::{
-    EntryMethod, Event, Executed, Exited, NamespaceJoined, Process, SessionEnded, SessionStarted, event::Body,
+    EntryMethod, Event, ExecFailed, Executed, Exited, NamespaceJoined, Process, SessionEnded, SessionStarted,
+    event::Body,
 };
 
 use super::Agent;
@@ -69,6 +70,16 @@ impl Session {
             .iter()
             .filter_map(|event| match &event.body {
                 Some(Body::Executed(executed)) => Some(executed),
+                _ => None,
+            })
+            .collect()
+    }
+
+    pub(crate) fn failed(&self) -> Vec<&ExecFailed> {
+        self.events
+            .iter()
+            .filter_map(|event| match &event.body {
+                Some(Body::ExecFailed(failed)) => Some(failed),
                 _ => None,
             })
             .collect()
@@ -332,6 +343,9 @@ pub(crate) fn line(event: &Event) -> String {
                 "end code {:?} signal {:?} commands {:?} lost {:?}",
                 e.exit_code, e.signal, e.commands, e.lost
             )
+        }
+        Some(Body::ExecFailed(e)) => {
+            format!("failed {} {} {:?} {} x{:?}", pid(&e.process), e.path, e.argv, e.error, e.attempts)
         }
         Some(Body::NamespaceJoined(e)) => format!("join {} {:?}", pid(&e.process), e.namespaces),
         other => format!("{other:?}"),

@@ -125,3 +125,52 @@ pub(super) fn chain(args: &[OsString]) -> Result<ExitCode> {
     let own = env::args_os().next().context("no name")?;
     become_program(&[own, "payload".into(), "exec-chain".into(), next.to_string().into()])
 }
+
+/// `exec-failing PROGRAM NUMBER ARG…`: tries to become the program, which must fail with this number.
+pub(super) fn failing(args: &[OsString]) -> Result<ExitCode> {
+    let [program, number, args @ ..] = args else { bail!("exec-failing PROGRAM NUMBER ARG…") };
+    let failed = execve(&CString::new(program.as_bytes())?, &c_strings(args)?, &environment()?);
+    expect_failure(failed.err(), number)
+}
+
+/// `execat-failing DIRECTORY NAME NUMBER ARG…`: likewise by `execveat`, with an empty name the directory itself.
+pub(super) fn failing_at(args: &[OsString]) -> Result<ExitCode> {
+    let [directory, name, number, args @ ..] = args else {
+        bail!("execat-failing DIRECTORY NAME NUMBER ARG…")
+    };
+    let name = CString::new(name.as_bytes().strip_prefix(b"-").unwrap_or(name.as_bytes()))?;
+    let directory = File::open(directory)?;
+    let failed = execveat(&directory, &name, &c_strings(args)?, &environment()?, AtFlags::AT_EMPTY_PATH);
+    expect_failure(failed.err(), number)
+}
+
+fn expect_failure(error: Option<nix::errno::Errno>, number: &std::ffi::OsStr) -> Result<ExitCode> {
+    let wanted: i32 = text(number)?.parse()?;
+    ensure!(error == Some(nix::errno::Errno::from_raw(wanted)), "{error:?}, and not {wanted}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `exec-search DIRECTORIES NAME ARG…`: looks for the program in each directory, as shells do, and becomes it.
+pub(super) fn search(args: &[OsString]) -> Result<ExitCode> {
+    let [directories, argv @ ..] = args else { bail!("exec-search DIRECTORIES NAME ARG…") };
+    let (name, argv) = (text(argv.first().context("no name")?)?, c_strings(argv)?);
+    for directory in text(directories)?.split(':') {
+        match execve(&CString::new(format!("{directory}/{name}"))?, &argv, &environment()?) {
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR | nix::errno::Errno::EACCES) => {}
+            Err(other) => bail!("{directory}/{name}: {other}"),
+            Ok(_) => {}
+        }
+    }
+    Ok(ExitCode::from(127))
+}
+
+/// `exec-failing-often PROGRAM TIMES`: tries in vain to become the program, so many times.
+pub(super) fn failing_often(args: &[OsString]) -> Result<ExitCode> {
+    let [program, times] = args else { bail!("exec-failing-often PROGRAM TIMES") };
+    let (path, environment) = (CString::new(program.as_bytes())?, environment()?);
+    for number in 0..text(times)?.parse::<u32>()? {
+        let argv = [path.clone(), CString::new(number.to_string())?];
+        ensure!(execve(&path, &argv, &environment) == Err(nix::errno::Errno::EACCES), "it ran");
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -17,6 +17,14 @@ pub(super) fn one(args: &[OsString]) -> Result<ExitCode> {
     run_program(args)
 }
 
+/// `spawn-search DIRECTORIES NAME`: a child looks for the program in each directory, and must not find it.
+pub(super) fn search(args: &[OsString]) -> Result<ExitCode> {
+    let [directories, name] = args else { bail!("spawn-search DIRECTORIES NAME") };
+    let spawned = Command::new(name).env("PATH", directories).spawn();
+    ensure!(spawned.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound), "it was found");
+    Ok(ExitCode::SUCCESS)
+}
+
 /// `storm N PROGRAM NAME`: runs the program N times, with NAME and the run's number as its arguments; prints how many
 /// succeeded.
 pub(super) fn storm(args: &[OsString]) -> Result<ExitCode> {

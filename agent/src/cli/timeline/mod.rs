@@ -136,7 +136,7 @@ impl<'e> Rows<'e> {
     fn item(&mut self, item: Item, parent: Option<NodeId>, last: bool, depth: usize, guide: &mut String) {
         let distant = match item {
             Item::Child(id) => self.tree.nodes.get(id).is_some_and(|node| node.distant),
-            Item::Again(_) | Item::Gap(_) | Item::Joined(_) | Item::Around(_) => false,
+            Item::Again(_) | Item::Gap(_) | Item::Joined(_) | Item::Around(_) | Item::Failed(_) => false,
         };
         let mut own = guide.clone();
         if depth > self.max_indent {
@@ -193,6 +193,13 @@ impl<'e> Rows<'e> {
                 Some(Body::NamespaceJoined(joined)) => {
                     let text = words::joined(joined, event.container.as_ref());
                     Some(self.remark(event, Style::Note, format!("=> {text}")))
+                }
+                _ => None,
+            }),
+            Item::Failed(at) => self.events.get(at).and_then(|event| match &event.body {
+                Some(Body::ExecFailed(failed)) => {
+                    let text = words::exec_failed(failed);
+                    Some(self.remark(event, Style::Warn, format!("x> {text}")))
                 }
                 _ => None,
             }),

@@ -36,6 +36,10 @@ pub(super) fn notes(executed: &v1::Executed, before: Before<'_>) -> Vec<(Style, 
     {
         notes.push((Style::Dim, format!("in {}", escape::word(cwd))));
     }
+    if executed.not_found > 0 {
+        let places = words::count(executed.not_found.into(), "other place");
+        notes.push((Style::Dim, format!("not in {places}")));
+    }
     if executed.path_incomplete {
         notes.push((Style::Warn, "path incomplete".to_owned()));
     }

@@ -19,6 +19,8 @@ pub(super) enum Item {
     Joined(usize),
     /// on the node, or to the pod
     Around(usize),
+    /// an exec that failed
+    Failed(usize),
 }
 
 /// Place of a process in [`Tree::nodes`].
@@ -99,11 +101,11 @@ impl Tree {
                     recent = tree.living(recent);
                     tree.put(recent, Item::Around(at));
                 }
-                Some(Body::NamespaceJoined(joined)) => {
-                    let process = joined.process.as_ref();
-                    let own = process.and_then(|process| by_key.get(&key(process)).copied());
-                    let parent = process.and_then(|process| by_key.get(&parent_key(process)).copied());
-                    tree.put(own.or(parent).or(root), Item::Joined(at));
+                Some(Body::NamespaceJoined(v1::NamespaceJoined { process, .. })) => {
+                    tree.put(nearest(process.as_ref(), &by_key).or(root), Item::Joined(at));
+                }
+                Some(Body::ExecFailed(v1::ExecFailed { process, .. })) => {
+                    tree.put(nearest(process.as_ref(), &by_key).or(root), Item::Failed(at));
                 }
                 Some(
                     Body::SessionStarted(_)
@@ -146,6 +148,12 @@ impl Tree {
         }
         id
     }
+}
+
+/// The process, or else its parent.
+fn nearest(process: Option<&v1::Process>, by_key: &HashMap<Key, NodeId>) -> Option<NodeId> {
+    let process = process?;
+    by_key.get(&key(process)).or_else(|| by_key.get(&parent_key(process))).copied()
 }
 
 fn key(process: &v1::Process) -> Key {

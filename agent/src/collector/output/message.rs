@@ -83,6 +83,7 @@ fn kind(event: &v1::Event) -> (&'static str, u8) {
     match &event.body {
         Some(Body::SessionStarted(_)) => ("SessionStarted", 5),
         Some(Body::Executed(_)) => ("Executed", 6),
+        Some(Body::ExecFailed(_)) => ("ExecFailed", 5),
         Some(Body::Exited(_)) => ("Exited", 6),
         Some(Body::NamespaceJoined(_)) => ("NamespaceJoined", 5),
         Some(Body::SessionEnded(_)) => ("SessionEnded", 5),

@@ -41,6 +41,51 @@ fn decoded(bytes: &[u8]) -> record::Exec {
     }
 }
 
+/// A failed exec as the kernel side makes it.
+fn failed_bytes(cwd: &[u8], path: &[u8], argv: &[u8], flags: u32, directory: i32) -> Vec<u8> {
+    let mut failed = layout::ExecFailed::new_zeroed();
+    let rest: Vec<u8> = [cwd, path, argv].concat();
+    failed.header = header(kind::EXEC_FAILED, size_of::<layout::ExecFailed>() + rest.len());
+    failed.task.key = TaskKey::new(42, 4_200);
+    failed.entry = TaskKey::new(41, 4_100);
+    failed.container = 9;
+    failed.error = 13;
+    failed.flags = flags;
+    failed.directory = directory;
+    failed.cwd_len = short(cwd.len());
+    failed.path_len = short(path.len());
+    failed.argv_len = short(argv.len());
+    [failed.as_bytes(), &rest].concat()
+}
+
+fn failed(bytes: &[u8]) -> record::ExecFailed {
+    match decode(bytes).unwrap() {
+        RawRecord::Session(Record::ExecFailed(failed)) => *failed,
+        other => panic!("no failed exec: {other:?}"),
+    }
+}
+
+#[test]
+fn a_failed_exec_comes_out_as_it_was_asked_for() {
+    let record = failed(&failed_bytes(b"b\0a\0", b"./x\xff", b"x\0\0-l\0", 0, 0));
+    assert_eq!((record.entry, record.container), (TaskKey::new(41, 4_100), Some(9)));
+    let told = record.failed;
+    assert_eq!((told.cwd.as_slice(), told.path.as_slice(), told.error), (&b"/a/b"[..], &b"./x\xff"[..], 13));
+    assert_eq!(told.argv, [&b"x"[..], b"", b"-l"]);
+    assert!(!told.argv_cut && !told.path_incomplete);
+    let cut = failed(&failed_bytes(b"", b"x", b"x\0lon", failed_flags::ARGV_CUT, 0)).failed;
+    assert_eq!((cut.argv, cut.argv_cut), (vec![b"x".to_vec(), b"lon".to_vec()], true));
+    assert!(failed(&failed_bytes(b"", b"", b"", failed_flags::PATH_FAULT, 0)).failed.path_incomplete);
+    let of = |directory, path| failed(&failed_bytes(b"", path, b"", failed_flags::AT, directory)).failed.path;
+    assert_eq!(of(5, b""), b"/dev/fd/5");
+    assert_eq!(of(5, b"x"), b"/dev/fd/5/x");
+    assert_eq!(of(5, b"/x"), b"/x");
+    assert_eq!(of(-100, b"x"), b"x");
+    let mut wrong = failed_bytes(b"", b"x", b"y\0", 0, 0);
+    wrong[size_of::<layout::ExecFailed>() - 12] += 1;
+    assert_eq!(decode(&wrong), Err(DecodeError::Length(kind::EXEC_FAILED, wrong.len())));
+}
+
 #[test]
 fn an_exec_has_its_paths_the_right_way_round() {
     let bytes = exec_bytes(b"sh\0bin\0", b"", b"/x.sh", b"sh\0-c\0\0", exec_flags::ROOT | exec_flags::TTY);

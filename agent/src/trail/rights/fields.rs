@@ -214,6 +214,15 @@ fn again(path: &str) -> Vec<String> {
     let (first, rest) = path.split_once('.').unwrap_or((path, ""));
     let places: &[&str] = match (first, rest.split('.').next().unwrap_or_default()) {
         ("container", _) => &["attributed.container"],
+        ("executed", "") => &["exec_failed"],
+        ("executed", "process") => &["exec_failed.process"],
+        ("executed", "path") => &["exec_failed.path"],
+        ("executed", "path_raw" | "pathRaw") => &["exec_failed.path_raw"],
+        ("executed", "argv") => &["exec_failed.argv"],
+        ("executed", "argv_raw" | "argvRaw") => &["exec_failed.argv_raw"],
+        ("executed", "cwd") => &["exec_failed.cwd"],
+        ("executed", "cwd_raw" | "cwdRaw") => &["exec_failed.cwd_raw"],
+        ("executed", "credentials") => &["exec_failed.credentials"],
         ("attributed", "user") => &[
             "attributed.impersonated",
             "attributed.candidates.user",

@@ -131,6 +131,32 @@ fn a_field_is_taken_away_with_its_exact_bytes() {
 }
 
 #[test]
+fn what_is_hidden_of_a_command_is_hidden_of_one_that_failed() {
+    let failed = v1::ExecFailed {
+        path: "/tmp/x".to_owned(),
+        argv: vec!["x".to_owned(), "secret".to_owned()],
+        argv_raw: vec![vec![b'x'].into(), vec![255].into()],
+        credentials: Some(v1::Credentials { uid: Some(1), gid: Some(2), ..v1::Credentials::default() }),
+        errno: Some(13),
+        ..v1::ExecFailed::default()
+    };
+    let event = of("prod", Body::ExecFailed(failed.clone()));
+    let seen = |fields: &[&str]| match shown(&rights(&["*"], fields), &event)?.body {
+        Some(Body::ExecFailed(seen)) => Some(seen),
+        other => panic!("{other:?}"),
+    };
+    let without = v1::ExecFailed { argv: vec![], argv_raw: vec![], ..failed.clone() };
+    assert_eq!(seen(&["*", "!executed.argv"]), Some(without));
+    let without = v1::ExecFailed { argv_raw: vec![], ..failed.clone() };
+    assert_eq!(seen(&["*", "!executed.argvRaw"]), Some(without));
+    let credentials = v1::Credentials { uid: Some(1), ..v1::Credentials::default() };
+    let without = v1::ExecFailed { credentials: Some(credentials), path: String::new(), ..failed.clone() };
+    assert_eq!(seen(&["*", "!executed.credentials.gid", "!executed.path"]), Some(without));
+    assert_eq!(seen(&["*", "!executed"]), None);
+    assert_eq!(seen(&["*"]), Some(failed));
+}
+
+#[test]
 fn only_what_is_named_is_there() {
     let some = rights(&["*"], &["executed.path", "sessionEnded", "container.id"]);
     let event = of("prod", command());

@@ -152,6 +152,7 @@ impl Made {
                 root: number == 0,
                 argv_over_budget: false,
                 spoof_suspected: false,
+                not_found: 0,
             })),
         )
     }

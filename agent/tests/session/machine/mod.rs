@@ -2,6 +2,7 @@
 
 mod argv;
 mod bounds;
+mod failed;
 mod joins;
 mod missing;
 mod others;

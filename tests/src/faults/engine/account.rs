@@ -249,6 +249,7 @@ impl Account {
             Some(Body::AgentState(state)) => self.states.push(state.clone()),
             Some(
                 Body::NamespaceJoined(_)
+                | Body::ExecFailed(_)
                 | Body::Attributed(_)
                 | Body::NodeCondition(_)
                 | Body::NodeState(_)
