@@ -715,7 +715,7 @@ pub mod counter {
 
 shared! {
 /// Global `CONFIG`, set by user space before load.
-pub struct Config: 40 {
+pub struct Config: 48 {
     pub version: u32,
     /// the host's own namespaces
     pub host_mnt_ns: u32,
@@ -733,5 +733,8 @@ pub struct Config: 40 {
     pub argv_budget: u32,
     /// 1: the kernel has a helper that finds a task's registers (5.15 and newer)
     pub registers_helper: u32,
+    /// numbers of these system calls
+    pub execve: u32,
+    pub execveat: u32,
 }
 }

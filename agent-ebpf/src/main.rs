@@ -41,6 +41,8 @@ use aya_ebpf::{
 };
 use podtrail_ebpf::layout::{counter, hook};
 
+use crate::maps::config;
+
 // What is attached: each hook only hands over to the program in its slot, by a tail call. A slot changes at once, so a
 // new object takes over between two calls: none is handled twice, and none by nobody. These stay attached for as long as
 // `LAYOUT_VERSION` is the same: who changes them changes that.
@@ -212,13 +214,13 @@ pub fn podtrail_execve_fexit(ctx: FExitContext) -> i32 {
 
 #[kretprobe]
 pub fn podtrail_execve_kprobe(ctx: RetProbeContext) -> u32 {
-    failed::on_return(ctx.ret::<i64>(), kernel::registers, false);
+    failed::on_return(ctx.ret::<i64>(), || kernel::registers(config!(execve)), false);
     0
 }
 
 #[tracepoint(category = "syscalls", name = "sys_exit_execve")]
 pub fn podtrail_execve_tracepoint(ctx: TracePointContext) -> u32 {
-    failed::on_return(returned(&ctx), kernel::registers, false);
+    failed::on_return(returned(&ctx), || kernel::registers(config!(execve)), false);
     0
 }
 
@@ -231,13 +233,13 @@ pub fn podtrail_execveat_fexit(ctx: FExitContext) -> i32 {
 
 #[kretprobe]
 pub fn podtrail_execveat_kprobe(ctx: RetProbeContext) -> u32 {
-    failed::on_return(ctx.ret::<i64>(), kernel::registers, true);
+    failed::on_return(ctx.ret::<i64>(), || kernel::registers(config!(execveat)), true);
     0
 }
 
 #[tracepoint(category = "syscalls", name = "sys_exit_execveat")]
 pub fn podtrail_execveat_tracepoint(ctx: TracePointContext) -> u32 {
-    failed::on_return(returned(&ctx), kernel::registers, true);
+    failed::on_return(returned(&ctx), || kernel::registers(config!(execveat)), true);
     0
 }
 

@@ -141,9 +141,9 @@ offsets! {
     tty_name: "tty_struct" ["name"] 0 Lacks("names of terminals");
     tty_driver_major: "tty_driver" ["major"] 4 Lacks("terminals (a kernel without them)");
     tty_driver_minor: "tty_driver" ["minor_start"] 4 Lacks("terminals (a kernel without them)");
-    task_stack: "task_struct" ["stack"] 8 Lacks("failed execs, where neither fexit nor a helper finds registers");
-    stack_size: "thread_union" [] 0 Lacks("failed execs, where neither fexit nor a helper finds registers");
+    task_stack: "task_struct" ["stack"] 8 Lacks("failed execs");
     regs_size: "pt_regs" [] 0 Lacks("failed execs");
+    regs_call: "pt_regs" ["orig_ax", "syscallno"] 0 Lacks("failed execs");
     regs_first: "pt_regs" ["di", "orig_x0"] 8 Lacks("failed execs");
     regs_second: "pt_regs" ["si", "regs[1]"] 8 Lacks("failed execs");
     regs_third: "pt_regs" ["dx", "regs[2]"] 8 Lacks("failed execs");

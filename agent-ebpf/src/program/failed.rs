@@ -109,7 +109,7 @@ pub extern "C" fn podtrail_report_failed(registers: u64, error: u32, is_at: u32)
         let mut path_len = 0;
         if length > 0 {
             path_len = (length as u32 - 1) & (PATH_MAX as u32 - 1);
-        } else {
+        } else if length < 0 {
             flags |= failed_flags::PATH_FAULT;
         }
         (*failed).path_len = path_len;
@@ -171,10 +171,16 @@ pub extern "C" fn podtrail_failed_argv(args: u64, at: u32) -> u64 {
         // SAFETY: at most half of the buffer, and 4 KiB behind it.
         let length =
             unsafe { bpf_probe_read_user_str(buffer.add(place).cast(), left as u32, arg as *const _) };
-        if length <= 0 {
+        if length < 0 {
             return u64::from(written) | FAULT;
         }
-        let length = length as u32 & (2 * FAILED_ARGV_MAX as u32 - 1);
+        let mut length = length as u32 & (2 * FAILED_ARGV_MAX as u32 - 1);
+        if length == 0 {
+            // An empty one, before 6.2 (strncpy_from_user_nofault, mm/maccess.c).
+            // SAFETY: as above.
+            unsafe { *buffer.add(place) = 0 };
+            length = 1;
+        }
         written = written.wrapping_add(length);
         if u64::from(length) == left {
             // It is longer, or just as long; the one is likely, and the other does no harm.

@@ -50,9 +50,9 @@ pub fn current() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
-/// The registers with which the current task came into the kernel; 0: they cannot be found.
+/// The registers with which the current task came into the kernel, for system call `number`; 0: they cannot be found.
 #[inline(always)]
-pub fn registers() -> u64 {
+pub fn registers(number: u32) -> u64 {
     if config!(registers_helper) != 0 {
         let mut found = 0;
         // SAFETY: the helper takes the current task, and answers where on its stack they are. Written to a local variable.
@@ -62,13 +62,21 @@ pub fn registers() -> u64 {
         // As a plain number: a global function takes no pointer that the verifier knows the type of.
         return read((&raw const found) as u64, 0);
     }
-    let size = offset!(stack_size);
-    if size == ABSENT || offset!(task_stack) == ABSENT || offset!(regs_size) == ABSENT {
+    if offset!(task_stack) == ABSENT || offset!(regs_size) == ABSENT || offset!(regs_call) == ABSENT {
         return 0;
     }
-    // `task_pt_regs`: at the stack's end (arch/{x86,arm64}/include/asm/processor.h). Padding there is newer than the helper.
+    // They are at the stack's end (`task_pt_regs`, arch/{x86,arm64}/include/asm/processor.h; padding there is newer than the
+    // helper). How large stacks are nothing tells: the call's number says whether it is the place.
     let stack: u64 = read(current(), offset!(task_stack));
-    stack.wrapping_add(u64::from(size)).wrapping_sub(u64::from(offset!(regs_size)))
+    let mut size = 16 * 1024_u64;
+    while size <= 64 * 1024 {
+        let at = stack.wrapping_add(size).wrapping_sub(u64::from(offset!(regs_size)));
+        if read::<u32>(at, offset!(regs_call)) == number {
+            return at;
+        }
+        size *= 2;
+    }
+    0
 }
 
 #[inline(always)]

@@ -28,6 +28,8 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     diagnose: 0,
     argv_budget: 4 * 1024 * 1024,
     registers_helper: 0,
+    execve: ABSENT,
+    execveat: ABSENT,
 });
 
 #[unsafe(no_mangle)]

@@ -73,7 +73,7 @@ fn describe(event: &v1::Event) -> (&'static str, Style, String) {
             ("start", Style::Good, format!("{method}{tty}{labels}{recovered}"))
         }
         Some(Body::Executed(executed)) => ("exec", Style::Plain, words::command_line(executed)),
-        Some(Body::ExecFailed(failed)) => ("failed", Style::Warn, words::exec_failed(failed)),
+        Some(Body::ExecFailed(failed)) => ("fail", Style::Warn, words::exec_failed(failed)),
         Some(Body::Exited(exited)) => {
             let outcome = words::outcome(exited.exit_code, exited.signal, exited.core_dumped);
             let (style, outcome) = outcome.unwrap_or((Style::Warn, "ended".to_owned()));

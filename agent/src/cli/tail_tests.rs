@@ -55,6 +55,15 @@ fn every_kind_has_its_line() {
             argv: vec!["sh".to_owned(), "-c".to_owned(), "a\nb".to_owned()],
             ..Default::default()
         }),
+        Body::ExecFailed(v1::ExecFailed {
+            path: "/tmp/x".to_owned(),
+            argv: vec!["/tmp/x".to_owned()],
+            truncated: Some(true),
+            errno: Some(8),
+            error: "ENOEXEC".to_owned(),
+            attempts: Some(1),
+            ..Default::default()
+        }),
         Body::Exited(v1::Exited { process: sh(), signal: Some(9), duration: second, ..Default::default() }),
         Body::NamespaceJoined(v1::NamespaceJoined {
             process: sh(),
@@ -124,6 +133,7 @@ fn every_kind_has_its_line() {
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  agent  agent started, version 0.1.0, kernel 6.18, 0 hooks
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  start  namespace join (nsenter), no terminal
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  exec   sh -c $'a\nb'
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  fail   /tmp/x …: Exec format error, ENOEXEC
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  exit   killed (9) SIGKILL  sh (pid 7) after 1.00 s
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  join   sh (pid 7) joined the mount namespace of app
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  gap    !! at least 2 events missing here: reason not told; from any session open then

@@ -3,7 +3,10 @@
 use std::{fs, io, path::Path};
 
 use aya::{Btf as KernelBtf, Ebpf, EbpfError, EbpfLoader, maps::MapError, programs::ProgramError};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::{
+    libc::{SYS_execve, SYS_execveat},
+    sys::resource::{Resource, setrlimit},
+};
 use podtrail_ebpf::layout::{ABSENT, Config, LAYOUT_VERSION};
 use zerocopy::IntoBytes as _;
 
@@ -161,6 +164,8 @@ pub(super) fn object(
         diagnose: u32::from(*diagnose),
         argv_budget: *argv_budget,
         registers_helper: types.registers_helper.into(),
+        execve: u32::try_from(SYS_execve).unwrap_or(ABSENT),
+        execveat: u32::try_from(SYS_execveat).unwrap_or(ABSENT),
     };
     let loader = &mut EbpfLoader::new();
     loader

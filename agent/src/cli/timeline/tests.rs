@@ -301,6 +301,52 @@ fn what_happened_on_the_node_and_to_the_pod_stands_where_it_happened() {
 }
 
 #[test]
+fn execs_that_failed_stand_where_they_were_tried() {
+    let failed = |at, pid, parent_pid, argv: &[&str], errno, error: &str, attempts| {
+        let process = v1::Process {
+            pid,
+            start_time: u64::from(pid),
+            parent_pid,
+            parent_start_time: u64::from(parent_pid),
+            ..Default::default()
+        };
+        let body = v1::ExecFailed {
+            process: Some(process),
+            path: format!("/bin/{}", argv[0]),
+            argv: argv.iter().map(|arg| (*arg).to_owned()).collect(),
+            errno: Some(errno),
+            error: error.to_owned(),
+            attempts: Some(attempts),
+            ..Default::default()
+        };
+        event(at, Body::ExecFailed(body))
+    };
+    let mut found = exec(40, 3, 1, "/bin/cc", &["cc"]);
+    if let Some(Body::Executed(executed)) = &mut found.body {
+        executed.not_found = 2;
+    }
+    let events = [
+        exec(10, 1, 99, "/bin/sh", &["sh"]),
+        failed(20, 2, 1, &["curl", "-s", "\u{1b}[2J"], 13, "EACCES", 1),
+        failed(30, 1, 99, &["nosuch"], 2, "ENOENT", 6),
+        found,
+        exit(50, 3, Ok(0), 10),
+        failed(60, 9, 8, &["x"], 4000, "", 1),
+        exit(80, 1, Ok(0), 70),
+    ];
+    assert_text(
+        &body(&look(), &events),
+        "
+  20:14:02.010  sh     exit 0  0.07 s
+  20:14:02.020  ├─ x> curl -s $'\\x1b[2J' (/bin/curl): Permission denied, EACCES
+  20:14:02.030  ├─ x> nosuch (/bin/nosuch): not found in 6 places
+  20:14:02.040  ├─ cc  exit 0  0.01 s  not in 2 other places
+  20:14:02.060  └─ x> x (/bin/x): error 4000
+",
+    );
+}
+
+#[test]
 fn what_is_odd_about_a_command_is_noted() {
     let with = |change: &dyn Fn(&mut v1::Executed)| {
         let mut executed = executed(2, 1, "/bin/x", &["x"]);
