@@ -12,7 +12,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use podtrail_proto::v1::{AgentState, ExecFailed, Gap, event::Body};
+use podtrail_proto::v1::{AgentState, ExecFailed, Gap, GapSource, event::Body};
 
 use super::BUSYBOX;
 use crate::{
@@ -276,7 +276,10 @@ fn off_and_on_and_off(cx: &Cx) -> Result<()> {
         );
         let session = session_of(&agent, &container, &["exec-failing", "/tmp", "13", wanted])?;
         ensure!(session.failed().len() == usize::from(seen), "{wanted}: {}", session.story());
-        ensure!(gaps(&agent).is_empty(), "{wanted}: {:?}", gaps(&agent));
+        // Before 5.15 some hooks end with the agent, and that is told.
+        let kept = !agent.logged().contains("cannot keep it without the agent");
+        let hole = |gap: &Gap| !kept && gap.source() == GapSource::HooksAbsent;
+        ensure!(gaps(&agent).iter().all(hole), "{wanted}: {:?}", gaps(&agent));
         agent.end(Signal::SIGTERM)?;
     }
     Ok(())

@@ -80,10 +80,13 @@ fn a_script_and_a_name_that_it_was_called_by_are_found_too() {
     }
 }
 
+/// Something that ends a search.
+type Way = fn(&mut Run) -> Vec<String>;
+
 #[test]
 fn a_search_in_vain_is_told_once_whatever_ends_it() {
     let vain = "s1 failed 12 /bin/nosuch 2 x3 in 42";
-    let ways: [(&str, fn(&mut Run) -> Vec<String>); 6] = [
+    let ways: [(&str, Way); 6] = [
         ("another program", |run| run.take(exec(10, 12, 3000))),
         ("another name", |run| run.take(failed(10, 12, 3000, "/bin/other", ENOENT))),
         ("its exit", |run| run.take(exit(10, 12, 3000))),
