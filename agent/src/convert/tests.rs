@@ -54,9 +54,7 @@ fn an_exec_that_failed_says_why() {
             attempts: 3,
         };
         let body = Body::ExecFailed(Box::new(failed));
-        match event(Event { time: BootTime(1), container: None, session: None, body }, None, OFFSET)
-            .body
-        {
+        match event(Event { time: BootTime(1), container: None, session: None, body }, None, OFFSET).body {
             Some(v1::event::Body::ExecFailed(failed)) => failed,
             other => panic!("{other:?}"),
         }
