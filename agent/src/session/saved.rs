@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Of what is saved by this module: another is not read.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What waits, but for the sessions themselves: short lists, which change as a whole.
 type Waiting = (VecDeque<Wait>, VecDeque<Ending>, VecDeque<Missing>, VecDeque<(BootTime, Joining)>, Rest);
