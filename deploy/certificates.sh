@@ -67,7 +67,9 @@ collector)
     ;;
 agent)
     [ $# = 3 ] || fail "agent CLUSTER NODE"
-    issue agent "URI:podtrail://agent/$(encoded "$2")/$(encoded "$3")" clientAuth
+    cluster=$(encoded "$2")
+    node=$(encoded "$3")
+    issue agent "URI:podtrail://agent/$cluster/$node" clientAuth
     ;;
 reader)
     [ $# = 2 ] || fail "reader PRINCIPAL"
@@ -76,7 +78,8 @@ reader)
     ;;
 audit)
     [ $# = 2 ] || fail "audit CLUSTER"
-    issue kube-apiserver "URI:podtrail://audit/$(encoded "$2")" clientAuth
+    cluster=$(encoded "$2")
+    issue kube-apiserver "URI:podtrail://audit/$cluster" clientAuth
     ;;
 secrets)
     [ -f collector.pem ] || fail "there is no collector.pem here: certificates.sh collector"

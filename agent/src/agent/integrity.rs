@@ -20,17 +20,21 @@ pub(super) struct Integrity {
     found: Counter,
 }
 
+/// Names and units, for `/metrics`.
+pub(super) fn describe() {
+    describe_gauge!(
+        "podtrail_agent_integrity_findings",
+        "What was wrong with the kernel side when it was last looked at"
+    );
+    describe_counter!(
+        "podtrail_agent_integrity_findings_total",
+        "What was found wrong with the kernel side, and mostly put right"
+    );
+}
+
 impl Integrity {
     /// `wrong`: what is told with the agent's first event.
     pub(super) fn new(every: Duration, component: Option<Component>, wrong: &[Finding]) -> Self {
-        describe_gauge!(
-            "podtrail_agent_integrity_findings",
-            "What was wrong with the kernel side when it was last looked at"
-        );
-        describe_counter!(
-            "podtrail_agent_integrity_findings_total",
-            "What was found wrong with the kernel side, and mostly put right"
-        );
         let mut integrity = Self {
             every,
             next: Instant::now(),

@@ -31,40 +31,38 @@ pub(super) struct Metrics {
     uplink_attempts: Counter,
 }
 
+/// Names and units, for `/metrics`.
+pub(super) fn describe() {
+    describe_counter!("podtrail_agent_events_total", "Events of this agent, by kind");
+    describe_counter!(
+        "podtrail_agent_lost_total",
+        "Events that are known to be missing, by where they were lost"
+    );
+    describe_gauge!("podtrail_agent_sessions_open", "Sessions that are open on this node");
+    describe_gauge!(
+        "podtrail_agent_containers",
+        "Containers of this node, by whether the runtime said what is asked of them"
+    );
+    describe_gauge!("podtrail_agent_spool_bytes", "Memory that events in the spool take");
+    describe_gauge!("podtrail_agent_spool_disk_bytes", "What events in the spool take on disk");
+    describe_gauge!("podtrail_agent_spool_events", "Events in the spool");
+    describe_gauge!(
+        "podtrail_agent_spool_oldest_unacknowledged_seconds",
+        "Age of the oldest event that the collector has not acknowledged; 0: there is none"
+    );
+    describe_gauge!("podtrail_agent_spool_trouble", "1 while events are in memory because the disk fails");
+    describe_counter!("podtrail_agent_spool_sync_errors_total", "Syncs of the spool that failed");
+    describe_gauge!("podtrail_agent_spool_unacknowledged", "Events that the collector has not acknowledged");
+    describe_counter!(
+        "podtrail_agent_spool_dropped_total",
+        "Events dropped because the spool was full or they were too old"
+    );
+    describe_gauge!("podtrail_agent_uplink_connected", "1 while the collector answers");
+    describe_counter!("podtrail_agent_uplink_attempts_total", "Streams to the collector that were begun");
+}
+
 impl Metrics {
     pub(super) fn new() -> Self {
-        describe_counter!("podtrail_agent_events_total", "Events of this agent, by kind");
-        describe_counter!(
-            "podtrail_agent_lost_total",
-            "Events that are known to be missing, by where they were lost"
-        );
-        describe_gauge!("podtrail_agent_sessions_open", "Sessions that are open on this node");
-        describe_gauge!(
-            "podtrail_agent_containers",
-            "Containers of this node, by whether the runtime said what is asked of them"
-        );
-        describe_gauge!("podtrail_agent_spool_bytes", "Memory that events in the spool take");
-        describe_gauge!("podtrail_agent_spool_disk_bytes", "What events in the spool take on disk");
-        describe_gauge!("podtrail_agent_spool_events", "Events in the spool");
-        describe_gauge!(
-            "podtrail_agent_spool_oldest_unacknowledged_seconds",
-            "Age of the oldest event that the collector has not acknowledged; 0: there is none"
-        );
-        describe_gauge!(
-            "podtrail_agent_spool_trouble",
-            "1 while events are in memory because the disk fails"
-        );
-        describe_counter!("podtrail_agent_spool_sync_errors_total", "Syncs of the spool that failed");
-        describe_gauge!(
-            "podtrail_agent_spool_unacknowledged",
-            "Events that the collector has not acknowledged"
-        );
-        describe_counter!(
-            "podtrail_agent_spool_dropped_total",
-            "Events dropped because the spool was full or they were too old"
-        );
-        describe_gauge!("podtrail_agent_uplink_connected", "1 while the collector answers");
-        describe_counter!("podtrail_agent_uplink_attempts_total", "Streams to the collector that were begun");
         let events = |kind: &'static str| counter!("podtrail_agent_events_total", "kind" => kind);
         Self {
             session_started: events("session_started"),

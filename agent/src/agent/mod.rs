@@ -38,6 +38,7 @@ use crate::{
     config::agent::AgentConfig,
     container::{CgroupError, RecoverError},
     local::{Local, LocalError},
+    pods,
     probe::{ProbeError, RawRecord},
     spool::{self, Identity, Saved, Spool, SpoolError},
     telemetry,
@@ -119,6 +120,15 @@ impl From<ProbeError> for AgentError {
     }
 }
 
+/// Names and units of all that the agent measures, for `/metrics`.
+pub fn describe() {
+    metrics::describe();
+    integrity::describe();
+    pods::asker::describe();
+    telemetry::kubelet::describe();
+    telemetry::tls::describe();
+}
+
 /// Runs the agent until `stop`, or until it cannot go on.
 pub async fn run<S: Source>(
     config: &AgentConfig,
@@ -135,10 +145,7 @@ pub async fn run<S: Source>(
         indexed = Some(both);
     }
     let tls = config.tls.clone().map(|files| Arc::new(ClientTls::new(files)));
-    let _told = tls.clone().map(|tls| {
-        telemetry::tls::describe();
-        AbortOnDropHandle::new(tokio::spawn(tls.watch()))
-    });
+    let _told = tls.clone().map(|tls| AbortOnDropHandle::new(tokio::spawn(tls.watch())));
     let uplink = config.collector.as_ref().map(|collector| {
         let (state, watched) = watch::channel(uplink::State::default());
         let options = uplink::Options {

@@ -29,7 +29,7 @@ use crate::{
         record::{Lost, Record},
     },
     state::State,
-    telemetry::{self, Health, Metrics, http},
+    telemetry::{Health, Metrics, http},
     trail::Moment,
     wayin::{Kubelet, WayIn},
 };
@@ -167,7 +167,6 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
         ways.let_go();
     }
     if let Some(options) = &config.kubelet {
-        telemetry::kubelet::describe();
         ways.ask(Kubelet::start(options.clone()));
     }
     let losses: Vec<Lost> = losses.into_iter().chain(unused).collect();
@@ -436,6 +435,7 @@ async fn serve_metrics(
     let Some(address) = config.metrics_listen else { return Ok(()) };
     // Before anything is counted.
     Metrics::global();
+    super::describe();
     let listener =
         TcpListener::bind(address).await.map_err(|e: io::Error| AgentError::Metrics(address, e))?;
     tokio::spawn(http::serve(listener, health, stop));

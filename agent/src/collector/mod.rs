@@ -123,6 +123,16 @@ pub enum CollectorError {
     Late,
 }
 
+/// Names and units of all that the collector measures, for `/metrics`.
+pub fn describe() {
+    telemetry::collector::describe();
+    telemetry::subscriptions::describe();
+    telemetry::audit::describe();
+    telemetry::attribution::describe();
+    telemetry::nodes::describe();
+    telemetry::outputs::describe();
+}
+
 /// Runs until SIGTERM or SIGINT, or until it cannot go on.
 pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     let watched = config.clone();
@@ -148,11 +158,7 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     } = config;
     let stop = on_signal()?;
     _ = Metrics::global();
-    telemetry::collector::describe();
-    telemetry::subscriptions::describe();
-    telemetry::audit::describe();
-    telemetry::attribution::describe();
-    telemetry::nodes::describe();
+    describe();
     let health = Health::new();
     let log_health = health.component("log");
 
@@ -203,7 +209,6 @@ pub async fn run(config: CollectorConfig) -> Result<(), CollectorError> {
     tokio::spawn(retention::run(indexed.clone(), retention, stop.clone()));
     subscriptions.attribute(indexed.clone());
     tokio::spawn(subscriptions.clone().run());
-    telemetry::outputs::describe();
     let written = TaskTracker::new();
     output::start(outputs, &subscriptions, indexed.log().id(), &stop, &written);
     written.close();

@@ -131,7 +131,6 @@ impl Asker {
         timing: Timing,
         place: watch::Sender<Option<PathBuf>>,
     ) -> Self {
-        describe();
         Self {
             socket,
             rules,
@@ -392,8 +391,10 @@ fn far() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
 
-fn describe() {
+/// Names and units, for `/metrics`.
+pub(crate) fn describe() {
     describe_counter!("podtrail_agent_cri_calls_total", "Calls of the node's container runtime");
+    describe_counter!("podtrail_agent_exec_words_total", "What containerd said of execs");
     describe_gauge!(
         "podtrail_agent_runtime_connected",
         "1 while the node's container runtime answers what is asked of containers"

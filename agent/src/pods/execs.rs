@@ -6,7 +6,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use metrics::{counter, describe_counter};
+use metrics::counter;
 use podtrail_proto::runtime::{
     events::{Envelope, SubscribeRequest, TaskExecStarted, TaskExit, events_client::EventsClient},
     tasks::{self, GetRequest, tasks_client::TasksClient},
@@ -74,7 +74,6 @@ pub(super) async fn run(
     words: mpsc::Sender<Word>,
     backoff: Backoff,
 ) {
-    describe_counter!("podtrail_agent_exec_words_total", "What containerd said of execs");
     let mut waits = backoff.clone();
     loop {
         let Some(path) = place.borrow_and_update().clone() else {

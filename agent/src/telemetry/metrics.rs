@@ -20,9 +20,28 @@ impl Metrics {
             let handle = recorder.handle();
             // Fails only where something else recorded first: then that one counts, and ours stays empty.
             _ = metrics::set_global_recorder(recorder);
-            describe();
+            Self::describe();
+            gauge!("podtrail_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
             Self { handle }
         })
+    }
+
+    /// Names and units of what every daemon has.
+    pub fn describe() {
+        describe_gauge!("podtrail_build_info", "1; the version is its label");
+        describe_counter!(
+            "podtrail_filter_undecided_total",
+            Unit::Count,
+            "Events that were delivered because a filter could not decide, by reason"
+        );
+        describe_gauge!("process_resident_memory_bytes", Unit::Bytes, "Memory in use");
+        describe_gauge!(
+            "process_cpu_seconds_total",
+            Unit::Seconds,
+            "Processor time used, in user space and kernel"
+        );
+        describe_gauge!("process_open_fds", Unit::Count, "Open file descriptors");
+        describe_gauge!("process_threads", Unit::Count, "Threads");
     }
 
     /// In Prometheus' text format.
@@ -32,24 +51,6 @@ impl Metrics {
         self.handle.run_upkeep();
         self.handle.render()
     }
-}
-
-fn describe() {
-    describe_gauge!("podtrail_build_info", "1; the version is its label");
-    gauge!("podtrail_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    describe_counter!(
-        "podtrail_filter_undecided_total",
-        Unit::Count,
-        "Events that were delivered because a filter could not decide, by reason"
-    );
-    describe_gauge!("process_resident_memory_bytes", Unit::Bytes, "Memory in use");
-    describe_gauge!(
-        "process_cpu_seconds_total",
-        Unit::Seconds,
-        "Processor time used, in user space and kernel"
-    );
-    describe_gauge!("process_open_fds", Unit::Count, "Open file descriptors");
-    describe_gauge!("process_threads", Unit::Count, "Threads");
 }
 
 /// What `/proc` says of this process, by the names that every Prometheus client uses.

@@ -186,6 +186,11 @@ impl Cluster {
             readonly: true,
             ..cri::Mount::default()
         }));
+        // As every pod has them; there is no API server here.
+        let server = [("KUBERNETES_SERVICE_HOST", "127.0.0.1"), ("KUBERNETES_SERVICE_PORT", "1")];
+        config.envs.extend(
+            server.map(|(key, value)| cri::KeyValue { key: key.to_owned(), value: value.to_owned() }),
+        );
         let container = self.containerd.launch(&pod, config)?;
         Ok((pod, container))
     }

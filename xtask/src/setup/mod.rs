@@ -26,5 +26,6 @@ pub(crate) enum For {
 /// Installs what is missing.
 pub(crate) fn run(purpose: For) -> Result<()> {
     packages::install(purpose)?;
+    tools::install_kustomize()?;
     tools::install_bpf_linker()
 }
