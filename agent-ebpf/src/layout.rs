@@ -535,7 +535,9 @@ pub struct Cgroup: 88 {
     pub environment: u8,
     /// 1: a pod, by its name
     pub pod: u8,
-    pub _pad: [u8; 5],
+    /// RUNNING, 1: the init's root directory was the host's from the start
+    pub host_root: u8,
+    pub _pad: [u8; 4],
     /// of a container's sessions, all together
     pub share: Share,
     /// of a pod: cgroup id of the container in it that runs for longest, which is its sandbox; 0: none
@@ -556,7 +558,8 @@ impl Cgroup {
             state,
             environment: 0,
             pod: 0,
-            _pad: [0; 5],
+            host_root: 0,
+            _pad: [0; 4],
             share: Share { mark: 0, time: 0, before: 0, since: 0 },
             first: 0,
         }
@@ -736,5 +739,18 @@ pub struct Config: 48 {
     /// numbers of these system calls
     pub execve: u32,
     pub execveat: u32,
+}
+}
+
+shared! {
+/// Global `HOST_ROOT`, set by user space before load: the host's root directory.
+#[derive(Default)]
+pub struct HostRoot: 16 {
+    /// low half and high half; 0: not known
+    pub inode: u32,
+    pub inode_high: u32,
+    /// of its file system, as the kernel numbers devices within itself
+    pub device: u32,
+    pub _pad: u32,
 }
 }

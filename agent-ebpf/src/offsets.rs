@@ -114,6 +114,7 @@ offsets! {
     path_mnt: "path" ["mnt"] 8 Refuse;
     path_dentry: "path" ["dentry"] 8 Refuse;
     dentry_name: "dentry" ["d_name"] 0 Refuse;
+    dentry_inode: "dentry" ["d_inode"] 8 Lacks("processes that took the node's root directory for theirs");
     dentry_parent: "dentry" ["d_parent"] 8 Refuse;
     qstr_name: "qstr" ["name"] 8 Refuse;
     qstr_len: "qstr" ["len"] 4 Refuse;

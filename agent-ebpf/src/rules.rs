@@ -260,6 +260,18 @@ pub fn exec(known: &Known<'_>, ns: Namespaces, host: Namespaces, self_exec: bool
     }
 }
 
+/// Of an exec that [`exec`] says nothing of: whether a root directory that is the host's makes it a session all the same. It
+/// is one of a container's workload, which sees the container's mounts, and the host's root among them: `chroot /host`.
+#[inline(always)]
+#[must_use]
+pub fn may_have_host_root(known: &Known<'_>, ns: Namespaces, host: Namespaces) -> bool {
+    known.session.is_none()
+        && known.task.is_none_or(|task| task.kind == task_kind::INIT)
+        && known.place.state == cgroup_state::RUNNING
+        && known.place.mnt_ns != 0
+        && ns.mnt != host.mnt
+}
+
 #[inline(always)]
 fn exec_in_session(session: &Session, place: &Place, ns: Namespaces) -> Exec {
     if session.announced != 0 {

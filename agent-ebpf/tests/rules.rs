@@ -4,7 +4,7 @@ use podtrail_ebpf::{
     layout::{Cgroup, FollowedTask, Session, TaskKey, cgroup_state, entry_kind, task_kind},
     rules::{
         Attach, Exec, Fork, Join, Known, NAME_MAX, Name, Namespaces, Place, STAGED_MAX, attach,
-        cgroup_created, exec, fork, is_sandbox, join, name,
+        cgroup_created, exec, fork, is_sandbox, join, may_have_host_root, name,
     },
 };
 
@@ -384,6 +384,30 @@ fn a_hook_that_the_runtime_runs_inside_before_the_init_does_not_end_the_containe
         "case 17: hostPID"
     );
     assert_eq!(runs(None, None, ended, HOST), Exec::Ignore);
+}
+
+#[test]
+fn the_host_s_root_counts_for_a_container_s_workload_alone() {
+    let asks = |task: Option<&FollowedTask>, session: Option<&Session>, place, ns| {
+        may_have_host_root(&Known { task, session, place, owner: None, beside: false }, ns, HOST)
+    };
+    let running = Place { mnt_ns: INSIDE.mnt, ..place(cgroup_state::RUNNING) };
+    let (init, workload) = (followed(task_kind::INIT), followed(task_kind::WORKLOAD));
+    assert!(asks(None, None, running, INSIDE));
+    assert!(asks(None, None, running, Namespaces { mnt: 77, ..INSIDE }), "unshared, then chroot");
+    assert!(asks(Some(&init), None, running, INSIDE), "its own entrypoint");
+    assert!(asks(None, None, running, Namespaces { pid: HOST.pid, ..INSIDE }), "hostPID");
+    assert!(!asks(Some(&workload), None, running, INSIDE), "moved out");
+    let session = Session::new(42, 1, TaskKey::NONE, entry_kind::RUNTIME);
+    assert!(!asks(Some(&followed(task_kind::SESSION)), Some(&session), running, INSIDE));
+    for state in
+        [cgroup_state::HOST, cgroup_state::NEW, cgroup_state::NAMED, cgroup_state::FIRST, cgroup_state::ENDED]
+    {
+        let starting = Place { state, ..running };
+        assert!(!asks(None, None, starting, INSIDE), "a runtime at work: {state}");
+    }
+    assert!(!asks(None, None, running, HOST), "it has the host's mounts: that is known already");
+    assert!(!asks(None, None, Place { mnt_ns: 0, ..running }, INSIDE), "as the container has from the start");
 }
 
 #[test]

@@ -139,7 +139,16 @@ pub extern "C" fn podtrail_decide(bprm: u64) -> u32 {
         known: 0,
     };
     let action = match rules::exec(&known, ns, host, self_exec) {
-        rules::Exec::Ignore => return action::NOTHING,
+        rules::Exec::Ignore => {
+            let asked =
+                rules::may_have_host_root(&known, ns, host) && kernel::podtrail_has_host_root(task) != 0;
+            // One that had it from the start has nothing else.
+            if !asked || maps::cgroup(known.place.id).is_none_or(|cgroup| cgroup.host_root != 0) {
+                return action::NOTHING;
+            }
+            decided.entry_kind = entry_kind::HOST_NS.into();
+            action::OPEN
+        }
         rules::Exec::Host => {
             if let Some(cgroup) = maps::cgroup(known.place.id) {
                 cgroup.state = cgroup_state::HOST;
@@ -227,7 +236,8 @@ pub extern "C" fn podtrail_open(container: u64, entry_kind: u32, bits: u32) -> u
     if !maps::open_session(&key, &new) {
         return 0;
     }
-    if entry_kind == u32::from(entry_kind::EPHEMERAL)
+    // Its end is the container's, too.
+    if maps::cgroup(container).is_some_and(|cgroup| cgroup.init == key)
         && let Some(task) = maps::task(&key)
     {
         task.init = 1;
@@ -262,6 +272,7 @@ pub extern "C" fn podtrail_start(container: u64, bits: u32, pid_owner: u64) -> u
     cgroup.pid_ns = if pid == host.pid { 0 } else { pid };
     cgroup.state = cgroup_state::RUNNING;
     cgroup.environment = bits as u8;
+    cgroup.host_root = kernel::podtrail_has_host_root(task) as u8;
     let (mnt_ns, pid_ns) = (cgroup.mnt_ns, cgroup.pid_ns);
     if let Some(pod) = maps::cgroup(cgroup.parent)
         && pod.first == 0

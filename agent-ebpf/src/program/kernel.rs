@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{
 };
 use podtrail_ebpf::layout::{ABSENT, Creds, Task, TaskKey};
 
-use crate::maps::{config, offset};
+use crate::maps::{config, global, offset};
 
 /// What stands at `base + offset`; zeros where that cannot be read.
 #[inline(always)]
@@ -173,6 +173,27 @@ pub fn cgroup_id_of_css_set(css_set: u64) -> u64 {
 pub fn id_of_cgroup(cgroup: u64) -> u64 {
     let kn: u64 = read(cgroup, offset!(cgroup_kn));
     read(kn, offset!(kn_id))
+}
+
+/// Whether the task's root directory is the host's, whatever its mount namespace. A global function, for its own stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn podtrail_has_host_root(task: u64) -> u32 {
+    let low = global!(HOST_ROOT: podtrail_ebpf::layout::HostRoot, inode);
+    let high = global!(HOST_ROOT: podtrail_ebpf::layout::HostRoot, inode_high);
+    let host = u64::from(low) | (u64::from(high) << 32);
+    let (root, inode_of) = (offset!(fs_root), offset!(dentry_inode));
+    if host == 0 || root == ABSENT || inode_of == ABSENT {
+        return 0;
+    }
+    let fs: u64 = read(task, offset!(task_fs));
+    let dentry: u64 = read(fs, root.wrapping_add(offset!(path_dentry)));
+    let inode: u64 = read(dentry, inode_of);
+    if read::<u64>(inode, offset!(inode_ino)) != host {
+        return 0;
+    }
+    let sb: u64 = read(inode, offset!(inode_sb));
+    u32::from(read::<u32>(sb, offset!(sb_dev)) == global!(HOST_ROOT: podtrail_ebpf::layout::HostRoot, device))
 }
 
 /// Fills in what every record says of a task.

@@ -9,8 +9,8 @@ use aya_ebpf::{
 };
 use podtrail_ebpf::{
     layout::{
-        ABSENT, Cgroup, Config, FollowedTask, LAYOUT_VERSION, Session, TaskKey, cgroup_state, counter,
-        task_kind,
+        ABSENT, Cgroup, Config, FollowedTask, HostRoot, LAYOUT_VERSION, Session, TaskKey, cgroup_state,
+        counter, task_kind,
     },
     offsets::Offsets,
     rules::{self, Namespaces, Place},
@@ -31,6 +31,10 @@ pub static CONFIG: Global<Config> = Global::new(Config {
     execve: ABSENT,
     execveat: ABSENT,
 });
+
+#[unsafe(no_mangle)]
+pub static HOST_ROOT: Global<HostRoot> =
+    Global::new(HostRoot { inode: 0, inode_high: 0, device: 0, _pad: 0 });
 
 #[unsafe(no_mangle)]
 pub static OFFSETS: Global<Offsets> = Global::new(Offsets::NONE);

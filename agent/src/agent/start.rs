@@ -256,7 +256,7 @@ pub(crate) fn probe_options(
     hierarchy: &Hierarchy,
     namespaces: &HostNamespaces,
 ) -> probe::Options {
-    let HostNamespaces { mnt, pid, user, cgroup: _, found_by: _, note: _ } = *namespaces;
+    let HostNamespaces { mnt, pid, user, cgroup: _, root, found_by: _, note: _ } = *namespaces;
     let default = probe::Options::default();
     probe::Options {
         argv_limit: config.argv_limit,
@@ -270,6 +270,7 @@ pub(crate) fn probe_options(
             mnt_ns: mnt,
             pid_ns: pid,
             user_ns: user,
+            root: root.map(|root| (root.inode, root.device)),
             controller: hierarchy.controller.clone(),
             hierarchy: hierarchy.id,
         },

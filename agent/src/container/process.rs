@@ -13,7 +13,7 @@ use procfs::FromRead;
 use procfs::process::{Stat, Status};
 
 use super::cgroupfs::Hierarchy;
-use super::host::Host;
+use super::host::{Host, root_directory};
 use crate::event::{Credentials, Executable, Namespaces, Tty};
 use crate::session::record::RawArgv;
 
@@ -75,6 +75,8 @@ pub struct Process {
     /// `None`: the agent may not know
     pub mnt_ns: Option<u32>,
     pub pid_ns: Option<u32>,
+    /// device and inode of its root directory
+    pub root: Option<(u64, u64)>,
     /// `None`: its cgroup is gone, or in no place that the agent sees
     pub cgroup: Option<u64>,
 }
@@ -156,6 +158,7 @@ pub fn read(
         ns_pids: ns_pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect(),
         mnt_ns: namespace(&folder, NsKind::Mnt).ok(),
         pid_ns: namespace(&folder, NsKind::Pid).ok(),
+        root: root_directory(&folder),
         cgroup,
     })
 }

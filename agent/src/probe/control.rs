@@ -121,12 +121,15 @@ pub(super) fn fingerprint(options: &Options) -> [u8; 32] {
         host,
         pin: _,
     } = options;
-    let super::Host { mnt_ns, pid_ns, user_ns, controller, hierarchy } = host;
+    let super::Host { mnt_ns, pid_ns, user_ns, root, controller, hierarchy } = host;
     let mut hash = Sha256::new();
     for number in [argv_limit, argv_budget, tasks, &u32::from(*diagnose), mnt_ns, pid_ns, user_ns, hierarchy]
     {
         hash.update(number.to_le_bytes());
     }
+    let (inode, device) = root.unwrap_or_default();
+    hash.update(inode.to_le_bytes());
+    hash.update(device.to_le_bytes());
     hash.update(controller.as_deref().unwrap_or_default());
     hash.update([0]);
     hash.update(OBJECT);

@@ -7,7 +7,7 @@ use nix::{
     libc::{SYS_execve, SYS_execveat},
     sys::resource::{Resource, setrlimit},
 };
-use podtrail_ebpf::layout::{ABSENT, Config, LAYOUT_VERSION};
+use podtrail_ebpf::layout::{ABSENT, Config, HostRoot, LAYOUT_VERSION};
 use zerocopy::IntoBytes as _;
 
 use super::{
@@ -167,10 +167,14 @@ pub(super) fn object(
         execve: u32::try_from(SYS_execve).unwrap_or(ABSENT),
         execveat: u32::try_from(SYS_execveat).unwrap_or(ABSENT),
     };
+    let (inode, device) = host.root.unwrap_or_default();
+    let half = |shift: u32| u32::try_from((inode >> shift) & u64::from(u32::MAX)).unwrap_or_default();
+    let host_root = HostRoot { inode: half(0), inode_high: half(32), device, _pad: 0 };
     let loader = &mut EbpfLoader::new();
     loader
         .btf(Some(&types.kernel))
         .override_global("CONFIG", config.as_bytes(), true)
+        .override_global("HOST_ROOT", host_root.as_bytes(), true)
         .override_global("OFFSETS", types.found.values.as_slice(), true)
         .map_max_entries("EVENTS", *ring_size)
         .map_max_entries("TASKS", *tasks);

@@ -79,6 +79,8 @@ pub struct Host {
     pub mnt_ns: u32,
     pub pid_ns: u32,
     pub user_ns: u32,
+    /// its root directory: inode, and device of the file system; `None`: not known
+    pub root: Option<(u64, u32)>,
     /// the v1 controller whose cgroup ids are used ("pids"); `None`: the default hierarchy's (v2)
     pub controller: Option<String>,
     /// id of the hierarchy, as `/proc/self/cgroup` has it; 0 is the default one

@@ -136,8 +136,11 @@ fn evidence(exec: &Exec, entry: Option<&Entry>, beside: Option<u64>, recovered: 
         EntryKind::Runtime => format!("pid {by} put it into the container's cgroup"),
         EntryKind::SelfMoved => format!("pid {by} moved itself into the container's cgroup"),
         EntryKind::Join => "its cgroup is not the container's, its namespaces are".to_owned(),
-        EntryKind::HostNamespace => {
+        EntryKind::HostNamespace if exec.host_mnt => {
             "a process of the container took on the host's mount namespace".to_owned()
+        }
+        EntryKind::HostNamespace => {
+            "a process of the container took the host's root directory for its own: chroot".to_owned()
         }
         EntryKind::Ephemeral => "it is the first process of its container".to_owned(),
         EntryKind::Recovered => "found in the container's cgroup".to_owned(),

@@ -12,6 +12,7 @@ mod failed;
 mod files;
 mod fixtures;
 mod floods;
+mod host_root;
 mod joins;
 mod pins;
 mod pod_costs;
@@ -36,6 +37,7 @@ pub(crate) fn all() -> Vec<Case> {
         entries::cases(),
         ephemeral::cases(),
         joins::cases(),
+        host_root::cases(),
         tasks::cases(),
         argv::cases(),
         failed::cases(),

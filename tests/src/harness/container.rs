@@ -81,6 +81,8 @@ pub(crate) struct Spec {
     pub(crate) cgroups_inside: bool,
     /// its root is an overlay, with the image below
     pub(crate) overlay: bool,
+    /// everything that is mounted on the host, at this place
+    pub(crate) host_at: Option<&'static str>,
 }
 
 impl Default for Spec {
@@ -95,6 +97,7 @@ impl Default for Spec {
             mapped_root: None,
             cgroups_inside: false,
             overlay: false,
+            host_at: None,
         }
     }
 }
@@ -154,6 +157,10 @@ impl Spec {
             mounts.push(
                 json!({"destination": "/cg", "type": "bind", "source": source, "options": ["bind", "rw"]}),
             );
+        }
+        if let Some(place) = self.host_at {
+            let options = ["rbind", "rprivate"];
+            mounts.push(json!({"destination": place, "type": "bind", "source": "/", "options": options}));
         }
         let mut namespaces: Vec<Value> = self.namespaces.iter().map(|kind| json!({"type": kind})).collect();
         if let Some(pid) = self.pid_of {

@@ -38,6 +38,7 @@ fn what_is_told_of_a_process() {
                 ns_pids: vec![50, 1],
                 mnt_ns: Some(8),
                 pid_ns: Some(9),
+                root: None,
                 cgroup: Some(cgroup),
             })
         );
@@ -179,6 +180,7 @@ fn this_process() {
         ns_pids: Vec::new(),
         mnt_ns: None,
         pid_ns: None,
+        root: None,
         cgroup: None,
     };
     let details = details(&host, &process, HOST_USER).expect("its details");

@@ -22,6 +22,8 @@ pub(super) struct Container {
     pub(super) pid_ns: u32,
     /// the init is the first process of its pid namespace
     owns_pid_ns: bool,
+    /// the init's root directory is the node's
+    pub(super) host_root: bool,
 }
 
 /// All cgroups, resolved.
@@ -125,6 +127,7 @@ fn describe(members: &[&Process], host: &HostNamespaces) -> Container {
         mnt_ns: own(init.and_then(|process| process.mnt_ns), host.mnt),
         pid_ns: own(init.and_then(|process| process.pid_ns), host.pid),
         owns_pid_ns: first.is_some(),
+        host_root: init.is_some_and(|init| host.root.is_some_and(|root| root.is(init.root))),
     }
 }
 
@@ -190,6 +193,7 @@ impl Cgroups {
                 value.init = container.init.and_then(&mut key).unwrap_or(TaskKey::NONE);
                 value.mnt_ns = container.mnt_ns;
                 value.pid_ns = container.pid_ns;
+                value.host_root = u8::from(container.host_root);
             }
             states.push((*id, value));
         }

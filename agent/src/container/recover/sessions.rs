@@ -151,7 +151,9 @@ impl Labeller<'_> {
         container: u64,
     ) -> Label {
         let Some(found) = self.cgroups.container(container).copied() else { return Label::Host };
-        if found.mnt_ns != 0 && process.mnt_ns == Some(self.host.mnt) {
+        let chrooted =
+            found.mnt_ns != 0 && !found.host_root && self.host.root.is_some_and(|root| root.is(process.root));
+        if chrooted || (found.mnt_ns != 0 && process.mnt_ns == Some(self.host.mnt)) {
             return self.root(process, container, EntryKind::HostNamespace);
         }
         let orphan = parent.is_some_and(|parent| self.is_orphan(process, parent));

@@ -287,6 +287,32 @@ fn a_container_task_that_sees_the_nodes_mounts_is_a_session() {
 }
 
 #[test]
+fn a_container_task_whose_root_is_the_nodes_is_a_session() {
+    let (fake, id) = node(&docker());
+    let path = docker();
+    let root =
+        |pid: u32, to: &str| std::os::unix::fs::symlink(to, fake.host().process(pid).join("root")).unwrap();
+    fake.process(1).parent(0).write();
+    root(1, "/");
+    let mounts = "27 1 254:0 / / rw - ext4 /dev/vda rw\n";
+    std::fs::write(fake.host().process(1).join("mountinfo"), mounts).unwrap();
+    // chroot in the container, and what that ran; beside it the workload, which has another root.
+    for (pid, parent) in [(60, 51), (61, 60), (62, 51)] {
+        let process = fake.process(pid).parent(parent).sid(50).cgroup(&path).mnt(MNT).pid_ns(PID_NS);
+        process.ns_pids(&[pid, pid - 51]).write();
+        root(pid, if pid == 62 { "/proc" } else { "/" });
+    }
+    let snapshot = recovered(&fake);
+    assert_eq!(sessions(&snapshot), [(60, EntryKind::HostNamespace, vec![60, 61])]);
+    assert!(!snapshot.recovered[0].processes[0].host_mnt);
+    assert_eq!(state(&snapshot, id).host_root, 0);
+    // Where the container had it from the start, it is nothing else.
+    root(50, "/");
+    let snapshot = recovered(&fake);
+    assert_eq!((sessions(&snapshot), state(&snapshot, id).host_root), (vec![], 1));
+}
+
+#[test]
 fn a_container_with_the_nodes_own_namespaces() {
     let fake = Fake::unified();
     let path = docker();

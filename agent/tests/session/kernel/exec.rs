@@ -78,6 +78,12 @@ impl Kernel {
                 let mut session = self.new_session(key, container, kind, HOST_MNT);
                 session.announced = 1;
                 self.open_session(key, session, 1);
+                // Its end is the container's, too.
+                if self.cgroups.get(&container).is_some_and(|cgroup| cgroup.init == key)
+                    && let Some(task) = self.tasks.get_mut(&key)
+                {
+                    task.init = 1;
+                }
                 self.report(pid, old_tid, key, file, argv, false, true);
             }
         }
