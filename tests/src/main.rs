@@ -13,6 +13,7 @@
 //! | `PODTRAIL_ITEST_SLOW` | multiplies every time limit, divides the size of storms; default: 1 |
 //! | `PODTRAIL_ITEST_AGENT` | options for every agent besides, such as `--setns tracepoint` |
 //! | `PODTRAIL_ITEST_KEEP` | set: the agents' and collectors' logs are kept |
+//! | `PODTRAIL_ITEST_ONLY` | parts of tests' names, with commas: the others are skipped |
 //! | `CI` | `true`: a test that cannot run fails |
 
 #![expect(clippy::panic, reason = "a test binary: to panic is to fail the test")]

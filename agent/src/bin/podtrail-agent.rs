@@ -33,6 +33,9 @@ enum Command {
         /// Where the kernel side is pinned, as in `run`
         #[arg(long, value_name = "DIR")]
         pin: Option<String>,
+        /// The hook for setns, as in `run`
+        #[arg(long, hide = true)]
+        setns: Option<String>,
     },
     /// Take the kernel side off this node: a stopped agent leaves it recording
     Unload(Box<Unload>),
@@ -50,8 +53,8 @@ const USAGE: u8 = 2;
 pub(crate) fn main() -> ExitCode {
     match Args::try_parse().map(|args| args.command) {
         Ok(Command::Run(flags)) => run(*flags),
-        Ok(Command::Doctor { output, config, pin }) => {
-            doctor(output, Flags { config, pin, ..Flags::default() })
+        Ok(Command::Doctor { output, config, pin, setns }) => {
+            doctor(output, Flags { config, pin, setns, ..Flags::default() })
         }
         Ok(Command::Unload(flags)) => unload(*flags),
         Err(error) => misused("podtrail-agent", &error),

@@ -1,7 +1,8 @@
 //! The cgroup hierarchy that containers are told by: where it is mounted, and all cgroups in it.
 //!
-//! On v2 and hybrid machines it is the v2 hierarchy; on v1 that of the `pids` controller, else of `memory`. A
-//! cgroup's id is the inode number of its folder: kernfs gives both the same number on 64-bit machines
+//! On v2 it is that one, on v1 that of the `pids` controller, else of `memory`. Hybrid machines have both, and the runtime
+//! decides: runc before 1.1 leaves what it executes in the v2 cgroup that it was called in (libcontainer/cgroups/fs), so
+//! the hierarchy that more containers are in is taken, v2 where they are as many (docs/decisions/0027). A cgroup's id is the inode number of its folder: kernfs gives both the same number on 64-bit machines
 //! (fs/kernfs/dir.c, `kernfs_ino`), and podtrail runs on no others. Only reads; a cgroup that goes meanwhile is
 //! left out.
 
@@ -71,7 +72,7 @@ impl Mode {
 pub struct Hierarchy {
     pub mode: Mode,
     pub mount: PathBuf,
-    /// v1: the controller whose `css_set.subsys` entry has the ids; `None`: the default hierarchy has them
+    /// v1, and hybrid where containers are in v1 alone: the controller whose `css_set.subsys` entry has the ids; `None`: the default hierarchy has them
     pub controller: Option<String>,
     /// as the `cgroup_*` tracepoints have it; the default hierarchy is 0
     pub id: u32,
@@ -118,6 +119,12 @@ impl Hierarchy {
         let any_legacy = mounts.iter().any(|mount| !mount.v2 && !mount.controllers.is_empty());
         // Some programs mount cgroup2 for themselves on machines whose containers are all in v1.
         let unified = mounts.iter().find(|mount| mount.v2 && (!any_legacy || is_used(&mount.point)));
+        // What the runtime does shows in the containers that are there; an agent in a pod is in one itself.
+        let unified = match (unified, &legacy) {
+            (Some(_), Some((controller, _))) if any_legacy && more_in_legacy(host, controller) => None,
+            (unified, _) => unified,
+        };
+        let hybrid = any_legacy && mounts.iter().any(|mount| mount.v2 && is_used(&mount.point));
         match (unified, legacy) {
             (Some(mount), _) => Ok(Self {
                 mode: if any_legacy { Mode::Hybrid } else { Mode::Unified },
@@ -128,7 +135,7 @@ impl Hierarchy {
                 root: mount.root.clone(),
             }),
             (None, Some((controller, mount))) => Ok(Self {
-                mode: Mode::Legacy,
+                mode: if hybrid { Mode::Hybrid } else { Mode::Legacy },
                 mount: mount.point.clone(),
                 controller: Some(controller.to_owned()),
                 id: legacy_id(host, controller)?,
@@ -205,13 +212,7 @@ impl Hierarchy {
     }
 
     fn path_in_line<'a>(&self, line: &'a [u8]) -> Option<&'a [u8]> {
-        let mut fields = line.splitn(3, |c| *c == b':');
-        let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let ours = match &self.controller {
-            None => id == b"0" && controllers.is_empty(),
-            Some(controller) => controllers.split(|c| *c == b',').any(|name| name == controller.as_bytes()),
-        };
-        ours.then_some(path)
+        path_of(line, self.controller.as_deref())
     }
 
     fn folder(&self, path: &[u8]) -> PathBuf {
@@ -222,6 +223,33 @@ impl Hierarchy {
             self.mount.join(Path::new(std::ffi::OsStr::from_bytes(below)))
         }
     }
+}
+
+/// The path that a line of `/proc/PID/cgroup` has, if it is of that v1 controller, or, for `None`, of v2.
+fn path_of<'a>(line: &'a [u8], controller: Option<&str>) -> Option<&'a [u8]> {
+    let mut fields = line.splitn(3, |c| *c == b':');
+    let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+    let ours = match controller {
+        None => id == b"0" && controllers.is_empty(),
+        Some(controller) => controllers.split(|c| *c == b',').any(|name| name == controller.as_bytes()),
+    };
+    ours.then_some(path)
+}
+
+/// Whether the processes of this machine are in more containers by that v1 controller than by v2.
+fn more_in_legacy(host: &Host, controller: &str) -> bool {
+    let (mut legacy, mut unified) = (HashSet::new(), HashSet::new());
+    for pid in super::process::pids(host).unwrap_or_default() {
+        let Ok(bytes) = super::process::read_bounded(&host.process(pid).join("cgroup"), FILE_MAX) else {
+            continue;
+        };
+        for line in bytes.split(|c| *c == b'\n') {
+            let id = |path| super::name::parse(path).map(|name| name.id);
+            legacy.extend(path_of(line, Some(controller)).and_then(id));
+            unified.extend(path_of(line, None).and_then(id));
+        }
+    }
+    legacy.len() > unified.len()
 }
 
 fn join(path: &[u8], name: &[u8]) -> Vec<u8> {

@@ -69,7 +69,7 @@ fn a_late_agent_finds_a_join(cx: &Cx) -> Result<()> {
     let busybox = host().busybox.as_ref().context("no busybox")?;
     let script = "read x </gate; /bin/echo seen; exit 4";
     let mut child = std::process::Command::new(busybox)
-        .args(["nsenter", "-t", &container.init.to_string(), "-m", "-p"])
+        .args(["nsenter", "-t", &container.init.to_string(), "-m", "-p", "--"])
         .args(sh(script))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -246,7 +246,7 @@ fn what_cannot_be_kept_is_counted(cx: &Cx) -> Result<()> {
 
 /// Makes more cgroups, and removes them, than a ring of 64 KiB has room for.
 fn fill_ring() -> Result<()> {
-    let dir = host().v2()?.at(&format!("{}/one-of-many", host().cgroup));
+    let dir = host().told_by()?.at(&format!("{}/one-of-many", host().cgroup));
     for _ in 0..1000 {
         fs::create_dir(&dir)?;
         fs::remove_dir(&dir)?;

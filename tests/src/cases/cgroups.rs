@@ -180,7 +180,8 @@ fn a_cgroup_removed_while_its_session_lives(cx: &Cx) -> Result<()> {
     running.wait()?.ok()?;
     container.hear("/gate")?;
     // In the other hierarchies it is still where it was.
-    let elsewhere = host().hierarchies.iter().filter(|hierarchy| !hierarchy.v2);
+    let told_by = &host().told_by()?.mount;
+    let elsewhere = host().hierarchies.iter().filter(|hierarchy| hierarchy.mount != *told_by);
     for hierarchy in elsewhere {
         std::fs::write(hierarchy.mount.join("cgroup.procs"), pid.to_string())?;
     }
@@ -199,8 +200,8 @@ fn a_host_process_moved_back_out(cx: &Cx) -> Result<()> {
     let container = cx.container()?;
     let busybox = host().busybox.as_ref().context("no busybox")?.display().to_string();
     let mark = format!("mark-{}", fresh_id());
-    let dir = host().v2()?.at(&container.cgroup);
-    let home = host().v2()?.mount.display().to_string();
+    let dir = host().told_by()?.at(&container.cgroup);
+    let home = host().told_by()?.mount.display().to_string();
     // In, and out again, before it ran anything: whether that is a session is open, but it is never two.
     let script = format!(
         "echo $$ >{}/cgroup.procs; echo $$ >{home}/cgroup.procs; {busybox} echo {mark}; exit",

@@ -9,7 +9,9 @@ use super::{BUSYBOX, nothing_else, only_session_of, sh, the_session};
 use crate::{
     cases,
     harness::{
-        Container, Cx, Runtime, Session, Spec, cgroup,
+        Container, Cx, Runtime, Session, Spec,
+        attaches::Attaches,
+        cgroup,
         container::{ITEST, fresh_id},
         host, node, process, want,
     },
@@ -24,7 +26,7 @@ cases! {
         cloned_into_the_cgroup_by_hand, the_runtimes_own_reexec_is_no_command, a_process_that_moves_itself_in,
         a_process_that_is_moved_in_and_stays_out_of_the_namespaces,
         host_pid_namespace, host_network_and_uts, names_of_kubernetes, a_name_that_is_no_id,
-        many_short_containers, a_container_killed_under_its_sessions, processes_of_the_host_are_no_sessions
+        each_runtimes_way_into_the_cgroup, many_short_containers, a_container_killed_under_its_sessions, processes_of_the_host_are_no_sessions
 }
 
 fn exec_by_runc(cx: &Cx) -> Result<()> {
@@ -223,9 +225,9 @@ fn failed_execs_are_no_sessions(cx: &Cx) -> Result<()> {
     Ok(())
 }
 
-/// The v2 directory of a container's cgroup.
+/// The directory of a container's cgroup.
 pub(super) fn directory(container: &Container) -> Result<String> {
-    Ok(host().v2()?.at(&container.cgroup).display().to_string())
+    Ok(host().told_by()?.at(&container.cgroup).display().to_string())
 }
 
 fn cloned_into_the_cgroup_by_hand(cx: &Cx) -> Result<()> {
@@ -335,6 +337,26 @@ fn a_name_that_is_no_id(cx: &Cx) -> Result<()> {
     Ok(())
 }
 
+/// The first versions that have what they execute born in its cgroup, where that is of v2.
+const CLONES: [(&str, (u32, u32)); 2] = [("runc", (1, 4)), ("crun", (1, 4))];
+
+fn each_runtimes_way_into_the_cgroup(cx: &Cx) -> Result<()> {
+    for runtime in [Runtime::Runc, Runtime::Crun] {
+        let (name, version) = runtime.version()?;
+        let container = cx.start(Spec::by(runtime))?;
+        let attaches = Attaches::listen(&cx.unique("attaches"))?;
+        let session = only_session_of(cx, &container, "/bin/true; exit")?;
+        session.expect(&[want(BUSYBOX, &sh("/bin/true; exit")), want(BUSYBOX, &["/bin/true"])])?;
+        came_by_runtime(&session, &container)?;
+        let late = attaches.are_into(&container.cgroup)?;
+        let way = if late { "moved into it late" } else { "born in it" };
+        println!("\nseen: {name} {}.{}: what it executes is {way}", version.0, version.1);
+        let clones = CLONES.iter().any(|(of, since)| *of == name && version >= *since);
+        ensure!(late != (clones && runtime.sees_v2_only()?), "{name} {version:?}: what it executes is {way}");
+    }
+    Ok(())
+}
+
 fn many_short_containers(cx: &Cx) -> Result<()> {
     for _ in 0..5 {
         let container = cx.container()?;
@@ -373,7 +395,7 @@ fn processes_of_the_host_are_no_sessions(cx: &Cx) -> Result<()> {
     process::succeed(process::payload(&["spawn", &busybox, "echo", &mark]))?;
     // In a cgroup of its own it is still the host's.
     cgroup::make(&sub)?;
-    let dir = host().v2()?.at(&sub).display().to_string();
+    let dir = host().told_by()?.at(&sub).display().to_string();
     process::succeed(process::payload(&["move", &dir, &busybox, "echo", &mark]))?;
     process::succeed(process::payload(&["move", &dir, ITEST, &mark]))
         .err()

@@ -14,7 +14,8 @@ cases! {
 }
 
 fn every_runtime_runs_a_container(cx: &Cx) -> Result<()> {
-    for runtime in [Runtime::Runc, Runtime::RuncV2, Runtime::Crun] {
+    let in_v2 = host().told_by()?.v2.then_some(Runtime::RuncV2);
+    for runtime in [Runtime::Runc, Runtime::Crun].into_iter().chain(in_v2) {
         let container = cx.start(Spec::by(runtime))?;
         ensure!(process::comm(container.init).as_deref() == Some("itest"), "{runtime:?}: another init");
         ensure!(

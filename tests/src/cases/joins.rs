@@ -28,8 +28,13 @@ fn busybox() -> Result<String> {
 /// Runs busybox's nsenter with these options into a container.
 fn nsenter(container: &Container, options: &[&str], program: &[&str]) -> Result<Option<i32>> {
     let mut command = std::process::Command::new(busybox()?);
-    command.arg("nsenter").arg("-t").arg(container.init.to_string()).args(options).args(program);
-    Ok(command.stdin(std::process::Stdio::null()).output()?.status.code())
+    // Busybox 1.30 would take the program's options for its own.
+    command.arg("nsenter").arg("-t").arg(container.init.to_string()).args(options).arg("--").args(program);
+    let output = command.stdin(std::process::Stdio::null()).output()?;
+    if !output.stderr.is_empty() {
+        eprintln!("nsenter: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output.status.code())
 }
 
 fn payload(

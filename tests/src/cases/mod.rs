@@ -24,6 +24,7 @@ mod storms;
 mod tasks;
 mod text;
 mod tls;
+mod verifier;
 
 use anyhow::{Result, ensure};
 
@@ -56,6 +57,7 @@ pub(crate) fn all() -> Vec<Case> {
         attribution::cases(),
         spools::cases(),
         tls::cases(),
+        verifier::cases(),
     ]
     .concat()
 }

@@ -20,6 +20,8 @@ use super::{host, wait::until};
 pub(crate) struct Hierarchy {
     pub(crate) mount: PathBuf,
     pub(crate) v2: bool,
+    /// the `pids` controller is in it
+    pub(crate) pids: bool,
 }
 
 impl Hierarchy {
@@ -35,10 +37,14 @@ pub(crate) fn hierarchies() -> Result<Vec<Hierarchy>> {
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mounts.lines() {
         let mut fields = line.split(' ').skip(1);
-        let (Some(mount), Some(kind)) = (fields.next(), fields.next()) else { continue };
+        let (Some(mount), Some(kind), options) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
         let under = mount.starts_with("/sys/fs/cgroup");
         if under && (kind == "cgroup" || kind == "cgroup2") {
-            found.push(Hierarchy { mount: PathBuf::from(mount), v2: kind == "cgroup2" });
+            let v2 = kind == "cgroup2";
+            let pids = !v2 && options.unwrap_or_default().split(',').any(|option| option == "pids");
+            found.push(Hierarchy { mount: PathBuf::from(mount), v2, pids });
         }
     }
     Ok(found)
@@ -46,25 +52,25 @@ pub(crate) fn hierarchies() -> Result<Vec<Hierarchy>> {
 
 /// The id of a cgroup that exists.
 pub(crate) fn id(path: &str) -> Result<u64> {
-    let dir = host().v2()?.at(path);
+    let dir = host().told_by()?.at(path);
     Ok(fs::metadata(&dir).with_context(|| format!("no cgroup {}", dir.display()))?.ino())
 }
 
-/// Makes the cgroup `path` in the v2 hierarchy.
+/// Makes the cgroup `path` in the hierarchy that containers are told by.
 pub(crate) fn make(path: &str) -> Result<()> {
-    let dir = host().v2()?.at(path);
+    let dir = host().told_by()?.at(path);
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))
 }
 
-/// Moves process `pid` to the cgroup `path` of the v2 hierarchy.
+/// Moves process `pid` to the cgroup `path` of that hierarchy.
 pub(crate) fn attach(path: &str, pid: u32) -> Result<()> {
-    let procs = host().v2()?.at(path).join("cgroup.procs");
+    let procs = host().told_by()?.at(path).join("cgroup.procs");
     fs::write(&procs, pid.to_string()).with_context(|| format!("cannot write {pid} to {}", procs.display()))
 }
 
 /// The processes in the cgroup `path` itself.
 pub(crate) fn processes(path: &str) -> Result<Vec<u32>> {
-    let procs = fs::read_to_string(host().v2()?.at(path).join("cgroup.procs"))?;
+    let procs = fs::read_to_string(host().told_by()?.at(path).join("cgroup.procs"))?;
     Ok(procs.lines().filter_map(|line| line.parse().ok()).collect())
 }
 

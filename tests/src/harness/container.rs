@@ -35,11 +35,35 @@ pub(crate) enum Runtime {
     Runc,
     /// runc, in a view where there is only cgroup v2
     RuncV2,
-    /// crun, in a view where there is only cgroup v2: it refuses others
+    /// crun, in a view where there is only cgroup v2: it refuses both at once. Where containers are told by v1, in v1
     Crun,
 }
 
 impl Runtime {
+    /// Its program's name, and the first two numbers of its version.
+    pub(crate) fn version(self) -> Result<(&'static str, (u32, u32))> {
+        let host = host();
+        let (name, program) = match self {
+            Self::Runc | Self::RuncV2 => ("runc", &host.runc),
+            Self::Crun => ("crun", &host.crun),
+        };
+        let program = program.as_ref().with_context(|| format!("no {name}"))?;
+        let said = String::from_utf8(Command::new(program).arg("--version").output()?.stdout)?;
+        let version = said.split_whitespace().nth(2).unwrap_or_default();
+        let mut numbers = version.split(['.', '~', '-', '+']).map_while(|number| number.parse().ok());
+        let version = numbers.next().zip(numbers.next());
+        Ok((name, version.with_context(|| format!("{name} says of its version: {said}"))?))
+    }
+
+    /// Whether it has cgroup v2 and nothing else before it.
+    pub(crate) fn sees_v2_only(self) -> Result<bool> {
+        let host = host();
+        Ok(match self {
+            Self::Runc => host.v2_only(),
+            Self::RuncV2 | Self::Crun => host.told_by()?.v2,
+        })
+    }
+
     /// `args`, to be given to this runtime.
     fn command(self, state: &Path, args: &[&str]) -> Result<Command> {
         let host = host();
@@ -51,6 +75,8 @@ impl Runtime {
         let mut command = match self {
             Self::Runc => Command::new(program),
             Self::RuncV2 | Self::Crun if host.v2_only() => Command::new(program),
+            // What is in v2 alone is found on machines where others are too.
+            Self::Crun if !host.told_by()?.v2 => Command::new(program),
             Self::RuncV2 | Self::Crun => {
                 let mut command = Command::new(&host.exe);
                 command.args(["helper", "v2-only"]).arg(program);
@@ -153,7 +179,7 @@ impl Spec {
             json!({"destination": ITEST, "type": "bind", "source": host().exe, "options": ["bind", "ro"]}),
         ];
         if self.cgroups_inside {
-            let source = &host().v2()?.mount;
+            let source = &host().told_by()?.mount;
             mounts.push(
                 json!({"destination": "/cg", "type": "bind", "source": source, "options": ["bind", "rw"]}),
             );

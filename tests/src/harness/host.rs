@@ -32,6 +32,8 @@ pub(crate) struct Host {
     pub(crate) dir: PathBuf,
     /// every cgroup hierarchy that is mounted
     pub(crate) hierarchies: Vec<Hierarchy>,
+    /// this runc knows no v2 hierarchy beside those of v1
+    pub(crate) only_in_v1: bool,
     /// an initramfs cannot be pivoted away from
     pub(crate) no_pivot: bool,
     /// below which all containers of this run are
@@ -64,10 +66,7 @@ pub(crate) fn missing(needs: Needs) -> Option<String> {
             return Some(format!("needs {what}: install it, or set {}", variable(what)));
         }
     }
-    if host.hierarchies.iter().all(|hierarchy| !hierarchy.v2) {
-        return Some("needs a cgroup v2 hierarchy: mount one".to_owned());
-    }
-    None
+    host.told_by().err().map(|e| format!("needs cgroups: {e}"))
 }
 
 fn variable(program: &str) -> String {
@@ -92,24 +91,30 @@ impl Host {
                 (fields.next()? == "/").then(|| fields.next().map(str::to_owned))?
             })
             .next_back();
+        let runc = program("runc", &["/usr/sbin/runc", "/usr/bin/runc", "/bin/runc", "/sbin/runc"]);
+        let hierarchies = cgroup::hierarchies()?;
+        let v1 = hierarchies.iter().any(|hierarchy| !hierarchy.v2);
         Ok(Self {
-            runc: program("runc", &["/usr/sbin/runc", "/usr/bin/runc", "/bin/runc", "/sbin/runc"]),
+            only_in_v1: v1 && runc.as_deref().is_some_and(is_old),
+            runc,
             crun: program("crun", &["/usr/bin/crun", "/bin/crun", "/usr/sbin/crun"]),
             busybox: program("busybox", &["/usr/bin/busybox", "/bin/busybox"]),
             containerd: program("containerd", &["/usr/bin/containerd", "/usr/local/bin/containerd"]),
             exe: env::current_exe()?,
             dir,
-            hierarchies: cgroup::hierarchies()?,
+            hierarchies,
             no_pivot: root_is.is_some_and(|fs| fs == "rootfs"),
             cgroup: format!("/{name}"),
             _claim: claim,
         })
     }
 
-    /// The hierarchy whose cgroup ids name containers.
-    pub(crate) fn v2(&self) -> Result<&Hierarchy> {
+    /// The hierarchy whose cgroup ids name containers: v2, where runc puts containers into it, else that of `pids`.
+    pub(crate) fn told_by(&self) -> Result<&Hierarchy> {
         let v2 = self.hierarchies.iter().find(|hierarchy| hierarchy.v2);
-        v2.context("no cgroup v2 hierarchy is mounted")
+        let pids = self.hierarchies.iter().find(|hierarchy| hierarchy.pids);
+        let found = if self.only_in_v1 { pids.or(v2) } else { v2.or(pids) };
+        found.context("neither cgroup v2 nor the pids controller of v1 is mounted")
     }
 
     /// Whether there is cgroup v2 and nothing else.
@@ -124,6 +129,12 @@ impl Host {
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         Ok(dir)
     }
+}
+
+/// Whether a runc is older than 1.1, which was the first to put containers into a v2 hierarchy beside those of v1.
+fn is_old(runc: &Path) -> bool {
+    let said = process::Command::new(runc).arg("--version").output().map(|output| output.stdout);
+    String::from_utf8_lossy(&said.unwrap_or_default()).starts_with("runc version 1.0")
 }
 
 fn program(name: &str, places: &[&str]) -> Option<PathBuf> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod api_server;
+pub(crate) mod attaches;
 pub(crate) mod certificates;
 pub(crate) mod cgroup;
 pub(crate) mod collector;
@@ -13,12 +14,14 @@ pub(crate) mod exec;
 pub(crate) mod helper;
 pub(crate) mod host;
 pub(crate) mod kubelet;
+mod left_out;
 pub(crate) mod leftovers;
 pub(crate) mod node;
 pub(crate) mod process;
 pub(crate) mod runtime;
 pub(crate) mod session;
 pub(crate) mod surroundings;
+pub(crate) mod verifier;
 pub(crate) mod wait;
 
 use std::{env, process::ExitCode};
@@ -82,6 +85,10 @@ macro_rules! cases {
 /// Runs what the command line asks for, as `cargo test` would.
 pub(crate) fn run(mut cases: Vec<Case>) -> ExitCode {
     let arguments = Arguments::from_args();
+    if let Err(e) = left_out::check(&cases.iter().map(|case| case.name).collect::<Vec<_>>()) {
+        eprintln!("{e}");
+        return ExitCode::FAILURE;
+    }
     // Those that want the node to themselves come last: they would only make the others wait.
     cases.sort_by_key(|case| case.needs.alone());
     let trials = cases.into_iter().map(trial).collect();
@@ -120,6 +127,9 @@ pub(crate) fn alone<T>(job: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Resul
 
 fn trial(case: Case) -> Trial {
     Trial::ignorable_test(case.name, move || {
+        if let Some(reason) = left_out::reason(case.name) {
+            return Ok(Completion::ignored_with(reason));
+        }
         if let Some(reason) = host::missing(case.needs) {
             // A small machine, such as a virtual one for old kernels, says that it has none.
             let told = case.needs == Needs::Containerd

@@ -52,6 +52,7 @@ impl Cx {
             let mut node =
                 CHANGED.wait_while(node(), |node| node.alone).unwrap_or_else(PoisonError::into_inner);
             if node.shared.is_none() {
+                show_hierarchy()?;
                 node.shared = Some(Arc::new(Agent::start(&format!("shared-{}", serial()), &[])?));
             }
             node.users += 1;
@@ -84,6 +85,7 @@ impl Cx {
 
     /// An agent of this case's own.
     pub(crate) fn start_agent(&self, args: &[&str]) -> Result<Agent> {
+        show_hierarchy()?;
         Agent::start(&self.unique("agent"), args)
     }
 
@@ -157,16 +159,25 @@ impl Drop for Cx {
     }
 }
 
+/// Where a runtime knows v1 alone, an agent learns that by the first container, as it learns it from its own pod.
+fn show_hierarchy() -> Result<()> {
+    if host().only_in_v1 { with_beacon(|_| Ok(())) } else { Ok(()) }
+}
+
+/// A container apart.
+fn with_beacon<T>(use_it: impl FnOnce(&Container) -> Result<T>) -> Result<T> {
+    let mut beacon = BEACON.lock().unwrap_or_else(PoisonError::into_inner);
+    let container = match beacon.take() {
+        Some(container) => container,
+        None => Spec::default().start(&format!("beacon-{}", serial()))?,
+    };
+    use_it(beacon.insert(container))
+}
+
 /// Runs a session in a container apart, and waits until `agent` has told its end.
 pub(crate) fn settle(agent: &Agent) -> Result<()> {
-    let mut beacon = BEACON.lock().unwrap_or_else(PoisonError::into_inner);
-    if beacon.is_none() {
-        *beacon = Some(Spec::default().start(&format!("beacon-{}", serial()))?);
-    }
-    let container = beacon.as_ref().context("no beacon")?;
-    let pid = container.exec(&["/bin/true"]).run()?.ok()?.pid;
-    let id = container.cgroup_id;
-    drop(beacon);
+    let (pid, id) =
+        with_beacon(|container| Ok((container.exec(&["/bin/true"]).run()?.ok()?.pid, container.cgroup_id)))?;
     let session = session::wait_open(agent, id, pid)?.id;
     agent.ended(&session)?;
     Ok(())

@@ -6,16 +6,20 @@
 
 use std::{
     ffi::{CString, OsStr, OsString},
-    fs::File,
+    fs::{self, File},
     os::fd::AsRawFd,
+    path::Path,
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::{
     errno::Errno,
     libc,
-    sys::wait::{WaitStatus, waitpid},
+    sys::{
+        signal::{Signal, kill, raise},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
     unistd::{Pid, execve},
 };
 
@@ -25,13 +29,15 @@ use crate::text;
 /// What a child that was cloned does: nothing that another thread's lock could hold up.
 struct Child {
     namespaces: Vec<File>,
+    /// stops itself when it has joined them
+    stops: bool,
     argv: Vec<CString>,
     environment: Vec<CString>,
 }
 
 impl Child {
     fn new(namespaces: Vec<File>, argv: &[OsString], environment: Vec<CString>) -> Result<Self> {
-        Ok(Self { namespaces, argv: c_strings(argv)?, environment })
+        Ok(Self { namespaces, stops: false, argv: c_strings(argv)?, environment })
     }
 
     fn run(&self) -> ! {
@@ -39,6 +45,9 @@ impl Child {
             if nix::sched::setns(namespace, nix::sched::CloneFlags::empty()).is_err() {
                 exit(97);
             }
+        }
+        if self.stops && raise(Signal::SIGSTOP).is_err() {
+            exit(96);
         }
         if let Some(program) = self.argv.first() {
             let _ = execve(program, &self.argv, &self.environment);
@@ -73,7 +82,8 @@ fn clone(flags: i32, signal: i32, cgroup: Option<&File>, child: &Child) -> Resul
 }
 
 /// `clone-into DIR TARGET PROGRAM ARG…`: a child is born in the cgroup, joins the namespaces of process TARGET and
-/// becomes the program. Prints its pid.
+/// becomes the program. Prints its pid. Nobody is born in a cgroup of v1: there the child is moved in when it has
+/// joined, as runtimes do.
 pub(super) fn into_cgroup(args: &[OsString]) -> Result<ExitCode> {
     let [dir, target, program @ ..] = args else { bail!("clone-into DIR TARGET PROGRAM ARG…") };
     into(dir, target, program, environment()?)
@@ -82,8 +92,19 @@ pub(super) fn into_cgroup(args: &[OsString]) -> Result<ExitCode> {
 fn into(dir: &OsStr, target: &OsStr, program: &[OsString], environment: Vec<CString>) -> Result<ExitCode> {
     let target: u32 = text(target)?.parse()?;
     let namespaces = ["uts", "ipc", "pid", "mnt"].map(|kind| join::namespace(target, kind));
-    let child = Child::new(namespaces.into_iter().collect::<Result<_>>()?, program, environment)?;
-    let pid = clone(0, libc::SIGCHLD, Some(&File::open(dir)?), &child)?;
+    let mut child = Child::new(namespaces.into_iter().collect::<Result<_>>()?, program, environment)?;
+    let dir = Path::new(dir);
+    let pid = if dir.join("cgroup.controllers").exists() {
+        clone(0, libc::SIGCHLD, Some(&File::open(dir)?), &child)?
+    } else {
+        child.stops = true;
+        let pid = clone(0, libc::SIGCHLD, None, &child)?;
+        let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED))?;
+        ensure!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
+        fs::write(dir.join("cgroup.procs"), pid.to_string())?;
+        kill(pid, Signal::SIGCONT)?;
+        pid
+    };
     println!("{pid}");
     match waitpid(pid, None)? {
         WaitStatus::Exited(_, code) => Ok(ExitCode::from(u8::try_from(code)?)),

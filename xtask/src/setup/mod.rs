@@ -15,12 +15,12 @@ pub(crate) use tools::{bpf_linker, cargo_deny};
 pub(crate) enum For {
     /// building everything
     Build,
-    /// tests and demo: real containers
+    /// tests and demo: real containers, virtual machines
     Tests,
     /// benchmarks: the tools to compare with
     Bench,
-    /// virtual machines with other kernels
-    Vm,
+    /// virtual machines with aarch64 processors
+    Arm,
 }
 
 /// Installs what is missing.

@@ -49,17 +49,22 @@ const PACKAGES: &[Package] = &[
     Package { name: "bpftrace", version: None, purpose: For::Bench },
     // `ss`, which knows how many bytes a connection has carried.
     Package { name: "iproute2", version: None, purpose: For::Bench },
-    Package { name: "qemu-system-x86", version: None, purpose: For::Vm },
-    Package { name: "cpio", version: None, purpose: For::Vm },
-    Package { name: "binutils", version: None, purpose: For::Vm },
-    Package { name: "xz-utils", version: None, purpose: For::Vm },
-    Package { name: "zstd", version: None, purpose: For::Vm },
-    Package { name: "debian-archive-keyring", version: None, purpose: For::Vm },
+    // Virtual machines with older kernels.
+    Package { name: "qemu-system-x86", version: None, purpose: For::Tests },
+    Package { name: "cpio", version: None, purpose: For::Tests },
+    Package { name: "binutils", version: None, purpose: For::Tests },
+    Package { name: "xz-utils", version: None, purpose: For::Tests },
+    Package { name: "zstd", version: None, purpose: For::Tests },
+    Package { name: "debian-archive-keyring", version: None, purpose: For::Tests },
+    // The same with other processors.
+    Package { name: "qemu-system-arm", version: None, purpose: For::Arm },
+    Package { name: "gcc-aarch64-linux-gnu", version: None, purpose: For::Arm },
+    Package { name: "libc6-dev-arm64-cross", version: None, purpose: For::Arm },
 ];
 
 /// Installs the packages that are missing.
 pub(super) fn install(purpose: For) -> Result<()> {
-    // Benchmarks and virtual machines need what the tests need, and nothing of one another.
+    // Benchmarks and other processors need what the tests need, and nothing of one another.
     let needed =
         |package: &&Package| package.purpose == purpose || package.purpose <= purpose.min(For::Tests);
     let wanted: Vec<&Package> = PACKAGES.iter().filter(needed).collect();

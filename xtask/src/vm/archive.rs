@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::folder;
+use super::{folder, plan::Arch};
 use crate::sh::{Cmd, cmd, step};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -22,7 +22,7 @@ pub(super) struct Release {
     /// begins the names of the kernel's packages, before the version
     kernel: &'static str,
     line: &'static str,
-    /// ends them
+    /// follows the architecture in them
     ending: &'static str,
     /// the archive's lists say until when they are good, and this one is not renewed everywhere
     may_be_old: bool,
@@ -37,7 +37,7 @@ pub(super) static BULLSEYE: Release = Release {
     kernel: "linux-image-",
     line: "5.10.0-",
     // The unsigned ones are listed, and gone.
-    ending: "-cloud-amd64",
+    ending: "",
     may_be_old: true,
 };
 pub(super) static BOOKWORM: Release = Release {
@@ -45,7 +45,7 @@ pub(super) static BOOKWORM: Release = Release {
     sources: &[("bookworm", MAIN), ("bookworm-security", SECURITY)],
     kernel: "linux-image-",
     line: "6.1.0-",
-    ending: "-cloud-amd64-unsigned",
+    ending: "-unsigned",
     may_be_old: false,
 };
 pub(super) static TRIXIE: Release = Release {
@@ -53,7 +53,7 @@ pub(super) static TRIXIE: Release = Release {
     sources: &[("trixie", MAIN), ("trixie-security", SECURITY)],
     kernel: "linux-image-",
     line: "6.12.",
-    ending: "-cloud-amd64-unsigned",
+    ending: "-unsigned",
     may_be_old: false,
 };
 pub(super) static SID: Release = Release {
@@ -61,7 +61,7 @@ pub(super) static SID: Release = Release {
     sources: &[("sid", MAIN)],
     kernel: "linux-binary-",
     line: "7.",
-    ending: "-cloud-amd64",
+    ending: "",
     may_be_old: true,
 };
 
@@ -69,6 +69,7 @@ pub(super) static SID: Release = Release {
 #[derive(Clone, Debug)]
 pub(super) struct Userland {
     pub(super) name: &'static str,
+    pub(super) arch: Arch,
     pub(super) kernel: PathBuf,
     pub(super) kernel_version: String,
     /// `runc 1.1.5, crun 1.8.1`
@@ -79,18 +80,18 @@ pub(super) struct Userland {
 }
 
 /// Gets it, unless it is here.
-pub(super) fn fetch(release: &'static Release) -> Result<Userland> {
-    let dir = folder()?.join(release.name);
+pub(super) fn fetch(release: &'static Release, arch: Arch) -> Result<Userland> {
+    let dir = folder()?.join(format!("{}-{}", release.name, arch.debian()));
     let done = dir.join("done");
     if !done.exists() {
-        step(&format!("fetching kernel and runtimes of Debian {} (about 60 MB)", release.name));
-        download(release, &dir)?;
+        step(&format!("fetching kernel and runtimes of Debian {} for {}", release.name, arch.debian()));
+        download(release, arch, &dir)?;
         fs::write(&done, "").with_context(|| format!("cannot write {}", done.display()))?;
     }
-    found(release, &dir)
+    found(release, arch, &dir)
 }
 
-fn download(release: &Release, dir: &Path) -> Result<()> {
+fn download(release: &Release, arch: Arch, dir: &Path) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
@@ -107,10 +108,10 @@ fn download(release: &Release, dir: &Path) -> Result<()> {
         |(suite, archive): &(&str, &str)| format!("deb [signed-by={KEYRING}] {archive} {suite} main\n");
     put("sources.list", &release.sources.iter().map(source).collect::<String>())?;
     put("status", "")?;
-    put("apt.conf", &configuration(dir, release.may_be_old))?;
+    put("apt.conf", &configuration(dir, arch, release.may_be_old))?;
 
     apt(dir, "apt-get").args(["update", "-q"]).run()?;
-    let kernel = newest(release, dir)?;
+    let kernel = newest(release, arch, dir)?;
     // The machine of these packages has nothing yet, so apt brings the libraries that they need.
     apt(dir, "apt-get")
         .args(["install", "-q", "-y", "--download-only", "runc", "crun", "busybox-static"])
@@ -126,14 +127,14 @@ fn download(release: &Release, dir: &Path) -> Result<()> {
     unpack(&fetched, &dir.join("kernel"))
 }
 
-fn configuration(dir: &Path, may_be_old: bool) -> String {
-    let dir = dir.display();
+fn configuration(dir: &Path, arch: Arch, may_be_old: bool) -> String {
+    let (dir, arch) = (dir.display(), arch.debian());
     let valid = if may_be_old { "Acquire::Check-Valid-Until \"false\";\n" } else { "" };
     format!(
         "Dir \"{dir}/\";\nDir::Etc \"{dir}/etc\";\nDir::Etc::sourcelist \"{dir}/sources.list\";\n\
          Dir::Etc::sourceparts \"{dir}/none\";\nDir::Etc::main \"{dir}/none/none\";\nDir::Etc::parts \"{dir}/none\";\n\
          Dir::State \"{dir}/state\";\nDir::State::status \"{dir}/status\";\nDir::Cache \"{dir}/cache\";\n\
-         APT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\nAPT::Install-Recommends \"false\";\n\
+         APT::Architecture \"{arch}\";\nAPT::Architectures {{ \"{arch}\"; }};\nAcquire::Retries \"5\";\nAPT::Install-Recommends \"false\";\n\
          APT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\n{valid}"
     )
 }
@@ -143,13 +144,14 @@ fn apt(dir: &Path, program: &str) -> Cmd {
 }
 
 /// The kernel's package of the highest version.
-fn newest(release: &Release, dir: &Path) -> Result<String> {
+fn newest(release: &Release, arch: Arch, dir: &Path) -> Result<String> {
     let begin = format!("{}{}", release.kernel, release.line);
+    let ending = format!("-cloud-{}{}", arch.debian(), release.ending);
     let listed = apt(dir, "apt-cache").args(["search", "--names-only", &format!("^{begin}")]).peek()?;
     let listed = listed.context("apt-cache is missing")?;
     let names = listed.lines().filter_map(|line| line.split(' ').next());
     let kernels = names.filter(|name| {
-        name.strip_prefix(&*begin).and_then(|rest| rest.strip_suffix(release.ending)).is_some_and(|version| {
+        name.strip_prefix(&*begin).and_then(|rest| rest.strip_suffix(&*ending)).is_some_and(|version| {
             // Neither `-rt` nor `-dbg`, nor a backport's.
             version
                 .bytes()
@@ -162,7 +164,7 @@ fn newest(release: &Release, dir: &Path) -> Result<String> {
     };
     match kernels.max_by_key(|name| numbers(name)) {
         Some(name) => Ok(name.to_owned()),
-        None => bail!("Debian {} has no kernel {begin}*{}", release.name, release.ending),
+        None => bail!("Debian {} has no kernel {begin}*{ending}", release.name),
     }
 }
 
@@ -176,7 +178,7 @@ fn unpack(packages: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn found(release: &'static Release, dir: &Path) -> Result<Userland> {
+fn found(release: &'static Release, arch: Arch, dir: &Path) -> Result<Userland> {
     let (kernel_version, kernel) = kernel(&dir.join("kernel"))
         .with_context(|| format!("no kernel: remove {} and try again", dir.display()))?;
     let modules =
@@ -195,6 +197,7 @@ fn found(release: &'static Release, dir: &Path) -> Result<Userland> {
     };
     Ok(Userland {
         name: release.name,
+        arch,
         kernel,
         kernel_version,
         runtimes: format!("{}, {}", version("runc")?, version("crun")?),

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{archive::Userland, folder};
+use super::{archive::Userland, folder, plan::Arch};
 use crate::sh::cmd;
 
 const INIT: &str = include_str!("init.sh");
@@ -17,16 +17,18 @@ const INIT: &str = include_str!("init.sh");
 const MODULES: &[&str] = &["overlay", "tun", "veth", "loop"];
 
 /// The test program without what only a debugger reads: an initramfs is in memory.
-pub(super) fn stripped(program: &Path) -> Result<PathBuf> {
-    let to = folder()?.join("podtrail-itest");
-    cmd("strip").args(["--strip-debug", "-o"]).arg(&to).arg(program).quiet().run()?;
+pub(super) fn stripped(arch: Arch, program: &Path) -> Result<PathBuf> {
+    let to = folder()?.join(format!("podtrail-itest-{}", arch.as_str()));
+    let strip = if Arch::own() == Some(arch) { "strip" } else { "aarch64-linux-gnu-strip" };
+    cmd(strip).args(["--strip-debug", "-o"]).arg(&to).arg(program).quiet().run()?;
     Ok(to)
 }
 
 /// Makes the initramfs.
 pub(super) fn build(userland: &Userland, program: &Path) -> Result<PathBuf> {
     let dir = folder()?;
-    let (root, image) = (dir.join("root"), dir.join(format!("{}.cpio", userland.name)));
+    let named = format!("{}-{}", userland.name, userland.arch.as_str());
+    let (root, image) = (dir.join(format!("{named}.root")), dir.join(format!("{named}.cpio")));
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
     }

@@ -37,19 +37,23 @@ option() {
     done
 }
 
-case $(option cgroup) in
+mode=$(option cgroup)
+case $mode in
 v2)
     $bb mount -t cgroup2 cgroup2 /sys/fs/cgroup
     ;;
-hybrid)
+hybrid | v1)
     $bb mount -t tmpfs cgroup /sys/fs/cgroup
     for controller in $($bb awk 'NR > 1 && $4 == 1 { print $1 }' /proc/cgroups); do
         $bb mkdir /sys/fs/cgroup/$controller
         $bb mount -t cgroup -o $controller $controller /sys/fs/cgroup/$controller
     done
-    $bb mkdir /sys/fs/cgroup/systemd /sys/fs/cgroup/unified
+    $bb mkdir /sys/fs/cgroup/systemd
     $bb mount -t cgroup -o none,name=systemd systemd /sys/fs/cgroup/systemd
-    $bb mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified
+    if [ $mode = hybrid ]; then
+        $bb mkdir /sys/fs/cgroup/unified
+        $bb mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified
+    fi
     ;;
 esac
 
@@ -58,7 +62,8 @@ CI=true
 PODTRAIL_ITEST_SLOW=$(option slow)
 PODTRAIL_ITEST_AGENT="--setns $(option setns)"
 PODTRAIL_ITEST_CONTAINERD=none
-export CI PODTRAIL_ITEST_SLOW PODTRAIL_ITEST_AGENT PODTRAIL_ITEST_CONTAINERD
+PODTRAIL_ITEST_ONLY=$(option only)
+export PODTRAIL_ITEST_ONLY CI PODTRAIL_ITEST_SLOW PODTRAIL_ITEST_AGENT PODTRAIL_ITEST_CONTAINERD
 /podtrail-itest --color never $(option tests) 2>&1
 echo "podtrail-vm: ended with $?"
 $bb sync

@@ -1,6 +1,7 @@
 //! A virtual machine that runs the tests once, and what it printed.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, Stdio},
@@ -11,7 +12,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Cgroups, Hook, archive::Userland};
+use super::{
+    archive::Userland,
+    plan::{Arch, Cgroups, Run},
+};
 use crate::{sh::cmd, test::Counts};
 
 /// All tests of one machine.
@@ -29,9 +33,10 @@ const ENDED: &str = "podtrail-vm: ended with ";
 pub(super) struct Boot<'a> {
     pub(super) userland: &'a Userland,
     pub(super) image: &'a Path,
-    pub(super) mode: Cgroups,
-    pub(super) hook: Hook,
+    pub(super) run: Run,
     pub(super) tests: Option<&'a str>,
+    /// before every line that it prints
+    pub(super) prefix: &'a str,
 }
 
 /// How it went.
@@ -40,6 +45,12 @@ pub(super) struct Outcome {
     pub(super) counts: Counts,
     /// names of tests that failed
     pub(super) failed: Vec<String>,
+    /// tests that were left out, and why
+    pub(super) left_out: Vec<(String, String)>,
+    /// instructions that the verifier went through, by program
+    pub(super) verified: BTreeMap<String, u64>,
+    /// what tests have seen of the machine
+    pub(super) seen: Vec<String>,
     /// why there is no result; empty: there is one
     pub(super) trouble: String,
     /// boots that died before the first program
@@ -70,28 +81,24 @@ impl Boot<'_> {
     }
 
     fn once(&self) -> Result<Outcome> {
-        let Self { userland, image, mode, hook, tests } = self;
+        let Self { userland, image, run, tests, prefix } = self;
+        let Run { line: _, arch, mode, hook, part } = *run;
+        let (program, machine, console): (_, &[&str], _) = match arch {
+            Arch::X86_64 => ("qemu-system-x86_64", &["-cpu", "qemu64,-cx16"], "ttyS0"),
+            Arch::Aarch64 => ("qemu-system-aarch64", &["-machine", "virt", "-cpu", "cortex-a72"], "ttyAMA0"),
+        };
         let append = format!(
-            "console=ttyS0 loglevel=3 panic=-1 oops=panic no_timer_check podtrail.cgroup={} podtrail.setns={} \
-             podtrail.slow=6 podtrail.tests={}{}",
+            "console={console} loglevel=3 panic=-1 oops=panic no_timer_check podtrail.cgroup={} podtrail.setns={} \
+             podtrail.slow=6 podtrail.only={} podtrail.tests={}{}",
             mode.as_str(),
             hook.as_str(),
+            part.only().join(","),
             tests.unwrap_or_default(),
-            if *mode == Cgroups::Hybrid { " systemd.unified_cgroup_hierarchy=0" } else { "" },
+            if mode == Cgroups::V2 { "" } else { " systemd.unified_cgroup_hierarchy=0" },
         );
-        let machine = cmd("qemu-system-x86_64")
-            .args([
-                "-accel",
-                "tcg",
-                "-cpu",
-                "qemu64,-cx16",
-                "-smp",
-                "1",
-                "-m",
-                "3072",
-                "-nographic",
-                "-no-reboot",
-            ])
+        let machine = cmd(program)
+            .args(machine)
+            .args(["-accel", "tcg", "-smp", "1", "-m", "3072", "-nographic", "-no-reboot"])
             .args(["-nic", "none", "-monitor", "none", "-serial", "stdio"])
             .arg("-kernel")
             .arg(&userland.kernel)
@@ -120,7 +127,7 @@ impl Boot<'_> {
         loop {
             let left = AT_MOST.saturating_sub(began.elapsed()).min(SILENT);
             match printed.recv_timeout(left) {
-                Ok(line) => outcome.take(&line),
+                Ok(line) => outcome.take(prefix, &line),
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     outcome.trouble = format!("nothing came for {} s", left.as_secs());
@@ -136,10 +143,13 @@ impl Boot<'_> {
 }
 
 impl Outcome {
-    fn take(&mut self, line: &str) {
-        let mut out = std::io::stdout().lock();
-        // Nobody reads it: the result counts.
-        _ = writeln!(out, "    {line}");
+    fn take(&mut self, prefix: &str, line: &str) {
+        {
+            let mut out = std::io::stdout().lock();
+            // Nobody reads it: the result counts.
+            _ = writeln!(out, "{prefix}{line}");
+        }
+        let test = || line.strip_prefix("test ")?.split_once(' ');
         if line.contains(REACHED) {
             self.reached = true;
         } else if let Some(code) = line.strip_prefix(ENDED) {
@@ -148,8 +158,19 @@ impl Outcome {
             self.trouble = line.trim().to_owned();
         } else if let Some(counts) = crate::test::summary(line) {
             self.counts = counts;
-        } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix("FAILED")) {
-            self.failed.push(name.trim().trim_end_matches("...").trim().to_owned());
+        } else if let Some((count, program)) =
+            line.strip_prefix("verified ").and_then(|rest| rest.split_once(' '))
+            && let Ok(count) = count.parse()
+        {
+            self.verified.insert(program.trim().to_owned(), count);
+        } else if let Some(seen) = line.strip_prefix("seen: ") {
+            self.seen.push(seen.trim().to_owned());
+        } else if let Some(name) = line.strip_prefix("---- ").and_then(|name| name.strip_suffix(" ----")) {
+            self.failed.push(name.to_owned());
+        } else if let Some((name, rest)) = test()
+            && let Some((_, reason)) = rest.split_once("ignored (")
+        {
+            self.left_out.push((name.to_owned(), reason.trim_end_matches(')').to_owned()));
         }
     }
 }

@@ -6,17 +6,32 @@
 mod archive;
 mod image;
 mod machine;
+mod plan;
 mod results;
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::ValueEnum;
 
-use self::{archive::Release, machine::Boot, results::Row};
+use self::{
+    archive::Userland,
+    machine::Boot,
+    plan::{Arch, Cgroups, Hook, Line, Part, Run},
+    results::Row,
+};
 use crate::{
     ebpf, root, setup,
     sh::{cargo, step},
+    test::Counts,
 };
 
 /// Options of `vm`.
@@ -25,12 +40,24 @@ pub(crate) struct Options {
     /// Which line of kernels; may be given again
     #[arg(long, value_enum, value_name = "LINE", default_value = "all")]
     kernel: Vec<Line>,
-    /// How cgroups are mounted; may be given again
+    /// Which processor; may be given again
+    #[arg(long, value_enum, value_name = "ARCH", default_value = "x86_64")]
+    arch: Vec<Arch>,
+    /// How cgroups are mounted; may be given again. By default every way
     #[arg(long, value_enum, value_name = "MODE")]
     cgroup: Vec<Cgroups>,
-    /// Which way to see setns; may be given again
+    /// Which way to see system calls; may be given again. By default what the agent chooses, and with v2 each one
     #[arg(long, value_enum, value_name = "HOOK")]
     hook: Vec<Hook>,
+    /// Which of the tests; by default all with v2, else those that it makes a difference to
+    #[arg(long, value_enum, value_name = "PART")]
+    part: Option<Part>,
+    /// Only the machines, and the tests in them, that `cargo xtask test` runs
+    #[arg(long, conflicts_with_all = ["kernel", "arch", "cgroup", "hook", "part", "write"])]
+    ci: bool,
+    /// Machines at the same time; each takes a processor and 3 GiB
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    jobs: usize,
     /// Write the table to docs/kernels.md
     #[arg(long)]
     write: bool,
@@ -39,136 +66,115 @@ pub(crate) struct Options {
     tests: Option<String>,
 }
 
-/// A line of kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-enum Line {
-    #[value(name = "5.10")]
-    V5_10,
-    #[value(name = "6.1")]
-    V6_1,
-    #[value(name = "6.12")]
-    V6_12,
-    #[value(name = "7")]
-    V7,
-    All,
-}
-
-/// How cgroups are mounted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(super) enum Cgroups {
-    V2,
-    Hybrid,
-}
-
-/// How setns is seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub(super) enum Hook {
-    Auto,
-    Fexit,
-    Kprobe,
-    Tracepoint,
-}
-
-impl Cgroups {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::V2 => "v2",
-            Self::Hybrid => "hybrid",
-        }
-    }
-}
-
-impl Hook {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Fexit => "fexit",
-            Self::Kprobe => "kprobe",
-            Self::Tracepoint => "tracepoint",
-        }
-    }
-}
-
-impl Line {
-    fn release(self) -> Option<&'static Release> {
-        match self {
-            Self::V5_10 => Some(&archive::BULLSEYE),
-            Self::V6_1 => Some(&archive::BOOKWORM),
-            Self::V6_12 => Some(&archive::TRIXIE),
-            Self::V7 => Some(&archive::SID),
-            Self::All => None,
-        }
-    }
-}
-
 /// Runs the tests in each, and prints one table.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    ensure!(
-        std::env::consts::ARCH == "x86_64",
-        "virtual machines are made for x86-64 so far, and this is {}",
-        std::env::consts::ARCH
-    );
-    setup::run(setup::For::Vm)?;
-    ebpf::build(&ebpf::Options::default())?;
-    step("integration tests: building");
-    crate::test::static_build(cargo().args(["build", "--package", "podtrail-tests"])).run()?;
-    let program = image::stripped(&root::target().join(crate::test::triple()).join("debug/podtrail-itest"))?;
+    let Options { kernel, arch, cgroup, hook, part, ci, jobs, write, tests } = options;
+    ensure!(!write || tests.is_none(), "only whole runs are written: leave out the name of tests");
+    let runs = if *ci { plan::ci().to_vec() } else { plan::runs(kernel, arch, cgroup, hook, *part) };
+    let rows = machines(&runs, tests.as_deref(), *jobs)?;
+    let text = results::text(&rows);
+    println!("\n{text}");
+    if *write {
+        results::write(&text)?;
+    }
+    bad(&rows)
+}
 
-    let mut lines: Vec<Line> = options.kernel.clone();
-    if lines.contains(&Line::All) {
-        lines = vec![Line::V5_10, Line::V6_1, Line::V6_12, Line::V7];
+/// What is run before every change; adds up what was counted.
+pub(crate) fn ci(counts: &mut Counts) -> Result<()> {
+    let rows = machines(&plan::ci(), None, 2)?;
+    println!("\n{}", results::text(&rows));
+    for row in &rows {
+        counts.passed += row.outcome.counts.passed;
+        counts.failed += row.outcome.counts.failed;
+        // What a machine leaves out is no skipped test: it is another choice of tests.
     }
-    let modes = if options.cgroup.is_empty() { vec![Cgroups::V2] } else { options.cgroup.clone() };
-    let hooks = if options.hook.is_empty() { vec![Hook::Auto] } else { options.hook.clone() };
-    let mut rows = Vec::new();
-    for line in lines {
-        let Some(release) = line.release() else { continue };
-        let userland = archive::fetch(release)?;
-        let image = image::build(&userland, &program)?;
-        for mode in &modes {
-            for hook in &hooks {
-                step(&format!(
-                    "Linux {}, cgroups {}, setns by {}",
-                    userland.kernel_version,
-                    mode.as_str(),
-                    hook.as_str()
-                ));
-                let began = Instant::now();
-                let boot = Boot {
-                    userland: &userland,
-                    image: &image,
-                    mode: *mode,
-                    hook: *hook,
-                    tests: options.tests.as_deref(),
-                };
-                let outcome = boot.run()?;
-                rows.push(Row {
-                    release: userland.name,
-                    kernel: userland.kernel_version.clone(),
-                    runtimes: userland.runtimes.clone(),
-                    mode: *mode,
-                    hook: *hook,
-                    outcome,
-                    took: began.elapsed(),
-                });
-            }
-        }
-    }
-    let table = results::table(&rows);
-    println!("\n{table}");
-    if options.write {
-        ensure!(options.tests.is_none(), "only whole runs are written: leave out the name of tests");
-        results::write(&table)?;
-    }
-    let failed = rows.iter().filter(|row| !row.outcome.is_good()).count();
-    if failed > 0 {
-        bail!("{failed} of {} machines failed", rows.len());
+    bad(&rows)
+}
+
+fn bad(rows: &[Row]) -> Result<()> {
+    let failed: Vec<String> = rows.iter().filter(|row| !row.is_good()).map(Row::name).collect();
+    if !failed.is_empty() {
+        bail!("{} of {} machines failed: {}", failed.len(), rows.len(), failed.join("; "));
     }
     Ok(())
 }
 
+/// Runs each, some at the same time.
+fn machines(runs: &[Run], tests: Option<&str>, jobs: usize) -> Result<Vec<Row>> {
+    ensure!(!runs.is_empty(), "there is no such machine");
+    let arm = runs.iter().any(|run| run.arch == Arch::Aarch64);
+    setup::run(if arm { setup::For::Arm } else { setup::For::Tests })?;
+    let mut images: Vec<(Line, Arch, Userland, PathBuf)> = Vec::new();
+    for arch in [Arch::X86_64, Arch::Aarch64] {
+        if !runs.iter().any(|run| run.arch == arch) {
+            continue;
+        }
+        let program = program(arch)?;
+        for run in runs.iter().filter(|run| run.arch == arch) {
+            if images.iter().any(|(line, of, ..)| (*line, *of) == (run.line, arch)) {
+                continue;
+            }
+            let release = run.line.release().context("a line of kernels")?;
+            let userland = archive::fetch(release, arch)?;
+            let image = image::build(&userland, &program)?;
+            images.push((run.line, arch, userland, image));
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let rows = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let worker = || -> Result<()> {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some(run) = runs.get(number) else { return Ok(()) };
+                let found = images.iter().find(|(line, arch, ..)| (*line, *arch) == (run.line, run.arch));
+                let (_, _, userland, image) = found.context("no image was made")?;
+                let row = one(*run, userland, image, tests, jobs > 1)?;
+                rows.lock().unwrap_or_else(PoisonError::into_inner).push((number, row));
+            }
+        };
+        let workers: Vec<_> = (0..jobs.clamp(1, runs.len())).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().map_err(|_| anyhow::anyhow!("a thread of this program failed"))?
+        })
+    })?;
+    let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+    rows.sort_by_key(|(number, _)| *number);
+    Ok(rows.into_iter().map(|(_, row)| row).collect())
+}
+
+fn one(run: Run, userland: &Userland, image: &Path, tests: Option<&str>, several: bool) -> Result<Row> {
+    let began = Instant::now();
+    let name = results::name(run, &userland.kernel_version);
+    step(&name);
+    let prefix = if several { format!("[{}] ", results::short(run)) } else { "    ".to_owned() };
+    let boot = Boot { userland, image, run, tests, prefix: &prefix };
+    let outcome = boot.run()?;
+    let took = began.elapsed();
+    Ok(Row {
+        run,
+        release: userland.name,
+        kernel: userland.kernel_version.clone(),
+        runtimes: userland.runtimes.clone(),
+        named: tests.is_some(),
+        outcome,
+        took,
+    })
+}
+
+/// The test program for these machines.
+fn program(arch: Arch) -> Result<PathBuf> {
+    ensure!(Arch::own() == Some(arch), "programs for {} cannot be built here yet", arch.as_str());
+    ebpf::build(&ebpf::Options::default())?;
+    step("integration tests: building");
+    crate::test::static_build(cargo().args(["build", "--package", "podtrail-tests"])).run()?;
+    let built = root::target().join(crate::test::triple()).join("debug/podtrail-itest");
+    image::stripped(arch, &built)
+}
+
 /// Where all of it is kept.
-fn folder() -> Result<std::path::PathBuf> {
+fn folder() -> Result<PathBuf> {
     let dir = root::target().join("vm");
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     Ok(dir)

@@ -22,6 +22,31 @@ fn hybrid_is_told_by_its_v2_part() {
 }
 
 #[test]
+fn hybrid_is_told_by_the_hierarchy_that_more_containers_are_in() {
+    let fake = Fake::hybrid();
+    let cgroup = |pid: u32, v1: &str, v2: &str| {
+        let folder = fake.host().process(pid);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("cgroup"), format!("9:name=systemd:{v1}\n8:pids:{v1}\n0::{v2}\n")).unwrap();
+    };
+    let found = || {
+        let hierarchy = Hierarchy::find(&fake.host()).unwrap();
+        (hierarchy.mode, hierarchy.controller)
+    };
+    let [one, other] = ["a", "b"].map(|digit| format!("/kubepods/{}", digit.repeat(64)));
+    // By runc 1.1 and later: in both.
+    cgroup(10, &one, &one);
+    assert_eq!(found(), (Mode::Hybrid, None));
+    // By runc 1.0, with systemd: what was executed is in v1 alone, and the container is known by both.
+    cgroup(11, &one, "/system.slice/containerd.service");
+    assert_eq!(found(), (Mode::Hybrid, None));
+    // By runc 1.0.
+    cgroup(12, &other, "/system.slice/containerd.service");
+    assert_eq!(found(), (Mode::Hybrid, Some("pids".to_owned())));
+    assert_eq!(Hierarchy::find(&fake.host()).unwrap().id, 8);
+}
+
+#[test]
 fn v1_is_told_by_pids_even_where_somebody_mounted_an_empty_v2() {
     let fake = Fake::legacy();
     let hierarchy = Hierarchy::find(&fake.host()).unwrap();

@@ -1,0 +1,276 @@
+//! Which machines there are, and what each runs.
+
+use clap::ValueEnum;
+
+use super::archive::{self, Release};
+
+/// A line of kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Line {
+    #[value(name = "5.10")]
+    V5_10,
+    #[value(name = "6.1")]
+    V6_1,
+    #[value(name = "6.12")]
+    V6_12,
+    #[value(name = "7")]
+    V7,
+    All,
+}
+
+impl Line {
+    pub(super) fn release(self) -> Option<&'static Release> {
+        match self {
+            Self::V5_10 => Some(&archive::BULLSEYE),
+            Self::V6_1 => Some(&archive::BOOKWORM),
+            Self::V6_12 => Some(&archive::TRIXIE),
+            Self::V7 => Some(&archive::SID),
+            Self::All => None,
+        }
+    }
+}
+
+/// What the machine's processor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Arch {
+    #[value(name = "x86_64")]
+    X86_64,
+    Aarch64,
+}
+
+impl Arch {
+    /// As Rust has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    /// As Debian has it.
+    pub(super) fn debian(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
+        }
+    }
+
+    /// Of the machine that this runs on.
+    pub(super) fn own() -> Option<Self> {
+        Self::value_variants().iter().find(|arch| arch.as_str() == std::env::consts::ARCH).copied()
+    }
+}
+
+/// How cgroups are mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Cgroups {
+    V2,
+    Hybrid,
+    V1,
+}
+
+impl Cgroups {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::V2 => "v2",
+            Self::Hybrid => "hybrid",
+            Self::V1 => "v1",
+        }
+    }
+}
+
+/// How system calls are seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Hook {
+    Auto,
+    Fexit,
+    Kprobe,
+    Tracepoint,
+}
+
+impl Hook {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Fexit => "fexit",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+}
+
+/// A part of the tests. What a machine leaves out is said in its table, with the reason here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Part {
+    /// Every test
+    All,
+    /// Those that depend on how cgroups are mounted
+    Cgroups,
+    /// Those that depend on the hooks for system calls
+    Hooks,
+    /// The part that is run before every change
+    Ci,
+}
+
+impl Part {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Cgroups => "cgroups",
+            Self::Hooks => "hooks",
+            Self::Ci => "ci",
+        }
+    }
+
+    /// Beginnings of the names of its tests; none: all.
+    pub(super) fn only(self) -> &'static [&'static str] {
+        match self {
+            Self::All => &[],
+            Self::Cgroups => &[
+                "fixtures::",
+                "entries::",
+                "ephemeral::",
+                "joins::",
+                "cgroups::",
+                "agents::",
+                "roots::",
+                "pins::",
+            ],
+            Self::Hooks => &["joins::", "failed", "agents::a_late_agent_finds_a_join"],
+            Self::Ci => &[
+                "verifier::",
+                "fixtures::every",
+                "entries::exec_by",
+                "entries::each_runtimes",
+                "entries::a_terminal_by_runc",
+                "entries::detached_as",
+                "entries::a_process_that_moves_itself_in",
+                "entries::names_of_kubernetes",
+                "joins::nsenter",
+                "joins::one_setns",
+                "joins::a_thread_joins_and_executes",
+                "cgroups::a_session_that_moves_out",
+                "cgroups::init_in_a_cgroup_below",
+                "tasks::exec_from_another_thread",
+                "argv::over_the_limit",
+                "agents::a_late_agent_finds_sessions",
+                "agents::stops_cleanly",
+                "pins::the_next_agent_reads_on",
+            ],
+        }
+    }
+
+    /// Why the others are left out.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::All => "nothing is left out but what a machine lacks",
+            Self::Cgroups => {
+                "what begins and ends containers and sessions, by every runtime, with agents that come late, go and come \
+                 back. The others are about what a command is and what becomes of its event: nothing of that asks where \
+                 a cgroup is mounted, and the machine with the same kernel and v2 runs them"
+            }
+            Self::Hooks => {
+                "what is told by these hooks: joins and failed execs. Nothing else is seen through them, and the machine \
+                 with the same kernel and `auto` runs the rest"
+            }
+            Self::Ci => {
+                "on the path of every event: loading, each runtime's way in, joins, ids of cgroups, an agent that comes \
+                 late or takes over. The rest takes too long for every change"
+            }
+        }
+    }
+}
+
+/// A machine and what it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) line: Line,
+    pub(super) arch: Arch,
+    pub(super) mode: Cgroups,
+    pub(super) hook: Hook,
+    pub(super) part: Part,
+}
+
+/// The machines for these wishes; an empty one is for what there is of it.
+pub(super) fn runs(
+    lines: &[Line],
+    archs: &[Arch],
+    modes: &[Cgroups],
+    hooks: &[Hook],
+    part: Option<Part>,
+) -> Vec<Run> {
+    let wanted = |line: &Line| lines.contains(&Line::All) || lines.contains(line);
+    let modes_here = match (modes, hooks) {
+        ([], []) => Cgroups::value_variants(),
+        ([], _) => &[Cgroups::V2],
+        _ => modes,
+    };
+    // Every mode with the hook that is chosen there, and each hook forced where cgroups are v2.
+    let hooks_of = |mode: Cgroups| match (modes, hooks) {
+        ([], []) if mode == Cgroups::V2 => Hook::value_variants(),
+        (_, []) => &[Hook::Auto],
+        _ => hooks,
+    };
+    let mut runs = Vec::new();
+    for line in [Line::V5_10, Line::V6_1, Line::V6_12, Line::V7].into_iter().filter(wanted) {
+        for &arch in archs {
+            for &mode in modes_here {
+                for &hook in hooks_of(mode) {
+                    let usual = match (mode, hook) {
+                        (Cgroups::V2, Hook::Auto) => Part::All,
+                        (_, Hook::Auto) => Part::Cgroups,
+                        _ => Part::Hooks,
+                    };
+                    runs.push(Run { line, arch, mode, hook, part: part.unwrap_or(usual) });
+                }
+            }
+        }
+    }
+    runs
+}
+
+/// What is run before every change: the oldest kernel with cgroups as old nodes have them, and a common one.
+pub(super) fn ci() -> [Run; 2] {
+    let of = |line, mode| Run { line, arch: Arch::X86_64, mode, hook: Hook::Auto, part: Part::Ci };
+    [of(Line::V6_1, Cgroups::V2), of(Line::V5_10, Cgroups::Hybrid)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(lines: &[Line], modes: &[Cgroups], hooks: &[Hook]) -> Vec<(Cgroups, Hook, Part)> {
+        runs(lines, &[Arch::X86_64], modes, hooks, None)
+            .iter()
+            .map(|run| (run.mode, run.hook, run.part))
+            .collect()
+    }
+
+    #[test]
+    fn a_kernel_alone_is_run_in_every_way() {
+        let all = told(&[Line::V6_1], &[], &[]);
+        assert_eq!(
+            all,
+            [
+                (Cgroups::V2, Hook::Auto, Part::All),
+                (Cgroups::V2, Hook::Fexit, Part::Hooks),
+                (Cgroups::V2, Hook::Kprobe, Part::Hooks),
+                (Cgroups::V2, Hook::Tracepoint, Part::Hooks),
+                (Cgroups::Hybrid, Hook::Auto, Part::Cgroups),
+                (Cgroups::V1, Hook::Auto, Part::Cgroups),
+            ]
+        );
+        assert_eq!(told(&[Line::All], &[], &[]).len(), 4 * all.len());
+    }
+
+    #[test]
+    fn what_is_named_is_all_that_is_run() {
+        assert_eq!(told(&[Line::V6_1], &[Cgroups::V1], &[]), [(Cgroups::V1, Hook::Auto, Part::Cgroups)]);
+        assert_eq!(told(&[Line::V6_1], &[], &[Hook::Kprobe]), [(Cgroups::V2, Hook::Kprobe, Part::Hooks)]);
+        assert_eq!(
+            told(&[Line::V6_1], &[Cgroups::V1], &[Hook::Kprobe]),
+            [(Cgroups::V1, Hook::Kprobe, Part::Hooks)]
+        );
+        assert_eq!(told(&[Line::V6_1], &[Cgroups::V2], &[]), [(Cgroups::V2, Hook::Auto, Part::All)]);
+    }
+}
