@@ -45,8 +45,14 @@ struct Toolchain {
     linker: PathBuf,
 }
 
-/// Builds the BPF object; returns where it is.
+/// Builds the BPF object for this machine; returns where it is.
 pub(crate) fn build(options: &Options) -> Result<PathBuf> {
+    build_for(options, std::env::consts::ARCH, "bpf-build", &root::target())
+}
+
+/// Builds the BPF object for a kind of processor, whose registers a kprobe reads, in a folder below the target directory,
+/// for programs that are built in `target`.
+pub(crate) fn build_for(options: &Options, arch: &str, folder: &str, target: &Path) -> Result<PathBuf> {
     let toolchain = find(options.toolchain)?;
     step(&format!(
         "BPF object with {} ({}), linked by {}",
@@ -57,13 +63,13 @@ pub(crate) fn build(options: &Options) -> Result<PathBuf> {
         toolchain.version,
         toolchain.linker.display()
     ));
-    let dir = root::target().join("bpf-build");
+    let dir = root::target().join(folder);
     toolchain
-        .cargo("build", &dir, &[])
+        .cargo("build", arch, &dir, &[])
         .args(["--package", "podtrail-ebpf", "--bin", "podtrail", "--features", "program", "--release"])
         .run()?;
     let linked = dir.join(TARGET).join("release/podtrail");
-    let object = root::target().join("bpf/podtrail.bpf.o");
+    let object = target.join("bpf/podtrail.bpf.o");
     publish(&linked, &object)?;
     Ok(object)
 }
@@ -80,14 +86,14 @@ pub(crate) fn build_all(release: bool) -> Result<PathBuf> {
 /// clippy for this target.
 pub(crate) fn check() -> Result<()> {
     find(None)?
-        .cargo("check", &root::target().join("bpf-check"), &["-Dwarnings"])
+        .cargo("check", std::env::consts::ARCH, &root::target().join("bpf-check"), &["-Dwarnings"])
         .args(["--package", "podtrail-ebpf", "--bin", "podtrail", "--features", "program"])
         .run()
 }
 
 impl Toolchain {
     /// `cargo SUBCOMMAND` for the BPF target, with its own target directory.
-    fn cargo(&self, subcommand: &str, dir: &Path, more_flags: &[&str]) -> Cmd {
+    fn cargo(&self, subcommand: &str, arch: &str, dir: &Path, more_flags: &[&str]) -> Cmd {
         let cargo = match self.kind {
             Kind::RustcWeb => cargo()
                 .arg(subcommand)
@@ -100,7 +106,7 @@ impl Toolchain {
                 .env_remove("CARGO")
                 .env_remove("RUSTUP_TOOLCHAIN"),
         };
-        let architecture = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
+        let architecture = format!("--cfg=bpf_target_arch=\"{arch}\"");
         let flags = [&["-Cdebuginfo=2", "-Clink-arg=--btf", &architecture], more_flags].concat();
         cargo
             .args(["--target", TARGET])

@@ -33,7 +33,6 @@ enum Command {
         /// Where the kernel side is pinned, as in `run`
         #[arg(long, value_name = "DIR")]
         pin: Option<String>,
-        /// The hook for setns, as in `run`
         #[arg(long, hide = true)]
         setns: Option<String>,
     },
@@ -56,7 +55,9 @@ pub(crate) fn main() -> ExitCode {
         Ok(Command::Doctor { output, config, pin, setns }) => {
             doctor(output, Flags { config, pin, setns, ..Flags::default() })
         }
-        Ok(Command::Unload(flags)) => unload(*flags),
+        Ok(Command::Unload(flags)) => with((*flags).into(), |config| {
+            agent::unload(config).map(|removed| print(&removed)).map(|()| true)
+        }),
         Err(error) => misused("podtrail-agent", &error),
     }
 }
@@ -67,10 +68,6 @@ fn doctor(output: Output, flags: Flags) -> ExitCode {
         print(&if output == Output::Text { doctor::text(&report) } else { doctor::json(&report) });
         Ok(report.can_run)
     })
-}
-
-fn unload(flags: Unload) -> ExitCode {
-    with(flags.into(), |config| agent::unload(config).map(|removed| print(&removed)).map(|()| true))
 }
 
 // Does `work` with the configuration; it answers whether all is well.

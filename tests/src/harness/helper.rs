@@ -14,13 +14,14 @@ use nix::{
     unistd::execv,
 };
 
-use super::{leftovers, verifier};
+use super::{hook_cost, leftovers, verifier};
 
 /// `podtrail-itest helper <name> …`
 pub(crate) fn main(args: &[OsString]) -> ExitCode {
     let result = match args.split_first() {
         Some((name, rest)) if name == "v2-only" => v2_only(rest),
         Some((name, rest)) if name == "shared-mounts" => shared_mounts(rest),
+        Some((name, [])) if name == "hook-cost" => hook_cost::print(),
         Some((name, rest)) if name == "verifier" => verifier::trace(rest),
         Some((name, rest)) if name == "traced" => verifier::traced(rest),
         Some((name, [dir])) if name == "sweep" => leftovers::sweep(Path::new(dir)),

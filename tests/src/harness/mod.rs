@@ -12,6 +12,7 @@ pub(crate) mod daemon;
 pub(crate) mod deployed;
 pub(crate) mod exec;
 pub(crate) mod helper;
+mod hook_cost;
 pub(crate) mod host;
 pub(crate) mod kubelet;
 mod left_out;
@@ -140,8 +141,13 @@ fn trial(case: Case) -> Trial {
                 Ok(Completion::ignored_with(reason))
             };
         }
-        let cx = Cx::begin(&case).map_err(|e| Failed::from(format!("cannot begin: {e:#}")))?;
-        (case.run)(&cx).map_err(|e| Failed::from(format!("{e:#}{}", cx.story())))?;
+        let failed = |why: String| {
+            // All of them are told at the end again; a machine that dies before has said it.
+            eprintln!("\nfailed: {}: {why}", case.name);
+            Failed::from(why)
+        };
+        let cx = Cx::begin(&case).map_err(|e| failed(format!("cannot begin: {e:#}")))?;
+        (case.run)(&cx).map_err(|e| failed(format!("{e:#}{}", cx.story())))?;
         Ok(Completion::Completed)
     })
 }

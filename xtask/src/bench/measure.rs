@@ -44,6 +44,11 @@ impl Samples {
         Self(self.0.iter().zip(&base.0).map(|(with, without)| 100.0 * (with - without) / without).collect())
     }
 
+    /// How many times `base`, round by round.
+    pub(super) fn times(&self, base: &Self) -> Self {
+        Self(self.0.iter().zip(&base.0).map(|(with, without)| with / without).collect())
+    }
+
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()

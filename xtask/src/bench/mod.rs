@@ -2,6 +2,7 @@
 
 mod attribution;
 mod exec;
+mod hooks;
 mod itest;
 mod measure;
 mod pipeline;
@@ -16,6 +17,8 @@ use anyhow::Result;
 pub(crate) enum Subject {
     /// The price of an exec, and of the agent under exec storms
     Exec(exec::Options),
+    /// What each way to see system calls costs everybody, in virtual machines; writes to `docs/kernels.md`
+    Hooks(hooks::Options),
     /// The way of an event from the exec to a subscriber, and what the collector takes
     Pipeline(pipeline::Options),
     /// How often it is right who is behind a session, and how soon; writes to `docs/attribution.md`
@@ -28,6 +31,7 @@ pub(crate) enum Subject {
 pub(crate) fn run(subject: &Subject) -> Result<()> {
     match subject {
         Subject::Exec(options) => exec::run(options),
+        Subject::Hooks(options) => hooks::run(options),
         Subject::Pipeline(options) => pipeline::run(options),
         Subject::Attribution(options) => attribution::run(options),
         Subject::Pods(options) => pods::run(options),

@@ -87,13 +87,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             broken.push("faults");
         }
     }
-    if !options.unit && all && root::is_root() {
-        step("virtual machines: the integration tests on older kernels");
-        if let Err(error) = vm::ci(&mut counts) {
-            eprintln!("error: {error:#}");
-            broken.push("virtual machines");
-        }
-    }
     if !options.unit && all {
         // It says itself which input it was.
         match fuzz::run(&fuzz::Options::short()) {

@@ -91,7 +91,29 @@ pub(super) fn fetch(release: &'static Release, arch: Arch) -> Result<Userland> {
     found(release, arch, &dir)
 }
 
-fn download(release: &Release, arch: Arch, dir: &Path) -> Result<()> {
+/// Rust's standard library for arm64, of exactly the version of Debian's compiler that is installed here.
+pub(super) fn rust_library(version: &str) -> Result<PathBuf> {
+    let dir = folder()?.join(format!("rust-arm64-{version}"));
+    let done = dir.join("done");
+    if !done.exists() {
+        step("fetching Rust's standard library for arm64");
+        prepare(&BOOKWORM, Arch::Aarch64, &dir)?;
+        let package = format!("libstd-rust-web-dev={version}");
+        let fetched = dir.join("packages");
+        fs::create_dir_all(&fetched)?;
+        apt(&dir, "apt-get").current_dir(&fetched).args(["download", "-q", &package]).run()?;
+        unpack(&fetched, &dir.join("tree"))?;
+        fs::write(&done, "").with_context(|| format!("cannot write {}", done.display()))?;
+    }
+    let library = dir.join("tree/usr/lib/rustlib/aarch64-unknown-linux-gnu/lib");
+    if !library.is_dir() {
+        bail!("{} is missing: remove {} and try again", library.display(), dir.display());
+    }
+    Ok(library)
+}
+
+/// An apt of its own, with what the archive has now.
+fn prepare(release: &Release, arch: Arch, dir: &Path) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
@@ -109,8 +131,11 @@ fn download(release: &Release, arch: Arch, dir: &Path) -> Result<()> {
     put("sources.list", &release.sources.iter().map(source).collect::<String>())?;
     put("status", "")?;
     put("apt.conf", &configuration(dir, arch, release.may_be_old))?;
+    apt(dir, "apt-get").args(["update", "-q", "--error-on=any"]).run()
+}
 
-    apt(dir, "apt-get").args(["update", "-q"]).run()?;
+fn download(release: &Release, arch: Arch, dir: &Path) -> Result<()> {
+    prepare(release, arch, dir)?;
     let kernel = newest(release, arch, dir)?;
     // The machine of these packages has nothing yet, so apt brings the libraries that they need.
     apt(dir, "apt-get")

@@ -64,7 +64,13 @@ PODTRAIL_ITEST_AGENT="--setns $(option setns)"
 PODTRAIL_ITEST_CONTAINERD=none
 PODTRAIL_ITEST_ONLY=$(option only)
 export PODTRAIL_ITEST_ONLY CI PODTRAIL_ITEST_SLOW PODTRAIL_ITEST_AGENT PODTRAIL_ITEST_CONTAINERD
-/podtrail-itest --color never $(option tests) 2>&1
+case $(option job) in
+costs)
+    unset PODTRAIL_ITEST_AGENT
+    /podtrail-itest helper hook-cost 2>&1
+    ;;
+*) /podtrail-itest --color never $(option tests) 2>&1 ;;
+esac
 echo "podtrail-vm: ended with $?"
 $bb sync
 $bb poweroff -f

@@ -13,13 +13,14 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
+    Cost,
     archive::Userland,
     plan::{Arch, Cgroups, Run},
 };
 use crate::{sh::cmd, test::Counts};
 
 /// All tests of one machine.
-const AT_MOST: Duration = Duration::from_secs(45 * 60);
+const AT_MOST: Duration = Duration::from_secs(100 * 60);
 /// Without a word.
 const SILENT: Duration = Duration::from_secs(8 * 60);
 /// Kernels that die before the first program are the emulator's fault: about one boot in a hundred.
@@ -35,6 +36,8 @@ pub(super) struct Boot<'a> {
     pub(super) image: &'a Path,
     pub(super) run: Run,
     pub(super) tests: Option<&'a str>,
+    /// instead of tests: what the hooks cost
+    pub(super) costs: bool,
     /// before every line that it prints
     pub(super) prefix: &'a str,
 }
@@ -51,6 +54,7 @@ pub(super) struct Outcome {
     pub(super) verified: BTreeMap<String, u64>,
     /// what tests have seen of the machine
     pub(super) seen: Vec<String>,
+    pub(super) costs: Vec<Cost>,
     /// why there is no result; empty: there is one
     pub(super) trouble: String,
     /// boots that died before the first program
@@ -60,8 +64,13 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// Whether whatever was run there has said that it succeeded.
+    pub(super) fn ended_well(&self) -> bool {
+        self.trouble.is_empty() && self.code == Some(0)
+    }
+
     pub(super) fn is_good(&self) -> bool {
-        self.trouble.is_empty() && self.code == Some(0) && self.counts.failed == 0 && self.counts.passed > 0
+        self.ended_well() && self.counts.failed == 0 && self.counts.passed > 0
     }
 }
 
@@ -81,7 +90,7 @@ impl Boot<'_> {
     }
 
     fn once(&self) -> Result<Outcome> {
-        let Self { userland, image, run, tests, prefix } = self;
+        let Self { userland, image, run, tests, costs, prefix } = self;
         let Run { line: _, arch, mode, hook, part } = *run;
         let (program, machine, console): (_, &[&str], _) = match arch {
             Arch::X86_64 => ("qemu-system-x86_64", &["-cpu", "qemu64,-cx16"], "ttyS0"),
@@ -89,11 +98,12 @@ impl Boot<'_> {
         };
         let append = format!(
             "console={console} loglevel=3 panic=-1 oops=panic no_timer_check podtrail.cgroup={} podtrail.setns={} \
-             podtrail.slow=6 podtrail.only={} podtrail.tests={}{}",
+             podtrail.slow=10 podtrail.only={} podtrail.tests={} podtrail.job={}{}",
             mode.as_str(),
             hook.as_str(),
             part.only().join(","),
             tests.unwrap_or_default(),
+            if *costs { "costs" } else { "tests" },
             if mode == Cgroups::V2 { "" } else { " systemd.unified_cgroup_hierarchy=0" },
         );
         let machine = cmd(program)
@@ -163,9 +173,11 @@ impl Outcome {
             && let Ok(count) = count.parse()
         {
             self.verified.insert(program.trim().to_owned(), count);
+        } else if let Some(cost) = line.strip_prefix("cost: ") {
+            self.costs.extend(cost_of(cost));
         } else if let Some(seen) = line.strip_prefix("seen: ") {
             self.seen.push(seen.trim().to_owned());
-        } else if let Some(name) = line.strip_prefix("---- ").and_then(|name| name.strip_suffix(" ----")) {
+        } else if let Some((name, _)) = line.strip_prefix("failed: ").and_then(|rest| rest.split_once(": ")) {
             self.failed.push(name.to_owned());
         } else if let Some((name, rest)) = test()
             && let Some((_, reason)) = rest.split_once("ignored (")
@@ -173,6 +185,14 @@ impl Outcome {
             self.left_out.push((name.to_owned(), reason.trim_end_matches(')').to_owned()));
         }
     }
+}
+
+/// Reads "way nanoseconds nanoseconds".
+fn cost_of(line: &str) -> Option<Cost> {
+    let mut words = line.split_whitespace();
+    let way = words.next()?.to_owned();
+    let mut micros = || words.next()?.parse::<f64>().ok().map(|nanos| nanos / 1000.0);
+    Some((way, micros()?, micros()?))
 }
 
 /// Gone when it is dropped.

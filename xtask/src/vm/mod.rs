@@ -4,6 +4,7 @@
 //! Everything is kept in `target/vm`; a second run needs no network.
 
 mod archive;
+mod build;
 mod image;
 mod machine;
 mod plan;
@@ -22,17 +23,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub(crate) use self::plan::Line;
 use self::{
     archive::Userland,
     machine::Boot,
-    plan::{Arch, Cgroups, Hook, Line, Part, Run},
+    plan::{Arch, Cgroups, Hook, Part, Run},
     results::Row,
 };
-use crate::{
-    ebpf, root, setup,
-    sh::{cargo, step},
-    test::Counts,
-};
+use crate::{root, setup, sh::step, test::Counts};
 
 /// Options of `vm`.
 #[derive(Debug, clap::Args)]
@@ -92,6 +90,29 @@ pub(crate) fn ci(counts: &mut Counts) -> Result<()> {
     bad(&rows)
 }
 
+/// A way to see system calls, and with it microseconds of a `getpid` and of an exec.
+pub(crate) type Cost = (String, f64, f64);
+
+/// What the hooks cost, for each kernel.
+pub(crate) fn hook_costs(lines: &[Line]) -> Result<Vec<(String, Vec<Cost>)>> {
+    setup::run(setup::For::Tests)?;
+    let arch = Arch::own().context("there are no machines of this kind of processor")?;
+    let program = build::program(arch)?;
+    let runs = plan::runs(lines, &[arch], &[Cgroups::V2], &[Hook::Auto], None);
+    runs.into_iter()
+        .map(|run| {
+            let userland = archive::fetch(run.line.release().context("a line of kernels")?, arch)?;
+            let image = image::build(&userland, &program)?;
+            step(&format!("Linux {}: what the hooks cost", userland.kernel_version));
+            let boot =
+                Boot { userland: &userland, image: &image, run, tests: None, costs: true, prefix: "    " };
+            let outcome = boot.run()?;
+            ensure!(outcome.ended_well(), "it failed: {}", outcome.trouble);
+            Ok((userland.kernel_version, outcome.costs))
+        })
+        .collect()
+}
+
 fn bad(rows: &[Row]) -> Result<()> {
     let failed: Vec<String> = rows.iter().filter(|row| !row.is_good()).map(Row::name).collect();
     if !failed.is_empty() {
@@ -110,7 +131,7 @@ fn machines(runs: &[Run], tests: Option<&str>, jobs: usize) -> Result<Vec<Row>> 
         if !runs.iter().any(|run| run.arch == arch) {
             continue;
         }
-        let program = program(arch)?;
+        let program = build::program(arch)?;
         for run in runs.iter().filter(|run| run.arch == arch) {
             if images.iter().any(|(line, of, ..)| (*line, *of) == (run.line, arch)) {
                 continue;
@@ -149,7 +170,7 @@ fn one(run: Run, userland: &Userland, image: &Path, tests: Option<&str>, several
     let name = results::name(run, &userland.kernel_version);
     step(&name);
     let prefix = if several { format!("[{}] ", results::short(run)) } else { "    ".to_owned() };
-    let boot = Boot { userland, image, run, tests, prefix: &prefix };
+    let boot = Boot { userland, image, run, tests, costs: false, prefix: &prefix };
     let outcome = boot.run()?;
     let took = began.elapsed();
     Ok(Row {
@@ -161,16 +182,6 @@ fn one(run: Run, userland: &Userland, image: &Path, tests: Option<&str>, several
         outcome,
         took,
     })
-}
-
-/// The test program for these machines.
-fn program(arch: Arch) -> Result<PathBuf> {
-    ensure!(Arch::own() == Some(arch), "programs for {} cannot be built here yet", arch.as_str());
-    ebpf::build(&ebpf::Options::default())?;
-    step("integration tests: building");
-    crate::test::static_build(cargo().args(["build", "--package", "podtrail-tests"])).run()?;
-    let built = root::target().join(crate::test::triple()).join("debug/podtrail-itest");
-    image::stripped(arch, &built)
 }
 
 /// Where all of it is kept.

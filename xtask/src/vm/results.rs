@@ -72,16 +72,14 @@ impl Row {
     /// Why it is not good.
     fn trouble(&self) -> String {
         let Outcome { failed, trouble, verified, .. } = &self.outcome;
-        if !failed.is_empty() {
-            return failed.join(", ");
-        }
-        if !trouble.is_empty() {
-            return trouble.replace('|', " ");
+        if !failed.is_empty() || !trouble.is_empty() {
+            let all = failed.iter().chain(Some(trouble).filter(|trouble| !trouble.is_empty()));
+            return all.map(|one| one.replace('|', " ")).collect::<Vec<_>>().join(", ");
         }
         if let Some((program, count)) = verified.iter().find(|(_, count)| **count > VERIFIER_AT_MOST) {
             return format!("{program} takes {count} of {VERIFIER_LIMIT} instructions of the verifier");
         }
-        let verifies = matches!(self.run.part, Part::All | Part::Ci) && !self.named;
+        let verifies = matches!(self.run.part, Part::All | Part::Kernel | Part::Ci) && !self.named;
         let unknown =
             WAYS.iter().find(|way| !verified.keys().any(|program| program.ends_with(&format!("({way})"))));
         match unknown {
