@@ -1,6 +1,5 @@
 //! `cargo xtask test`: the tests, and one line at the end that counts them. The storms in which everything is broken come
-//! later, alone they are `cargo xtask test faults`; then a part of the tests on older kernels, in virtual machines
-//! (`cargo xtask vm --ci`), and the fuzz targets for a moment.
+//! later, alone they are `cargo xtask test faults`; and the fuzz targets for a moment.
 
 mod faults;
 
@@ -15,7 +14,6 @@ use anyhow::{Context, Result, bail};
 use crate::{
     ebpf, fuzz, image, root, setup,
     sh::{Cmd, cargo, cmd, step},
-    vm,
 };
 
 /// Options of `test`.

@@ -30,7 +30,7 @@ use self::{
     plan::{Arch, Cgroups, Hook, Part, Run},
     results::Row,
 };
-use crate::{root, setup, sh::step, test::Counts};
+use crate::{root, setup, sh::step};
 
 /// Options of `vm`.
 #[derive(Debug, clap::Args)]
@@ -50,7 +50,7 @@ pub(crate) struct Options {
     /// Which of the tests; by default all with v2, else those that it makes a difference to
     #[arg(long, value_enum, value_name = "PART")]
     part: Option<Part>,
-    /// Only the machines, and the tests in them, that `cargo xtask test` runs
+    /// Only two machines, and in them the tests that must pass before every change
     #[arg(long, conflicts_with_all = ["kernel", "arch", "cgroup", "hook", "part", "write"])]
     ci: bool,
     /// Machines at the same time; each takes a processor and 3 GiB
@@ -74,18 +74,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("\n{text}");
     if *write {
         results::write(&text)?;
-    }
-    bad(&rows)
-}
-
-/// What is run before every change; adds up what was counted.
-pub(crate) fn ci(counts: &mut Counts) -> Result<()> {
-    let rows = machines(&plan::ci(), None, 2)?;
-    println!("\n{}", results::text(&rows));
-    for row in &rows {
-        counts.passed += row.outcome.counts.passed;
-        counts.failed += row.outcome.counts.failed;
-        // What a machine leaves out is no skipped test: it is another choice of tests.
     }
     bad(&rows)
 }
