@@ -54,6 +54,41 @@ pub enum Body {
     AgentState(AgentState),
     Attributed(Box<Attributed>),
     Folded(Box<Folded>),
+    Observed(Box<Observed>),
+}
+
+/// What the node's problem detector was found to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// by type
+    pub conditions: Vec<ObservedCondition>,
+    /// by reason
+    pub problems: Vec<ObservedProblem>,
+    /// why it could not be asked
+    pub unreachable: Option<String>,
+    /// it was asked for conditions, and for problems
+    pub has_conditions: bool,
+    pub has_problems: bool,
+}
+
+/// A condition of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedCondition {
+    pub kind: String,
+    pub status: String,
+    pub reason: String,
+    pub message: String,
+    /// seconds since 1970, by the detector's clock; `None`: it does not say
+    pub transition: Option<i64>,
+    /// a text was too long
+    pub truncated: bool,
+}
+
+/// How often a problem was found since the detector began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedProblem {
+    pub reason: String,
+    pub count: u64,
 }
 
 /// How a session came in.

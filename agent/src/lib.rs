@@ -11,6 +11,7 @@
 //! | [`pods`] | what the node's container runtime says of containers: pod, name, image |
 //! | [`state`] | what session and container know, as bytes that outlive the agent |
 //! | [`wayin`] | how a session in a pod came in; probes, folded |
+//! | [`detector`] | what the node-problem-detector of this node says |
 //! | [`convert`] | events → `podtrail.v1` messages: proto types stop here |
 //! | [`spool`] | numbers events and keeps them until they are acknowledged |
 //! | [`uplink`] | the stream to the collector |
@@ -24,12 +25,14 @@
 //! | [`clock`] | the wall clock, read in one place |
 //! | [`condition`] | what a node's condition means |
 //! | [`json`] | canonical protobuf JSON, a message a line |
+//! | [`ask`] | one question by HTTP to somebody on this node |
 //! | [`backoff`] | how long to wait before the next attempt |
 //! | [`escape`] | what comes from outside, made fit for a terminal or a log |
 //! | [`config`] | configuration files and flags, checked before anything is opened |
 //! | [`tls`] | mutual TLS: certificates, who they name, and files that change |
 //! | [`telemetry`] | logs, metrics, health |
 
+pub mod ask;
 pub mod backoff;
 pub mod clock;
 pub mod condition;
@@ -45,6 +48,7 @@ pub mod collector;
 pub mod config;
 pub mod container;
 pub mod convert;
+pub mod detector;
 pub mod doctor;
 pub mod filter;
 pub mod local;

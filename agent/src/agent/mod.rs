@@ -125,6 +125,7 @@ pub fn describe() {
     metrics::describe();
     integrity::describe();
     pods::asker::describe();
+    telemetry::detector::describe();
     telemetry::kubelet::describe();
     telemetry::tls::describe();
 }

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     convert::{self, WallOffset, boot_now},
-    event::{AgentPhase, AgentState, BootTime, Event, Finding, Start},
+    detector::Detector,
+    event::{AgentPhase, AgentState, Body, BootTime, Event, Finding, Observed, Start},
     pods::{
         self, Ask, Pods, Word,
         sessions::{Question, Said},
@@ -87,6 +88,8 @@ pub struct Pipeline<S> {
     sessions: Box<pods::Sessions>,
     /// `None`: no runtime is asked
     pods: Option<Pods>,
+    /// `None`: no problem detector is asked
+    detector: Option<Detector>,
     /// something could not be asked
     unasked: bool,
     ask_again: Instant,
@@ -114,6 +117,7 @@ impl<S: Source> Pipeline<S> {
             ways: Ways::default(),
             sessions: Box::new(pods::Sessions::new(&about.boot_id)),
             pods: None,
+            detector: None,
             unasked: false,
             ask_again: Instant::now() + ASK_AGAIN,
             about,
@@ -160,6 +164,13 @@ impl<S: Source> Pipeline<S> {
         for facts in self.containers.all().filter_map(|info| info.metadata.known()) {
             self.sessions.met(facts);
         }
+        self
+    }
+
+    /// Tells what the node's problem detector says.
+    #[must_use]
+    pub fn observes(mut self, detector: Option<Detector>) -> Self {
+        self.detector = detector;
         self
     }
 
@@ -215,6 +226,11 @@ impl<S: Source> Pipeline<S> {
                 read = self.source.read(&mut self.raw) => {
                     read?;
                     self.batch(sinks);
+                }
+                observed = observed(&mut self.detector) => {
+                    let body = Body::Observed(Box::new(observed));
+                    self.events.push(Event { time: boot_now(), container: None, session: None, body });
+                    self.send(sinks, false);
                 }
                 () = self.ways.answer() => {
                     self.ways.answered(&mut self.events, &self.containers);
@@ -427,6 +443,13 @@ impl Due {
 
     fn has_come(&self, source: &impl Source) -> Option<BootTime> {
         (source.read_to() >= self.written || self.since.elapsed() >= OVERDUE).then_some(self.time)
+    }
+}
+
+async fn observed(detector: &mut Option<Detector>) -> Observed {
+    match detector {
+        Some(detector) => detector.observed().await,
+        None => std::future::pending().await,
     }
 }
 

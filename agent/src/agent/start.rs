@@ -19,6 +19,7 @@ use crate::{
         host_namespaces, recover,
     },
     convert::boot_now,
+    detector::Detector,
     doctor::{self, Report},
     escape,
     event::{BootTime, Finding, GapSource, Hook, Start, TaskKey},
@@ -193,7 +194,8 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     let pods = (config.runtime_socket != Socket::Nowhere)
         .then(|| Pods::start(config.runtime_socket.clone(), config.pod_rules(), Timing::default()));
     let pipeline = Pipeline::new(probe, containers, about).begins(first, config.integrity_every, integrity);
-    let pipeline = pipeline.goes_on(machine).looks_with(ways).asks(pods, told);
+    let detector = Detector::start(config.detector);
+    let pipeline = pipeline.goes_on(machine).looks_with(ways).asks(pods, told).observes(detector);
     let ended = Box::pin(run(config, spool, pipeline, records, stop)).await;
     hooks.not_ready("stopped");
     ended

@@ -12,7 +12,11 @@ use std::{
 };
 
 use podtrail_proto::v1::{self, event::Body, trail_client::TrailClient};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::mpsc,
+    time::timeout,
+};
 use tonic::transport::Endpoint;
 
 use super::*;
@@ -327,6 +331,64 @@ async fn without_a_collector_the_socket_has_it_all_and_the_stop_is_quick() {
     assert_eq!(kinds(&seen), ["started", "session started", "executed"]);
     stop.cancel();
     timeout(Duration::from_secs(2), agent).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_the_problem_detector_of_the_node_says_goes_to_the_collector() {
+    const CONDITIONS: &str = include_str!("../../../tests/fixtures/npd/cond_bad.json");
+    const METRICS: &str = include_str!("../../../tests/fixtures/npd/metrics_bad.txt");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let _serving = AbortOnDropHandle::new(tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut asked = [0; 1024];
+            let n = stream.read(&mut asked).await.unwrap();
+            let body = if asked[..n].starts_with(b"GET /conditions ") { CONDITIONS } else { METRICS };
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }));
+    let dir = tempfile::tempdir().unwrap();
+    let stub = Stub::default();
+    let (collector, _server) = stub.serve("127.0.0.1:0".parse().unwrap()).await;
+    let config = config(&dir, Some(format!("http://{collector}")));
+    let (_send, records) = mpsc::unbounded_channel();
+    let options = crate::detector::Options { conditions: Some(address), metrics: Some(address) };
+    let pipeline = Pipeline::new(Fake::new(records), Containers::default(), about())
+        .observes(crate::detector::Detector::start(options));
+    let stop = CancellationToken::new();
+    let agent = tokio::spawn({
+        let stop = stop.clone();
+        async move { run(&config, open_spool(&config, &about()).unwrap().0, pipeline, Vec::new(), stop).await }
+    });
+    let waiting = async {
+        while stub.dense() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(WAIT, waiting).await.unwrap();
+    stop.cancel();
+    timeout(WAIT, agent).await.unwrap().unwrap().unwrap();
+    let received = stub.received.lock().unwrap();
+    let observed = received.values().find_map(|(event, _)| match &event.body {
+        Some(Body::NodeObserved(observed)) => Some((event, observed)),
+        _ => None,
+    });
+    let (event, observed) = observed.unwrap();
+    assert_eq!((event.container.as_ref(), event.session_id.as_str()), (None, ""));
+    assert_eq!((observed.conditions.len(), observed.problems.len()), (5, 16));
+    assert_eq!((observed.has_conditions(), observed.has_problems()), (true, true));
+    let fd = v1::NodeCondition {
+        r#type: "FDPressure".to_owned(),
+        status: "True".to_owned(),
+        reason: "NodeHasFDPressure".to_owned(),
+        message: "current fd usage is 1700000 and max is 2000000".to_owned(),
+        transition: Some(podtrail_proto::Timestamp { seconds: 1_795_374_600, nanos: 0 }),
+        ..v1::NodeCondition::default()
+    };
+    assert_eq!(observed.conditions[1], fd);
+    let conntrack = v1::ProblemCount { reason: "ConntrackFull".to_owned(), count: 2 };
+    assert_eq!(observed.problems[0], conntrack);
 }
 
 /// Where the record of a session is when a loss is told.

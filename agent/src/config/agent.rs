@@ -11,6 +11,7 @@ use nix::unistd::gethostname;
 use tonic::transport::Uri;
 
 use super::{
+    detector,
     settings::{
         Settings, SettingsError,
         value::{address, bytes_within, duration, log_format, log_level, one_of, optional, path, quoted},
@@ -180,6 +181,8 @@ pub struct Flags {
     pub btf: Option<String>,
     #[command(flatten)]
     pub ways: ways::Flags,
+    #[command(flatten)]
+    pub detector: detector::Flags,
     /// Log what the BPF programs do (level debug)
     #[arg(long, hide = true)]
     pub diagnose: bool,
@@ -246,6 +249,8 @@ pub struct AgentConfig {
     /// `None`: no kubelet is asked
     pub kubelet: Option<kubelet::Options>,
     pub ways: wayin::Options,
+    /// nobody, unless it is said
+    pub detector: crate::detector::Options,
     pub setns: Setns,
     pub failed_execs: FailedExecs,
     pub btf: Option<PathBuf>,
@@ -256,7 +261,7 @@ pub struct AgentConfig {
 }
 
 /// Keys that a file may have.
-const KEYS: [&str; 33] = [
+const KEYS: [&str; 35] = [
     "node-name",
     "cluster",
     "collector",
@@ -290,6 +295,8 @@ const KEYS: [&str; 33] = [
     ways::KEYS[2],
     ways::KEYS[3],
     ways::KEYS[4],
+    detector::KEYS[0],
+    detector::KEYS[1],
 ];
 
 impl AgentConfig {
@@ -328,6 +335,7 @@ impl AgentConfig {
             failed_execs,
             btf,
             ways,
+            detector,
             diagnose,
             lock,
         } = flags;
@@ -364,6 +372,7 @@ impl AgentConfig {
         settings.flag("--btf", btf);
         settings.flag("--lock", lock);
         ways.put_into(&mut settings);
+        detector.put_into(&mut settings);
         // A host name is whatever somebody set it to: checked like one that was written.
         settings.otherwise("node-name", "--node-name (not given; the host name)", || {
             gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default()
@@ -389,6 +398,7 @@ impl AgentConfig {
         Self {
             kubelet: ways::kubelet(settings, &node_name),
             ways: ways::options(settings),
+            detector: detector::options(settings),
             node_name,
             cluster: settings.check("cluster", "default".to_owned(), name),
             collector: settings.check("collector", None, |text| collector_url(text, secure).map(Some)),

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod attribution;
 pub mod audit;
 pub mod collector;
+pub mod detector;
 pub mod kubernetes;
 pub mod outputs;
 mod principals;

@@ -17,8 +17,8 @@ use self::text::{Text, text, texts};
 use crate::container::ContainerInfo;
 use crate::event::{
     AgentPhase, AgentState, Argv, Attributed, Body, Credentials, Event, ExecFailed, Executable, Executed,
-    ExitStatus, Exited, Finding, Folded, Gap, GapSource, Hook, Method, NamespaceJoined, Namespaces, Probe,
-    Process, SessionEnded, SessionId, SessionStarted, Start, Tty,
+    ExitStatus, Exited, Finding, Folded, Gap, GapSource, Hook, Method, NamespaceJoined, Namespaces, Observed,
+    ObservedCondition, ObservedProblem, Probe, Process, SessionEnded, SessionId, SessionStarted, Start, Tty,
 };
 use crate::pods::{ContainerFacts, Lookup, Missing, PodFacts};
 use crate::trail::Moment;
@@ -62,6 +62,31 @@ fn body(body: Body, offset: WallOffset) -> v1::event::Body {
         Body::AgentState(state) => Out::AgentState(agent_state(state, offset)),
         Body::Attributed(attributed) => Out::Attributed(self::attributed(*attributed)),
         Body::Folded(folded) => Out::Folded(self::folded(*folded, offset)),
+        Body::Observed(observed) => Out::NodeObserved(self::observed(*observed)),
+    }
+}
+
+fn observed(observed: Observed) -> v1::NodeObserved {
+    let Observed { conditions, problems, unreachable, has_conditions, has_problems } = observed;
+    let condition = |condition: ObservedCondition| {
+        let ObservedCondition { kind, status, reason, message, transition, truncated } = condition;
+        v1::NodeCondition {
+            r#type: kind,
+            status,
+            reason,
+            message,
+            transition: transition.map(|seconds| Timestamp { seconds, nanos: 0 }),
+            truncated,
+            ..v1::NodeCondition::default()
+        }
+    };
+    let problem = |ObservedProblem { reason, count }: ObservedProblem| v1::ProblemCount { reason, count };
+    v1::NodeObserved {
+        conditions: conditions.into_iter().map(condition).collect(),
+        problems: problems.into_iter().map(problem).collect(),
+        unreachable: unreachable.unwrap_or_default(),
+        has_conditions: Some(has_conditions),
+        has_problems: Some(has_problems),
     }
 }
 

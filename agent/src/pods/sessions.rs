@@ -201,7 +201,8 @@ impl Sessions {
             | Body::Gap(_)
             | Body::AgentState(_)
             | Body::Attributed(_)
-            | Body::Folded(_) => {}
+            | Body::Folded(_)
+            | Body::Observed(_) => {}
         }
         let Some(info) = info else { return };
         match &info.metadata {

@@ -9,6 +9,7 @@
 pub mod attribution;
 pub mod audit;
 pub mod collector;
+pub mod detector;
 pub mod health;
 pub mod http;
 pub mod kubelet;

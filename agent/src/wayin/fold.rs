@@ -37,9 +37,11 @@ impl Outcome {
                 self.part(&(1_u8, &process.comm, status));
             }
             Body::SessionStarted(_) | Body::SessionEnded(_) | Body::Attributed(_) => {}
-            Body::NamespaceJoined(_) | Body::Gap(_) | Body::AgentState(_) | Body::Folded(_) => {
-                self.broken = true;
-            }
+            Body::NamespaceJoined(_)
+            | Body::Gap(_)
+            | Body::AgentState(_)
+            | Body::Folded(_)
+            | Body::Observed(_) => self.broken = true,
         }
     }
 

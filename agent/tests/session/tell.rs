@@ -92,6 +92,7 @@ fn body(event: &Event) -> String {
         Body::Gap(gap) => format!("gap {:?} {}: {}", gap.source, gap.count, gap.detail),
         Body::AgentState(state) => format!("agent {:?}", state.phase),
         Body::Attributed(attributed) => format!("attributed {container}, {:?}", attributed.method),
+        Body::Observed(observed) => format!("observed {observed:?}"),
         Body::Folded(folded) => format!("folded {} like {}", folded.sessions, folded.like),
     }
 }

@@ -9,23 +9,19 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::{
-    Request, StatusCode, Uri,
-    header::{ACCEPT, AUTHORIZATION, HOST, HeaderValue},
-};
-use hyper_util::rt::TokioIo;
+use hyper::{StatusCode, header::HeaderValue};
 use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::Options;
-use crate::tls::{self, TlsError};
+use crate::{
+    ask::{self, AskError, Question},
+    tls::{self, TlsError},
+};
 
 /// Of an answer. A pod is some 15 kB there, and can be 1.5 MB.
 const BODY_MAX: usize = 32 << 20;
@@ -70,19 +66,13 @@ pub enum KubeletError {
     #[error("{}", why(.0))]
     Connect(io::Error),
     /// {0}
-    #[error("it does not speak HTTP: {0}")]
-    Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Ask(AskError),
     /// refused
     #[error(
         "it says {0}: the agent needs \"get\" of nodes/pods, or of nodes/proxy where the kubelet is older than 1.33"
     )]
     Forbidden(StatusCode),
-    /// another status
-    #[error("it says {0}")]
-    Status(StatusCode),
-    /// too much
-    #[error("its answer breaks off, or is longer than {max} MiB: {0}", max = BODY_MAX >> 20)]
-    Body(String),
     /// no pods
     #[error("its answer is no list of pods: {0}")]
     NoPods(serde_json::Error),
@@ -138,29 +128,13 @@ async fn get<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(async move {
-        // What went wrong is told to who asked.
-        _ = connection.await;
-    }));
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = Uri::from_static("/pods");
     let host = target.to_string();
     let host = host.split_once("://").map_or("", |(_, host)| host);
-    let headers = request.headers_mut();
-    headers.insert(HOST, HeaderValue::from_str(host).map_err(|_| KubeletError::Name(target.host.clone()))?);
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    if let Some(value) = authorization {
-        headers.insert(AUTHORIZATION, value);
-    }
-    let response = sender.send_request(request).await?;
-    match response.status() {
-        StatusCode::OK => {}
-        status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-            return Err(KubeletError::Forbidden(status));
+    let question = Question { host, path: "/pods", accept: "application/json", authorization, max: BODY_MAX };
+    ask::get(stream, question).await.map_err(|error| match error {
+        AskError::Status(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => {
+            KubeletError::Forbidden(status)
         }
-        status => return Err(KubeletError::Status(status)),
-    }
-    let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
-    Ok(body.map_err(|error| KubeletError::Body(error.to_string()))?.to_bytes().to_vec())
+        error => KubeletError::Ask(error),
+    })
 }
