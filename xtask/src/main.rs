@@ -9,6 +9,7 @@ mod fuzz;
 mod image;
 mod lint;
 mod machine;
+mod package;
 mod root;
 mod setup;
 mod sh;
@@ -59,6 +60,8 @@ enum Command {
     Vm(vm::Options),
     /// Build the container images, without a daemon
     Image(image::Options),
+    /// Build the Debian package, for nodes without Kubernetes
+    Package(package::Options),
     /// Feed the fuzz targets with what nobody would think of
     Fuzz(fuzz::Options),
     /// Check formatting, lints, the rules of the code, and dependencies
@@ -93,6 +96,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Vm(options) => vm::run(&options),
+        Command::Package(options) => package::run(&options),
         Command::Image(options) => image::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Lint => lint::run(),

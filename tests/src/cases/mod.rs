@@ -14,6 +14,7 @@ mod fixtures;
 mod floods;
 mod host_root;
 mod joins;
+mod packaged;
 mod pins;
 mod pod_costs;
 mod pods;
@@ -48,6 +49,7 @@ pub(crate) fn all() -> Vec<Case> {
         floods::cases(),
         text::cases(),
         agents::cases(),
+        packaged::cases(),
         pins::cases(),
         probes::cases(),
         pods::cases(),

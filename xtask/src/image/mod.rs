@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-pub(crate) use self::programs::Profile;
+pub(crate) use self::programs::{PROGRAMS, Profile, build};
 use crate::{root, sh::step};
 
 /// Options of `image`.
@@ -78,7 +78,7 @@ pub(crate) struct Made {
 
 /// Builds them, and says what they are.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let programs = programs::build(options.profile)?;
+    let programs = build(options.profile)?;
     if let Some(dir) = &options.unpacked {
         for image in &IMAGES {
             unpack(&files(image, &programs)?, &dir.join(image.name))?;
@@ -102,7 +102,7 @@ pub(crate) fn folder() -> PathBuf {
 /// For the tests: of the programs that they are built with anyway.
 pub(crate) fn for_tests() -> Result<()> {
     step("images");
-    let programs = programs::build(Profile::Dev)?;
+    let programs = build(Profile::Dev)?;
     make(&programs, "localhost", &folder()).map(drop)
 }
 

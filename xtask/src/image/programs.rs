@@ -67,7 +67,7 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
 }
 
 /// Copies of the programs without what only debuggers read; the folder of the copies.
-pub(crate) fn stripped(from: &Path, to: &Path) -> Result<PathBuf> {
+fn stripped(from: &Path, to: &Path) -> Result<PathBuf> {
     fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
     for program in PROGRAMS {
         let strip = PathBuf::from(format!("/usr/lib/llvm-{LLVM_MAJOR}/bin/llvm-strip"));

@@ -45,6 +45,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "python3-grpcio", version: None, purpose: For::Tests },
     Package { name: "python3-protobuf", version: None, purpose: For::Tests },
     Package { name: "openssl", version: None, purpose: For::Tests },
+    // It checks the units.
+    Package { name: "systemd", version: None, purpose: For::Tests },
     Package { name: "libbpf-tools", version: None, purpose: For::Bench },
     Package { name: "bpftrace", version: None, purpose: For::Bench },
     // `ss`, which knows how many bytes a connection has carried.

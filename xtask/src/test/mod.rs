@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    ebpf, fuzz, image, root, setup,
+    ebpf, fuzz, image, package, root, setup,
     sh::{Cmd, cargo, cmd, step},
 };
 
@@ -67,6 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         step("integration tests: building");
         build_all()?;
         image::for_tests()?;
+        package::for_tests()?;
     }
     let program = root::target().join(triple()).join("debug/podtrail-itest");
     if !options.unit && !only_faults {
