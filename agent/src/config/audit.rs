@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::settings::{
     Settings,
-    value::{address, bytes_within, duration, path, quoted},
+    value::{bytes_within, duration, path, quoted},
 };
 use crate::tls::server::ApiServers;
 
@@ -120,7 +120,9 @@ pub(super) fn check(settings: &mut Settings, secure: bool) -> Audit {
     let Audit { listen: _, api_servers: _, cluster, max_body, stale_after, log: _ } = Audit::default();
     let cluster = settings.check("audit-cluster", cluster, super::collector::name);
     Audit {
-        listen: settings.check("audit-listen", None, |text| listen(text, secure).map(Some)),
+        listen: settings.check("audit-listen", None, |text| {
+            super::collector::listen(text, "127.0.0.1:7444", secure).map(Some)
+        }),
         api_servers: ca.zip(names).map(|(ca, names)| ApiServers { ca, cluster: cluster.clone(), names }),
         cluster,
         max_body: settings.check("audit-max-body", max_body, |text| {
@@ -138,18 +140,6 @@ fn common_names(text: &str) -> Result<Vec<String>, String> {
         return Err(format!("{} is no list of common names, like kube-apiserver-audit", quoted(text)));
     }
     Ok(names)
-}
-
-/// In the clear, who did what may not come over a network; and anybody could say anything.
-fn listen(text: &str, secure: bool) -> Result<SocketAddr, String> {
-    let address = address(text, "127.0.0.1:7444")?;
-    if secure || address.ip().is_loopback() {
-        return Ok(address);
-    }
-    Err(format!(
-        "{address} is not a loopback address: give tls-ca, tls-cert and tls-key, or use 127.0.0.1:{}",
-        address.port()
-    ))
 }
 
 #[cfg(test)]

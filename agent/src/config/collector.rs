@@ -254,7 +254,7 @@ impl CollectorConfig {
         }
         let secure = tls.is_some();
         Self {
-            listen: settings.check("listen", LISTEN, |text| listen(text, secure)),
+            listen: settings.check("listen", LISTEN, |text| listen(text, "127.0.0.1:7443", secure)),
             tls,
             principals,
             streams_per_peer: settings
@@ -322,9 +322,10 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// In the clear, what was run on a node may not leave it.
-fn listen(text: &str, secure: bool) -> Result<SocketAddr, String> {
-    let address = address(text, "127.0.0.1:7443")?;
+/// An address to listen on. In the clear, what was run and who did what may not come over a network; and anybody could say
+/// anything.
+pub(super) fn listen(text: &str, example: &str, secure: bool) -> Result<SocketAddr, String> {
+    let address = address(text, example)?;
     if secure || address.ip().is_loopback() {
         return Ok(address);
     }

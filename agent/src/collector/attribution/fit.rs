@@ -171,3 +171,59 @@ pub fn is_abandoned(settings: &Settings, request: &Request, session: &Session, n
     let ran = session.root_end.or(session.end).unwrap_or(node);
     complete < after(session.entered, settings.skew) && ran > after(complete, settings.skew + LEAVE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    }
+
+    fn compared(argv: &str, cut: Option<usize>, script: &str, asked: &str) -> Option<Command> {
+        let argv = Argv { words: words(argv), cut, script: script.to_owned() };
+        command(&Settings::default(), &argv, &words(asked), false)
+    }
+
+    #[test]
+    fn what_ran_is_what_was_asked_for_and_nothing_like_it() {
+        use Command::{Prefixed, Same, SameButCut, Script};
+        let cases: [(&str, Option<usize>, &str, &str, Option<Command>); 27] = [
+            ("ls -l /", None, "", "ls -l /", Some(Same)),
+            ("ls -l", None, "", "ls -l /", None),
+            ("ls -l / /", None, "", "ls -l /", None),
+            ("/bin/ls -l", None, "", "ls -l", None),
+            // Head and tail of what was longer; the last of the head and the first of the tail may be broken.
+            ("tar -c aa zz y", Some(3), "", "tar -c aabb cc dd xzz y", Some(SameButCut)),
+            ("tar -c aa zz y", Some(3), "", "tar -c aabb xzz y", Some(SameButCut)),
+            ("tar -c aa zz y", Some(3), "", "tar -c aabb cc xzz z", None),
+            ("tar -c aa zz y", Some(3), "", "tar -x aabb cc xzz y", None),
+            ("tar -c aa zz y", Some(3), "", "tar -c ab cc xzz y", None),
+            ("tar -c aa zz y", Some(3), "", "tar -c aabb cc xz y", None),
+            ("tar -c aa zz y", Some(3), "", "tar -c", None),
+            ("tar -c aa", Some(3), "", "tar -c aabb cc", Some(SameButCut)),
+            // What a webhook puts before it, by any path of `env`; and what it does not.
+            ("env SPO_EXEC_REQUEST_UID=1 ls -l", None, "", "ls -l", Some(Prefixed)),
+            ("/usr/bin/env SPO_EXEC_REQUEST_UID=1 ls -l", None, "", "ls -l", Some(Prefixed)),
+            ("env SPO_EXEC_REQUEST_UID=1 ls -l", None, "", "ls", None),
+            ("env OTHER=1 ls -l", None, "", "ls -l", None),
+            ("xenv SPO_EXEC_REQUEST_UID=1 ls -l", None, "", "ls -l", None),
+            ("env SPO_EXEC_REQUEST_UID=1", None, "", "ls", None),
+            ("env SPO_EXEC_REQUEST_UID=1 tar -c aa zz", Some(5), "", "tar -c aabb cc xzz", Some(Prefixed)),
+            // A script behind its interpreter, with an argument for that or without.
+            ("/bin/sh /run.sh a b", None, "/run.sh", "/run.sh a b", Some(Script)),
+            ("/bin/sh -e /run.sh a b", None, "/run.sh", "/run.sh a b", Some(Script)),
+            ("/bin/sh /usr/bin/run.sh a", None, "/usr/bin/run.sh", "run.sh a", Some(Script)),
+            ("/bin/sh /run.sh a b", None, "/run.sh", "/run.sh a", None),
+            ("/bin/sh /run.sh a b", None, "/run.sh", "/other.sh a b", None),
+            ("/bin/sh /run.sh a b", None, "", "/run.sh a b", None),
+            ("/bin/sh -e -x /run.sh a", None, "/run.sh", "/run.sh a", None),
+            ("ls", None, "", "", None),
+        ];
+        for (argv, cut, script, asked, expected) in cases {
+            assert_eq!(compared(argv, cut, script, asked), expected, "{argv:?} cut {cut:?}, for {asked:?}");
+        }
+        let argv = Argv { words: words("ls"), cut: None, script: String::new() };
+        assert_eq!(command(&Settings::default(), &argv, &words("ls"), true), None, "the request is cut");
+    }
+}

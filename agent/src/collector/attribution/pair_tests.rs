@@ -1,6 +1,6 @@
 //! Two sessions that are alike, and what the API server says of them, in every order; and what never comes, or late.
 
-use podtrail_proto::v1::{self, Verdict};
+use podtrail_proto::v1::{self, Verdict, api_request::Action};
 
 use super::{
     Settings,
@@ -168,9 +168,9 @@ fn a_pair_is_judged_alike_in_every_order_and_never_wrongly() {
                 }
             }
             let mut stage = Stage::new(Settings::default());
-            stage.restless = n % 16 == number;
+            stage.restless = n % 64 == number;
             stage.play(coming);
-            stage.wait_until(at(200_000));
+            stage.wait_until(at(165_000));
             for (run, (truth, expected)) in runs.iter().zip(truth.into_iter().zip(expected)) {
                 assert_eq!(stage.last(&run.id), expected, "{name}: {} in order {order:?}", run.id);
                 for said in stage.said(&run.id).into_iter().filter(|_| warned) {
@@ -277,4 +277,36 @@ fn slow_output_makes_nobodys_session_anothers() {
             assert_eq!(wrong(&said, Some(user)), None, "{session}");
         }
     }
+}
+
+#[test]
+fn by_way_of_a_nodes_proxy_it_is_an_exec_all_the_same() {
+    let run = Run::new("s", &["sh", "-c", "id"], 10_000, 12_000);
+    let proxied = Ask { action: Action::NodeProxy, ..run.asked_by("alice") };
+    let end = |ask: &Ask| {
+        let mut stage = Stage::new(Settings::default());
+        stage.play([run.events(), ask.events()].concat());
+        stage.wait_until(at(100_000));
+        let told = stage.said("s").last().is_some_and(|said| {
+            said.evidence.iter().any(|line| line == "by way of the proxy of a node or a pod")
+        });
+        (stage.last("s"), told)
+    };
+    assert_eq!(end(&proxied), ("MATCHED alice".to_owned(), true));
+    // The kubelet's `run` answers with the output, and so with 200: an exec of the API server's own does not.
+    assert_eq!(end(&Ask { code: 200, ..proxied.clone() }).0, "MATCHED alice");
+    assert_eq!(end(&Ask { code: 200, action: Action::Exec, ..proxied.clone() }).0, "NODE_LOCAL");
+    for (what, wrong) in [
+        ("forbidden", Ask { code: 403, ..proxied.clone() }),
+        ("another command", Ask { argv: vec!["sh".to_owned()], ..proxied.clone() }),
+        ("into no pod", Ask { pod: String::new(), argv: Vec::new(), ..proxied.clone() }),
+    ] {
+        assert_eq!(end(&wrong).0, "NODE_LOCAL", "{what}");
+    }
+    // Somebody else's exec beside it is as likely.
+    let bob = run.asked_by("bob");
+    let mut stage = Stage::new(Settings::default());
+    stage.play([run.events(), proxied.events(), bob.events()].concat());
+    stage.wait_until(at(100_000));
+    assert_eq!(stage.last("s"), "AMBIGUOUS alice bob");
 }

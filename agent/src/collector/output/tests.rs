@@ -1,9 +1,11 @@
 //! Outputs over real subscriptions: what is acknowledged, what comes again, what a receiver gets.
 
 use std::{
-    collections::BTreeMap,
     fs,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use podtrail_proto::v1;
@@ -15,39 +17,32 @@ use tokio::{
 
 use super::*;
 use crate::{
-    collector::subscribe::{
-        Settings,
-        store::{Change, Key, Record, Store},
-    },
+    collector::subscribe::{Settings, testing::Kept},
     config::outputs::{FileOptions, SyslogOptions, SyslogTls},
     tls::testing::{Authority, Wanted},
     trail::{
         MemoryLog, Moment,
-        log::{Log as _, LogError},
+        attributions::Attributions,
+        log::Log as _,
         testing::{self, executed},
     },
 };
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Outlives the subscriptions, as a disk does.
-#[derive(Clone, Debug, Default)]
-struct Kept(Arc<Mutex<BTreeMap<Key, Record>>>);
+/// The verdict on every session is awaited until it is known.
+#[derive(Debug, Default)]
+struct Waits(AtomicBool);
 
-impl Store for Kept {
-    fn load(&self) -> Result<Vec<(Key, Record)>, LogError> {
-        Ok(self.0.lock().unwrap().clone().into_iter().collect())
+impl Attributions for Waits {
+    fn of(&self, _: &v1::Event) -> Option<Arc<v1::Attribution>> {
+        let user = v1::User { name: "alice".to_owned(), ..v1::User::default() };
+        let known = v1::Attribution { user: Some(user), ..v1::Attribution::default() };
+        self.0.load(Ordering::SeqCst).then(|| Arc::new(known))
     }
 
-    fn write(&self, changes: &[Change], _: bool) -> Result<(), LogError> {
-        let mut records = self.0.lock().unwrap();
-        for (key, record) in changes.iter().cloned() {
-            match record {
-                Some(record) => _ = records.insert(key, record),
-                None => _ = records.remove(&key),
-            }
-        }
-        Ok(())
+    fn is_awaited(&self, _: &v1::Event) -> bool {
+        !self.0.load(Ordering::SeqCst)
     }
 }
 
@@ -73,8 +68,11 @@ impl Fixture {
     }
 
     fn start(&self, to: To) {
-        let output =
-            Output { name: "out".to_owned(), filter: String::new(), oldest: true, hold: Duration::ZERO, to };
+        self.start_holding(Duration::ZERO, to);
+    }
+
+    fn start_holding(&self, hold: Duration, to: To) {
+        let output = Output { name: "out".to_owned(), filter: String::new(), oldest: true, hold, to };
         start(vec![output], &self.subscriptions, self.log.id(), &self.stop, &self.tasks);
     }
 
@@ -109,6 +107,49 @@ fn seq(line: &str) -> u64 {
 }
 
 #[tokio::test]
+async fn events_are_held_back_until_it_is_known_whose_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.jsonl");
+    let to = To::File(FileOptions { path: path.clone(), max_bytes: 1 << 30, keep: 1 });
+    let users = || -> Vec<String> {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let user = |line| serde_json::from_str::<v1::Event>(line).unwrap().attribution.and_then(|a| a.user);
+        text.lines().map(|line| user(line).map(|user| user.name).unwrap_or_default()).collect()
+    };
+    let fixture = Fixture::new();
+    let waits = Arc::new(Waits::default());
+    fixture.subscriptions.attribute(waits.clone());
+    fixture.append(1..=3);
+    fixture.start_holding(Duration::from_secs(60), to);
+    let connected = async {
+        while fixture.subscriptions.get(PRINCIPAL, "out").map_or(true, |known| known.connected != Some(true))
+        {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, connected).await.expect("it never began");
+    // More than once it has looked whether it is known by now.
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(users(), [""; 0]);
+    waits.0.store(true, Ordering::SeqCst);
+    fixture.acknowledged(3).await;
+    assert_eq!(users(), ["alice"; 3]);
+}
+
+#[tokio::test]
+async fn nothing_is_held_back_for_longer_than_it_was_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.jsonl");
+    let to = To::File(FileOptions { path: path.clone(), max_bytes: 1 << 30, keep: 1 });
+    let fixture = Fixture::new();
+    fixture.subscriptions.attribute(Arc::new(Waits::default()));
+    fixture.append(1..=3);
+    fixture.start_holding(Duration::from_millis(200), to);
+    fixture.acknowledged(3).await;
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 3);
+}
+
+#[tokio::test]
 async fn a_file_has_every_event_once_over_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.jsonl");
@@ -124,7 +165,7 @@ async fn a_file_has_every_event_once_over_restarts() {
     fixture.acknowledged(700).await;
     fixture.restart().await;
     // The subscription's place is lost; the file knows better.
-    fixture.kept.0.lock().unwrap().clear();
+    fixture.kept.0.records.lock().unwrap().clear();
     fixture.subscriptions = load(&fixture.log, &fixture.kept, &fixture.stop);
     fixture.append(701..=702);
     fixture.start(to);

@@ -582,4 +582,6 @@ fn is_name(name: &str) -> bool {
 }
 
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;

@@ -2,11 +2,11 @@
 
 mod calls;
 
-use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::atomic::AtomicI64;
 
 use tokio::time::timeout;
 
-use super::*;
+use super::{testing::Kept, *};
 use crate::trail::{
     MemoryLog,
     log::{Limits, Log as _},
@@ -15,36 +15,6 @@ use crate::trail::{
 
 const SOON: Duration = Duration::from_secs(10);
 const DAY: i64 = 24 * 3600;
-
-/// Outlives the subscriptions, as a disk does.
-#[derive(Clone, Debug, Default)]
-struct Kept(Arc<KeptInner>);
-
-#[derive(Debug, Default)]
-struct KeptInner {
-    records: Mutex<BTreeMap<Key, Record>>,
-    fails: AtomicBool,
-}
-
-impl Store for Kept {
-    fn load(&self) -> Result<Vec<(Key, Record)>, LogError> {
-        Ok(self.0.records.lock().unwrap().clone().into_iter().collect())
-    }
-
-    fn write(&self, changes: &[Change], _: bool) -> Result<(), LogError> {
-        if self.0.fails.load(Ordering::Relaxed) {
-            return Err(LogError::Store("no room".to_owned()));
-        }
-        let mut records = self.0.records.lock().unwrap();
-        for (key, record) in changes.iter().cloned() {
-            match record {
-                Some(record) => _ = records.insert(key, record),
-                None => _ = records.remove(&key),
-            }
-        }
-        Ok(())
-    }
-}
 
 struct Fixture {
     log: Arc<MemoryLog>,

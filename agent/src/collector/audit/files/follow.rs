@@ -4,11 +4,12 @@
 //! are called as rotation calls them, the one that was written next: so several rotations between two looks are no hole.
 
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     fs::{self, File},
     io,
     os::unix::fs::{FileExt as _, MetadataExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use super::{
@@ -137,12 +138,11 @@ impl Follower {
             }
         }
         // Nobody knows how much of it was not read.
-        let gone = Hole {
-            count: 0,
-            exact: false,
-            since: Some(resume.written()),
-            why: "the file that was read before is gone, or was cut".to_owned(),
+        let why = match self.unread(resume.modified, false)? {
+            0 => "the file that was read before is gone, or was cut".to_owned(),
+            n => format!("the file that was read before is gone, and {}", compressed(n)),
         };
+        let gone = Hole { count: 0, exact: false, since: Some(resume.written()), why };
         let Some(file) = self.after(resume.modified)? else { return Ok(None) };
         self.moved(file, vec![gone]).map(Some)
     }
@@ -155,7 +155,9 @@ impl Follower {
         self.done.retain(|file| file.metadata().is_ok_and(|meta| modified(&meta) == now));
         let left = rest(open, self.max_line)?;
         let Some(file) = self.after(now)? else { return Ok(None) };
-        let mut chunk = self.moved(file, Vec::new())?;
+        let unread = self.unread(now, meta.nlink() == 0)?;
+        let hole = Hole { count: 0, exact: false, since: Some(Moment(now)), why: compressed(unread) };
+        let mut chunk = self.moved(file, if unread > 0 { vec![hole] } else { Vec::new() })?;
         match left {
             Left::Nothing => {}
             Left::Line(batch) => chunk.batch = batch,
@@ -192,7 +194,8 @@ impl Follower {
                 files.push((modified(&meta), path, file));
             }
         }
-        files.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        // Of those of one moment: of logrotate's the highest number, of the API server's the first time.
+        files.sort_by_cached_key(|(time, path, _)| (*time, Reverse(number(path)), path.clone()));
         if let Some((_, _, file)) = files.into_iter().next() {
             return Ok(Some(file));
         }
@@ -200,9 +203,25 @@ impl Follower {
         Ok((!own(&file.metadata()?)).then_some(file))
     }
 
-    /// Files beside it, called as rotation calls what it leaves: `audit-2026-11-22T19-23-51.075.log` by the API server
-    /// itself, `audit.log.1` or `audit.log-20261122` by logrotate. Not those that are compressed.
+    /// Files beside it, called as rotation calls what it leaves. Not those that are compressed.
     fn rotated(&self) -> io::Result<Vec<PathBuf>> {
+        let all = self.beside()?.into_iter();
+        Ok(all.filter_map(|(path, compressed)| (!compressed).then_some(path)).collect())
+    }
+
+    /// How many were written after then and are compressed: nobody reads them. `own`: what was read last is, too, which is
+    /// no loss.
+    fn unread(&self, then: i64, own: bool) -> io::Result<usize> {
+        let all = self.beside()?.into_iter().filter(|(_, compressed)| *compressed);
+        let times: Vec<i64> = all.filter_map(|(path, _)| Some(modified(&fs::metadata(path).ok()?))).collect();
+        // gzip keeps a file's time; what the API server compresses is of the moment when it did that.
+        let counted = own && !times.contains(&then);
+        Ok(times.iter().filter(|time| **time > then).count().saturating_sub(usize::from(counted)))
+    }
+
+    /// `audit-2026-11-22T19-23-51.075.log` by the API server itself, `audit.log.1` or `audit.log-20261122` by logrotate;
+    /// and whether it is compressed, `….gz`.
+    fn beside(&self) -> io::Result<Vec<(PathBuf, bool)>> {
         let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
             return Ok(Vec::new());
         };
@@ -214,7 +233,9 @@ impl Follower {
         for entry in entries {
             let entry = entry?;
             let other = entry.file_name();
-            let other = other.as_encoded_bytes();
+            let whole = other.as_encoded_bytes();
+            let plain = whole.strip_suffix(b".gz");
+            let other = plain.unwrap_or(whole);
             let digit = |rest: &[u8]| rest.first().is_some_and(u8::is_ascii_digit);
             let own = other
                 .strip_prefix(stem)
@@ -225,11 +246,25 @@ impl Follower {
                 .and_then(|rest| rest.strip_prefix(b".").or_else(|| rest.strip_prefix(b"-")))
                 .is_some_and(|rest| digit(rest) && rest.iter().all(|c| c.is_ascii_digit() || *c == b'-'));
             if (own || others) && entry.file_type()?.is_file() && found.len() < MAX_ROTATED {
-                found.push(entry.path());
+                found.push((entry.path(), plain.is_some()));
             }
         }
         Ok(found)
     }
+}
+
+/// What is said of files that were compressed before they were read.
+fn compressed(n: usize) -> String {
+    let files = if n == 1 { "1 rotated file was".to_owned() } else { format!("{n} rotated files were") };
+    format!(
+        "{files} compressed before it was read: leave out --audit-log-compress, or have logrotate delay it"
+    )
+}
+
+/// Logrotate's, which grows with age; 0 for names of other kinds.
+fn number(path: &Path) -> u64 {
+    let last = path.extension().and_then(|last| last.to_str());
+    last.and_then(|last| last.parse().ok()).unwrap_or(0)
 }
 
 /// `None`: it is not there.

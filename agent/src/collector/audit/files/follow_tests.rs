@@ -1,4 +1,4 @@
-use std::{collections::BTreeSet, io::Write as _, path::Path};
+use std::{collections::BTreeSet, io::Write as _};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -150,6 +150,57 @@ fn several_rotations_between_two_looks_are_no_hole() {
         audit.log(1);
         let (ids, holes, _) = drain(&mut follower);
         assert_eq!((ids, holes), ((2..18).collect(), vec![]), "numbered: {numbered}");
+    }
+}
+
+#[test]
+fn what_was_compressed_before_it_was_read_is_a_hole_that_says_so() {
+    let stamp = |path: &Path, seconds| {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    };
+    let why = "1 rotated file was compressed before it was read: leave out --audit-log-compress, or have logrotate delay it";
+    // At once after each rotation, with the time of that or with that of the file.
+    for keeps_time in [false, true] {
+        let mut audit = Audit::new();
+        let write = |audit: &mut Audit, lines, seconds| {
+            audit.log(lines);
+            stamp(&audit.path(), seconds);
+        };
+        let zip = |audit: &mut Audit, seconds| {
+            audit.rotate();
+            let path = audit.dir.path().join(format!("audit-2026-11-22T19-23-51.{:03}.log", audit.rotations));
+            let zipped = path.with_extension("log.gz");
+            fs::write(&zipped, b"\x1f\x8b").unwrap();
+            fs::remove_file(path).unwrap();
+            stamp(&zipped, if keeps_time { seconds } else { seconds + 1 });
+        };
+        write(&mut audit, 2, 10);
+        let mut follower = Follower::new(audit.path(), None, 4096);
+        assert_eq!(drain(&mut follower).0, [0, 1]);
+        // One that is open is read to its end, whatever becomes of its name.
+        write(&mut audit, 1, 11);
+        zip(&mut audit, 11);
+        write(&mut audit, 1, 20);
+        let (ids, holes, _) = drain(&mut follower);
+        assert_eq!((ids, holes), (vec![2, 3], vec![]));
+        // One between two looks is not.
+        zip(&mut audit, 20);
+        write(&mut audit, 5, 30);
+        zip(&mut audit, 30);
+        write(&mut audit, 1, 40);
+        let (ids, holes, position) = drain(&mut follower);
+        assert_eq!(ids, [9]);
+        assert_eq!(whys(&holes), [(0, false, why)]);
+        // Nor the one that was read, where nobody has it open.
+        write(&mut audit, 1, 41);
+        zip(&mut audit, 41);
+        write(&mut audit, 1, 50);
+        let mut follower = Follower::new(audit.path(), position, 4096);
+        let (ids, holes, _) = drain(&mut follower);
+        assert_eq!(ids, [11]);
+        let gone = format!("the file that was read before is gone, and {why}");
+        assert_eq!(whys(&holes), [(0, false, &*gone)]);
     }
 }
 
