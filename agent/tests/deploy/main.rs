@@ -10,6 +10,7 @@
 mod alerts;
 mod certificates;
 mod custom;
+mod detector;
 mod fit;
 mod schema;
 
