@@ -144,11 +144,10 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
         told = pods::Sessions::restore(&about.boot_id, &saved.state, since).ok();
     } else {
         spool.forget_state();
-        if resumed.went_on() {
-            // What was refused before is told by the agent before, or in nobody's name.
-            let refused = probe.refused(&[]).map_err(SourceError::Probe)?;
-            machine = Some(Machine::new(&about.boot_id).goes_on_after(boot_now(), refused));
-        }
+        let since = probe.begin_anew();
+        // What was refused before is told by the agent before, or in nobody's name.
+        let refused = probe.refused(&[]).map_err(SourceError::Probe)?;
+        machine = Some(Machine::new(&about.boot_id).goes_on_after(since, boot_now(), refused));
     }
     let mut unused = held_back(&saved.unused, attached);
     let mut ways = match WayIn::restore(config.ways, &saved.state) {

@@ -62,6 +62,8 @@ pub(super) struct Started {
     pub(super) kernel: Kernel,
     pub(super) ring: Ring,
     pub(super) told: Told,
+    /// the same as it was pinned: for who goes on without the state of the agent before
+    pub(super) noted: Option<Told>,
     pub(super) resumed: Resumed,
     pub(super) inherited: Inherited,
 }
@@ -122,7 +124,7 @@ fn new(
     }
     let ring = Ring::new(ring).map_err(ProbeError::Ring)?;
     let told = Told::begin(attached);
-    Ok(Started { kernel, ring, told, resumed: Resumed::Fresh { why }, inherited })
+    Ok(Started { kernel, ring, told, noted: None, resumed: Resumed::Fresh { why }, inherited })
 }
 
 pub(super) fn absent(from: BootTime, to: BootTime, detail: String) -> Lost {
@@ -324,14 +326,13 @@ impl Found {
             // Its ring was changed: the old one was read from there, and this one from its beginning.
             None => ours.is_some(),
         };
-        // With a state that is gone on with, what was told until then: the rest is told again, by the same numbers.
-        let known = if inherited.continued { ours } else { newest };
-        let told = known.map_or_else(|| Told::unknown(since), Told::saved);
+        let told = ours.map_or_else(|| Told::unknown(since), Told::saved);
+        let noted = noted.as_ref().map(Told::saved);
         let resumed = match why {
             None => Resumed::Adopted,
             Some(why) => Resumed::Upgraded { why },
         };
-        Ok(Started { kernel, ring, told, resumed, inherited })
+        Ok(Started { kernel, ring, told, noted, resumed, inherited })
     }
 }
 

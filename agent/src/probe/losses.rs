@@ -49,11 +49,17 @@ impl Told {
 
     pub(super) fn saved(saved: &Position) -> Self {
         let Position { instance: _, ring: _, looked, seen, missed, undecoded, undecoded_why } = saved.clone();
-        let mut told = Self { missed, undecoded, undecoded_why, ..Self::begin(looked) };
+        let uncertain = seen.is_empty();
+        let mut told = Self { missed, undecoded, undecoded_why, uncertain, ..Self::begin(looked) };
         for (to, from) in told.seen.iter_mut().zip(seen) {
             *to = from;
         }
         told
+    }
+
+    /// By index into `COUNTERS`; empty while it is not known.
+    pub(super) fn known(&self) -> Vec<u64> {
+        if self.uncertain { Vec::new() } else { self.seen.clone() }
     }
 
     /// The last losses of a kernel side that is about to go. Of another layout they cannot be read.
@@ -65,8 +71,8 @@ impl Told {
         };
         let Ok(counters) = PerCpuArray::try_from(Map::PerCpuArray(data)) else { return Vec::new() };
         let noted = ToldMap::pinned(&generation.told()).and_then(|map| map.read());
-        let known = saved.into_iter().chain(noted.as_ref());
-        let known = known.filter(|known| control.counts_for(known.instance)).max_by_key(|known| known.looked);
+        let ours = |known: &&Position| control.counts_for(known.instance);
+        let known = noted.as_ref().filter(ours).or(saved.filter(ours));
         let mut told = known.map_or_else(|| Self::unknown(control.since()), Self::saved);
         told.losses(&counters, &[]).unwrap_or_default()
     }
@@ -180,5 +186,21 @@ fn meaning(index: u32) -> (GapSource, bool, &'static str) {
             let class = RECORDS.get((other - counter::LOST) as usize).copied().unwrap_or("unknown");
             (GapSource::KernelRing, true, class)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Position, Told};
+    use crate::event::BootTime;
+
+    #[test]
+    fn what_is_not_known_is_not_known_to_the_next_agent_either() {
+        let mut told = Told::unknown(BootTime(7));
+        assert!(told.known().is_empty());
+        told = Told::saved(&Position { looked: BootTime(7), seen: told.known(), ..Position::default() });
+        assert!(told.uncertain);
+        told = Told::saved(&Position { seen: vec![1, 2], ..Position::default() });
+        assert_eq!((told.uncertain, &told.known()[..3]), (false, &[1, 2, 0][..]));
     }
 }

@@ -39,7 +39,7 @@ pub(super) struct Position {
     pub(super) ring: u64,
     /// when losses were last asked for
     pub(super) looked: BootTime,
-    /// by index into `COUNTERS`: what was told
+    /// by index into `COUNTERS`: what was told; empty: it is not known
     pub(super) seen: Vec<u64>,
     /// by hook: skipped calls that were told
     pub(super) missed: BTreeMap<String, u64>,

@@ -48,6 +48,8 @@ pub struct Probe {
     asleep: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
     told: Told,
+    /// what was pinned of it by the agent before
+    before: Option<Told>,
     /// what was last pinned of it
     noted: Option<(BootTime, u64, Option<i64>)>,
     /// the last look found something
@@ -75,7 +77,8 @@ impl Probe {
     /// where the agent before was, by [`Self::position`].
     pub fn load(options: &Options, saved: Option<&[u8]>) -> Result<(Self, Resumed, Inherited), ProbeError> {
         let saved = saved.and_then(Position::decode);
-        let Started { mut kernel, ring, told, resumed, inherited } = adopt::start(options, saved.as_ref())?;
+        let Started { mut kernel, ring, told, noted: before, resumed, inherited } =
+            adopt::start(options, saved.as_ref())?;
         let asleep =
             Array::try_from(take(&mut kernel, "READER")?).map_err(|e| map_error("open", "READER", &e))?;
         let counters = PerCpuArray::try_from(take(&mut kernel, "COUNTERS")?)
@@ -83,8 +86,8 @@ impl Probe {
         // SAFETY: the ring's descriptor is the map's own, which lives in the same value and is closed with it.
         let ring = unsafe { AsyncFd::register(ring) }.map_err(|e| ProbeError::Ring(e.into()))?;
         let (noted, busy) = (None, false);
-        let probe =
-            Self { kernel, ring, asleep, counters, told, noted, busy, read: 0, ended: HashSet::new() };
+        let ended = HashSet::new();
+        let probe = Self { kernel, ring, asleep, counters, told, before, noted, busy, read: 0, ended };
         Ok((probe, resumed, inherited))
     }
 
@@ -171,12 +174,12 @@ impl Probe {
     }
 
     fn place(&self) -> Position {
-        let Told { seen, missed, undecoded, undecoded_why, looked, .. } = &self.told;
+        let Told { missed, undecoded, undecoded_why, looked, .. } = &self.told;
         Position {
             instance: self.kernel.control.instance(),
             ring: self.ring.get_ref().position(),
             looked: *looked,
-            seen: seen.clone(),
+            seen: self.told.known(),
             missed: missed.clone(),
             undecoded: *undecoded,
             undecoded_why: undecoded_why.clone(),
@@ -206,6 +209,15 @@ impl Probe {
         self.ring.get_mut().release();
         // What was in the rings of before came first.
         self.kernel.forget_retired();
+    }
+
+    /// The state of the agent before is not gone on with: what it was about to tell is told now, and nothing that it told.
+    /// Answers until when it told.
+    pub fn begin_anew(&mut self) -> BootTime {
+        if let Some(before) = self.before.take() {
+            self.told = before;
+        }
+        self.told.looked
     }
 
     /// See [`crate::agent::Source::told`].

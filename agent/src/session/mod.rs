@@ -129,11 +129,12 @@ impl Machine {
         }
     }
 
-    /// A machine that knows nothing of what was told before `time`, by when the kernel side had refused so many of each
-    /// session: these are counted with all others, and told in nobody's name where they are not told yet.
+    /// A machine that does not know what was told until `told`. Later, when `asked`, the kernel side had refused so many of
+    /// each session: of those that were there before, they are counted with all others, and told in nobody's name where they
+    /// are not told yet.
     #[must_use]
-    pub fn goes_on_after(mut self, time: BootTime, refused: Vec<(TaskKey, u64)>) -> Self {
-        self.refusals = Refusals::after(time, refused);
+    pub fn goes_on_after(mut self, told: BootTime, asked: BootTime, refused: Vec<(TaskKey, u64)>) -> Self {
+        self.refusals = Refusals::after(told, asked, refused);
         self
     }
 

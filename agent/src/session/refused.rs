@@ -30,8 +30,8 @@ pub(super) struct Refusals {
     known: u64,
     /// what was told
     told: u64,
-    /// what was refused of sessions that were over by then is told already, or in nobody's name
-    after: Option<BootTime>,
+    /// this was not there from the beginning
+    after: Option<After>,
     /// since when there is more to be told than was told
     from: Option<BootTime>,
     /// some of it may have been told by a former agent
@@ -43,7 +43,23 @@ pub(super) struct Refusals {
 pub(super) type Rest = (Vec<TaskKey>, Counts, Option<BootTime>, bool, Option<Nobodys>);
 
 /// All together, known and told; and from when on.
-type Counts = (u64, u64, u64, Option<BootTime>);
+type Counts = (u64, u64, u64, Option<After>);
+
+/// What was told of sessions before, nobody knows.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct After {
+    /// nothing was told of what came later
+    told: BootTime,
+    /// when the kernel side was asked for those that it followed
+    asked: BootTime,
+}
+
+impl After {
+    /// Some of what was refused of this session may have been told.
+    fn may_be_told(&self, entry: &TaskKey) -> bool {
+        entry.start_time < self.told.0
+    }
+}
 
 /// Of one session.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -86,10 +102,11 @@ impl Refusals {
         }
     }
 
-    /// By `time` so many were `refused` of each session, and nobody knows how many of them were told.
-    pub(super) fn after(time: BootTime, refused: Vec<(TaskKey, u64)>) -> Self {
-        let mut this = Self { after: Some(time), ..Self::new() };
-        for (entry, total) in refused {
+    /// What was refused until `told` may be told. Later, when `asked`, so many were `refused` of each session.
+    pub(super) fn after(told: BootTime, asked: BootTime, refused: Vec<(TaskKey, u64)>) -> Self {
+        let after = After { told, asked };
+        let mut this = Self { after: Some(after), ..Self::new() };
+        for (entry, total) in refused.into_iter().filter(|(entry, _)| after.may_be_told(entry)) {
             *this.sessions.of(entry).0 = Count { total, told: total };
         }
         this
@@ -138,8 +155,8 @@ impl Refusals {
         if total == 0 {
             return;
         }
-        let over = exit.is_some_and(|exit| self.after.is_some_and(|after| exit < after));
-        if over && self.sessions.get(&entry).is_none() {
+        let over = |after: &After| after.may_be_told(&entry) && exit.is_some_and(|exit| exit < after.asked);
+        if self.after.as_ref().is_some_and(over) && !self.sessions.contains(&entry) {
             // It was followed no more when all others were asked for.
             *self.sessions.of(entry).0 = Count { total, told: total };
             return;
@@ -323,17 +340,20 @@ mod tests {
 
     #[test]
     fn who_does_not_know_what_was_told_tells_the_rest_in_nobodys_name() {
-        // Of one that goes on ten were refused; of another, which is over, three. Eleven of these were told.
-        let mut refusals = Refusals::after(BootTime(50), vec![(ONE, 10)]);
-        refusals.count(4, BootTime(40), true);
+        // Of one that goes on ten were refused; of another, which is over, three. Eleven of these were told. And one of a
+        // session that began since.
+        let late = TaskKey::new(4, 45);
+        let mut refusals = Refusals::after(BootTime(44), BootTime(50), vec![(ONE, 10), (late, 1)]);
+        refusals.count(5, BootTime(40), true);
+        refusals.of(late, 1, Some(BootTime(48)));
         refusals.of(ONE, 8, Some(BootTime(45)));
         refusals.of(TWO, 3, Some(BootTime(46)));
-        // Two more since: one of them of a session that began since.
+        // Two more since: one of them of a session that began even later.
         refusals.of(ONE, 11, Some(BootTime(60)));
         let new = TaskKey::new(3, 55);
         refusals.of(new, 1, Some(BootTime(60)));
-        assert_eq!(refusals.untold(), 4);
-        assert_eq!(flush(&mut refusals, 1), [(Some(1), 1), (Some(3), 1)]);
+        assert_eq!(refusals.untold(), 5);
+        assert_eq!(flush(&mut refusals, 1), [(Some(4), 1), (Some(1), 1), (Some(3), 1)]);
         assert_eq!(refusals.untold(), 2);
         assert_eq!(flush(&mut refusals, 4), [(None, 2)]);
         assert_eq!((refusals.total(&ONE), refusals.total(&TWO)), (11, 3));

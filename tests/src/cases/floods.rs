@@ -8,19 +8,21 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use podtrail_proto::v1::{Gap, GapSource, event::Body};
+use podtrail_proto::v1::{Event, Gap, GapSource, event::Body};
 
-use super::{BUSYBOX, sh};
+use super::{BUSYBOX, pins::Pins, sh};
 use crate::{
     cases,
-    harness::{Agent, Container, Cx, Session, container::ITEST, exec::Running, factor, session, until, want},
+    harness::{
+        Agent, Container, Cx, Session, container::ITEST, exec::Running, factor, node, session, until, want,
+    },
     payload::sized_argv,
 };
 
 cases! {
     "floods",
     OwnAgent: a_flood_beside_another_session, a_flood_in_small_rings, floods_of_many_sessions,
-        a_session_over_its_budget_of_arguments, a_flood_while_nobody_reads
+        a_session_over_its_budget_of_arguments, a_flood_while_nobody_reads, what_was_refused_is_told_once
 }
 
 /// Bytes of arguments of each command of a flood.
@@ -230,5 +232,45 @@ fn a_flood_while_nobody_reads(cx: &Cx) -> Result<()> {
     ensure!(told.refused > 0, "nothing was refused");
     only_refused(&agent)?;
     ensure!(agent.end(Signal::SIGTERM)?.success(), "{}", agent.logged());
+    Ok(())
+}
+
+/// Also by an agent that has lost what the one before it knew.
+fn what_was_refused_is_told_once(cx: &Cx) -> Result<()> {
+    let pins = Pins::new(cx)?;
+    let container = cx.container()?;
+    let args = ["--ring-size", "64KiB"];
+    let agent = pins.start(cx, &args)?;
+    let flood = Flood::begin(&container, "first", workers(), LONG)?;
+    agent.wait("something is refused", |events| {
+        let refused = |event: &Event| {
+            matches!(&event.body, Some(Body::Gap(gap)) if gap.source() == GapSource::SessionBudget)
+        };
+        events.iter().any(|event| refused(event)).then_some(())
+    })?;
+    flood.stop()?;
+    let first = flood.end(&agent)?;
+    ensure!(first.refused > 0, "nothing was refused");
+    only_refused(&agent)?;
+    node::settle(&agent)?;
+    agent.end(Signal::SIGKILL)?;
+    pins.lose_the_store()?;
+    // Nobody reads: all but the first thirty or so are refused.
+    let flood = Flood::begin(&container, "second", 1, LONG)?;
+    hundred(&container)?;
+    flood.stop()?;
+    let agent = pins.start(cx, &args)?;
+    let second = flood.end(&agent)?;
+    ensure!(second.refused > 0, "nothing was refused");
+    // Of the first, nothing; and what hundred others had refused.
+    let refused = |gap: &Gap| {
+        gap.source() == GapSource::SessionBudget && gap.session_ids != [second.session.id.clone()]
+    };
+    for gap in gaps(&agent).iter().filter(|gap| refused(gap)) {
+        ensure!(gap.exact == Some(true) && gap.count() <= 202, "{gap:?}");
+    }
+    ensure!(agent.end(Signal::SIGTERM)?.success(), "{}", agent.logged());
+    let others: u64 = gaps(&agent).iter().filter(|gap| refused(gap)).map(Gap::count).sum();
+    ensure!(others <= 202, "{others} refused of others: {:?}", gaps(&agent));
     Ok(())
 }

@@ -59,6 +59,17 @@ impl Pins {
         Ok(agent)
     }
 
+    /// As a disk may: with it goes what the agent knew.
+    pub(super) fn lose_the_store(&self) -> Result<()> {
+        for entry in fs::read_dir(self.spool.join("spool"))? {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("store.db")) {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
     fn path(&self, below: &str) -> PathBuf {
         let versions = fs::read_dir(&self.pins).into_iter().flatten().flatten();
         let mut names = versions.map(|entry| entry.path());
