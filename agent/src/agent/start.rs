@@ -143,7 +143,9 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
         let since = saved.last_at_work.map(boot_time);
         told = pods::Sessions::restore(&about.boot_id, &saved.state, since).ok();
     } else {
-        spool.forget_state();
+        // Where there is none, the spool has told it.
+        let lost = resumed.went_on() && saved.source.is_some();
+        spool.forget_state(saved.last_at_work.filter(|_| lost), Moment::now());
         let since = probe.begin_anew();
         // What was refused before is told by the agent before, or in nobody's name.
         let refused = probe.refused(&[]).map_err(SourceError::Probe)?;

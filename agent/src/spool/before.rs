@@ -12,7 +12,7 @@ use super::{
 use crate::{state::State, trail::Moment};
 
 /// Whoever goes on without what the agent before knew finds sessions in `/proc`.
-const NO_STATE: &str = "what was known of sessions is lost: they begin again, and a command whose arguments were on their way is missing";
+pub(super) const NO_STATE: &str = "what was known of sessions is lost: they begin again, and a command whose arguments were on their way is missing";
 
 /// What the store says of the agent before.
 pub(super) struct Left {

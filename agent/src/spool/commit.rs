@@ -13,7 +13,7 @@ use prost::Message as _;
 
 use super::{
     AHEAD, Batch, Disk, Encoded, Identity, Node, Now, Spool,
-    before::Before,
+    before::{Before, NO_STATE},
     inner::{EpochOf, Inner},
     keeper::Keeper,
     mark::{self, Mark, Slot},
@@ -105,7 +105,8 @@ impl Spool {
         }
         inner.make_room(self.options.max_bytes);
         inner.sync_errors = writer.keeper.as_ref().map_or(inner.sync_errors, Keeper::errors);
-        let waits = may_wait && !last && writer.is_waiting() && inner.stored < inner.last;
+        // Also where no event is new: what the records did to the state is not on disk either.
+        let waits = may_wait && !last && writer.is_waiting();
         let sendable = inner.sendable();
         writer.mark(&mut inner, now.wall, waits);
         let (newest, more) = (inner.last, inner.sendable() > sendable);
@@ -137,10 +138,14 @@ impl Spool {
         writer.store.is_some().then_some(writer.wants_state)
     }
 
-    /// What [`super::Saved`] brought of the state is not made use of: the next batch brings all there is.
-    pub fn forget_state(&self) {
+    /// What [`super::Saved`] brought of the state is not made use of: the next batch brings all there is. `since`: the kernel side
+    /// went on, and so who goes on without what was known until then tells it.
+    pub fn forget_state(&self, since: Option<Moment>, now: Moment) {
         let mut writer = self.writer();
         (writer.wants_state, writer.new_state) = (true, true);
+        if let Some(since) = since {
+            self.lock().pending.unreadable(0, false, since, now.max(since), NO_STATE);
+        }
     }
 
     /// Nothing after `cursor` is sent before this is called again.

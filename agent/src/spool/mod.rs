@@ -53,6 +53,8 @@ mod disk_tests;
 mod model_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod waiting_tests;
 
 use std::{
     path::PathBuf,
