@@ -41,6 +41,9 @@ macro_rules! shared {
     };
 }
 
+/// Start time in the key of the session in which an agent tries out the kernel side: no task's. Nobody is told of it.
+pub const SELF_TEST: u64 = u64::MAX;
+
 shared! {
 /// Names a process for ever within a boot: thread group id, and start of the group's leader in nanoseconds of
 /// `CLOCK_BOOTTIME` (it survives an exec from another thread). All zero: none.

@@ -178,6 +178,7 @@ impl Containers {
                 self.meet(id);
                 return None;
             }
+            RawRecord::SelfTest(_) => return None,
             RawRecord::CgroupRemoved { time, id } => {
                 self.directory.removed(time, id);
                 return None;

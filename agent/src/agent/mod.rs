@@ -9,6 +9,7 @@ mod integrity;
 pub mod lock;
 mod metrics;
 mod pipeline;
+pub(crate) mod selftest;
 mod source;
 mod start;
 mod stdout;

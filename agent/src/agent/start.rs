@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     About, AgentError, Containers, First, Pipeline, Source, SourceError, Ways, lock::Lock, open_spool, run,
+    selftest,
 };
 use crate::{
     config::agent::AgentConfig,
@@ -93,6 +94,7 @@ async fn on_this_node(config: AgentConfig) -> Result<(), AgentError> {
     let options = probe_options(config, &hierarchy, &namespaces);
     let (mut probe, resumed, inherited) = Probe::load(&options, saved.source.as_deref())?;
     let attached = boot_now();
+    selftest::try_out(&mut probe, &host, &hierarchy, &namespaces).map_err(SourceError::Probe)?;
     match &resumed {
         Resumed::Fresh { why } => tracing::info!(why, "the kernel side is new"),
         Resumed::Adopted => tracing::info!("the kernel side went on recording: reading on"),

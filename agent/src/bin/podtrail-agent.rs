@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use podtrail::{
     agent::{self, AgentError},
     config::agent::{AgentConfig, Flags, Unload},
-    doctor,
+    doctor, probe,
     telemetry::{complain, logs, misused},
 };
 
@@ -33,6 +33,9 @@ enum Command {
         /// Where the kernel side is pinned, as in `run`
         #[arg(long, value_name = "DIR")]
         pin: Option<String>,
+        /// BTF of the running kernel, as in `run`
+        #[arg(long, value_name = "FILE")]
+        btf: Option<String>,
         #[arg(long, hide = true)]
         setns: Option<String>,
     },
@@ -50,10 +53,13 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 pub(crate) fn main() -> ExitCode {
+    if let Some(code) = probe::play_along(std::env::args_os()) {
+        return code.into();
+    }
     match Args::try_parse().map(|args| args.command) {
         Ok(Command::Run(flags)) => run(*flags),
-        Ok(Command::Doctor { output, config, pin, setns }) => {
-            doctor(output, Flags { config, pin, setns, ..Flags::default() })
+        Ok(Command::Doctor { output, config, pin, btf, setns }) => {
+            doctor(output, Flags { config, pin, btf, setns, ..Flags::default() })
         }
         Ok(Command::Unload(flags)) => with((*flags).into(), |config| {
             agent::unload(config).map(|removed| print(&removed)).map(|()| true)

@@ -12,7 +12,7 @@ mod tests;
 use serde::Serialize;
 
 use crate::{
-    agent::probe_options,
+    agent::{probe_options, selftest},
     config::agent::AgentConfig,
     container::{Hierarchy, Host, host_namespaces},
     convert::WallOffset,
@@ -225,7 +225,13 @@ pub fn examine(config: &AgentConfig, runtimes: Vec<pods::Found>) -> Report {
         Some(hierarchy) => probe_options(config, hierarchy, &namespaces),
         None => probe::Options::default(),
     };
-    let Survey { kernel, arch, btf, capabilities, hooks, problems: found } = probe::survey(&options);
+    // A unit test is not the agent's program, and cannot play its part.
+    let tried = hierarchy.as_ref().filter(|_| !cfg!(test));
+    let try_out = |probe: &mut probe::Probe| match tried {
+        Some(hierarchy) => selftest::try_out(probe, &host, hierarchy, &namespaces),
+        None => Ok(()),
+    };
+    let Survey { kernel, arch, btf, capabilities, hooks, problems: found } = probe::survey(&options, try_out);
     let mut all: Vec<Problem> = found
         .into_iter()
         .map(|probe::Problem { what, fix, fatal }| Problem { what, fix, fatal })

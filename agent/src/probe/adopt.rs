@@ -301,6 +301,9 @@ impl Found {
             }
             pin_iterator(&mut object, &generation.tasks())?;
             kernel.control.object = fingerprint(options);
+            if why.is_some() {
+                kernel.control.tested = 0;
+            }
             map.write(&kernel.control)?;
             ebpf = Some(object);
         }

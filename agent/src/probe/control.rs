@@ -47,7 +47,9 @@ pub(super) struct Control {
     reason: [u8; REASON],
     /// whether failed execs are seen: of [`super::failed::Seen`]
     pub(super) failed: u32,
-    _rest: [u8; 84],
+    /// 1: what it reports was compared with `/proc`, and was right
+    pub(super) tested: u32,
+    _rest: [u8; 80],
 }
 
 const _: () = assert!(size_of::<Control>() == SIZE, "a new member is to be taken from `_rest`");
@@ -68,7 +70,8 @@ impl Control {
             reason_len: 0,
             reason: [0; REASON],
             failed: 0,
-            _rest: [0; 84],
+            tested: 0,
+            _rest: [0; 80],
         }
     }
 

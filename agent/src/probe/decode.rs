@@ -1,7 +1,8 @@
 //! Bytes of the ring → records. Hostile until proven otherwise: copied out, every length checked, never cast.
 
 use podtrail_ebpf::layout::{
-    self, LAYOUT_VERSION, TaskKey, entry_kind, exec_flags, exit_flags, failed_flags, kind, root_flags,
+    self, LAYOUT_VERSION, SELF_TEST, TaskKey, entry_kind, exec_flags, exit_flags, failed_flags, kind,
+    root_flags,
 };
 use zerocopy::FromBytes;
 
@@ -19,7 +20,12 @@ const ANCESTOR: usize = size_of::<layout::Ancestor>();
 pub enum RawRecord {
     Session(Record),
     CgroupCreated(CgroupCreated),
-    CgroupRemoved { time: BootTime, id: u64 },
+    CgroupRemoved {
+        time: BootTime,
+        id: u64,
+    },
+    /// of the session in which an agent tried out the kernel side: for nobody else
+    SelfTest(Box<Record>),
 }
 
 /// A new cgroup.
@@ -152,6 +158,15 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
         }
         other => return Err(DecodeError::Kind(other)),
     };
+    let entry = match &record {
+        Record::Exec(exec) => exec.entry,
+        Record::ExecFailed(failed) => failed.entry,
+        Record::Exit(exit) => exit.entry,
+        _ => TaskKey::NONE,
+    };
+    if entry.start_time == SELF_TEST {
+        return Ok(RawRecord::SelfTest(Box::new(record)));
+    }
     Ok(RawRecord::Session(record))
 }
 

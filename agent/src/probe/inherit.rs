@@ -58,6 +58,7 @@ impl Inherited {
         for last in [false, true] {
             while let Some(record) = ring.next() {
                 match record.map(decode) {
+                    Ok(Ok(RawRecord::SelfTest(_))) => {}
                     Ok(Ok(record)) => self.records.push(record),
                     Ok(Err(error)) => {
                         unreadable += 1;

@@ -69,6 +69,11 @@ pub enum ProbeError {
     /// a slot
     #[error("cannot say which program the {hook} hook hands over to: {source}")]
     Slot { hook: &'static str, source: io::Error },
+    /// it reports what is not so
+    #[error(
+        "the kernel side reports what is not so, and is not used ({0}); is --btf of this kernel? Else report it with the output of `podtrail-agent doctor`"
+    )]
+    SelfTest(String),
     /// the iterator
     #[error("cannot read the tasks' start times: {0}")]
     Tasks(String),

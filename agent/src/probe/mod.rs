@@ -28,6 +28,7 @@ mod priority;
 mod reader;
 mod ring;
 mod seed;
+mod selftest;
 mod survey;
 mod sys;
 mod told;
@@ -47,6 +48,7 @@ pub use pinned::{Pinned, PinnedHook, PinnedMap, pinned};
 pub use pins::{PinError, unload};
 pub use priority::run_first;
 pub use reader::Probe;
+pub use selftest::{Tried, play_along};
 pub use survey::{Problem, Survey, survey};
 
 /// What is done with a file that `--btf` names, for its fuzz target alone.

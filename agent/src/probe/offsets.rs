@@ -14,8 +14,8 @@ pub(crate) struct Found {
     pub(crate) values: Vec<u32>,
     /// fields without which the agent does not run
     pub(crate) missing: Vec<String>,
-    /// what the events will lack
-    pub(crate) lacks: Vec<&'static str>,
+    /// what the events will lack, and the fields without which they do
+    pub(crate) lacks: Vec<(&'static str, Vec<String>)>,
 }
 
 impl Found {
@@ -41,11 +41,10 @@ pub(crate) fn find(btf: &Btf) -> Found {
         if value.is_none() {
             match field.without {
                 Without::Refuse => found.missing.push(shown(field)),
-                Without::Lacks(what) => {
-                    if !found.lacks.contains(&what) {
-                        found.lacks.push(what);
-                    }
-                }
+                Without::Lacks(what) => match found.lacks.iter_mut().find(|(known, _)| *known == what) {
+                    Some((_, fields)) => fields.push(shown(field)),
+                    None => found.lacks.push((what, vec![shown(field)])),
+                },
             }
         }
         found.values.push(value.unwrap_or(ABSENT));
@@ -102,7 +101,7 @@ mod tests {
         let btf = Btf::parse(bytes, &structs()).unwrap();
         let found = find(&btf);
         assert_eq!(found.missing, Vec::<String>::new());
-        assert_eq!(found.lacks, Vec::<&str>::new());
+        assert_eq!(found.lacks, []);
         assert_eq!(found.values.len(), FIELDS.len());
     }
 }

@@ -44,7 +44,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 /// The kernel side, loaded, attached and being read.
 pub struct Probe {
     pub(super) kernel: Kernel,
-    ring: AsyncFd<Ring>,
+    pub(super) ring: AsyncFd<Ring>,
     asleep: Array<MapData, u32>,
     counters: PerCpuArray<MapData, u64>,
     told: Told,
@@ -146,6 +146,7 @@ impl Probe {
             bytes += item.len().max(1);
             self.read += 1;
             match decode(item) {
+                Ok(RawRecord::SelfTest(_)) => {}
                 Ok(record) => {
                     match &record {
                         RawRecord::Session(Record::ContainerEnded(ended)) => {
@@ -154,7 +155,7 @@ impl Probe {
                         RawRecord::CgroupRemoved { time: _, id } => {
                             self.ended.insert(*id);
                         }
-                        RawRecord::Session(_) | RawRecord::CgroupCreated(_) => {}
+                        RawRecord::Session(_) | RawRecord::CgroupCreated(_) | RawRecord::SelfTest(_) => {}
                     }
                     out.push(record);
                 }

@@ -40,9 +40,9 @@ impl Survey {
     }
 }
 
-/// Looks at everything that the kernel side needs. Must be called within a tokio runtime.
+/// Looks at everything that the kernel side needs, and lets it be tried out. Must be called within a tokio runtime.
 #[must_use]
-pub fn survey(options: &Options) -> Survey {
+pub fn survey(options: &Options, try_out: impl FnOnce(&mut Probe) -> Result<(), ProbeError>) -> Survey {
     let mut survey = Survey::default();
     let mut problem =
         |what: String, fix: &str, fatal| survey.problems.push(Problem { what, fix: fix.to_owned(), fatal });
@@ -72,9 +72,9 @@ pub fn survey(options: &Options) -> Survey {
                     true,
                 );
             }
-            for lacks in &types.found.lacks {
+            for (lacks, fields) in &types.found.lacks {
                 problem(
-                    format!("events will lack {lacks}"),
+                    format!("events will lack {lacks}: this kernel's types have no {}", fields.join(", ")),
                     "nothing to do, unless you build your own kernels",
                     false,
                 );
@@ -110,8 +110,9 @@ pub fn survey(options: &Options) -> Survey {
     // The trial comes last: all that can be said without it has been said.
     if may_load && !survey.problems.iter().any(|p| p.fatal) {
         // What is pinned stays as it is.
-        match Probe::load(&Options { pin: None, ..options.clone() }, None) {
-            Ok((probe, _new, _nothing)) => survey.hooks = probe.hooks(),
+        let loaded = Probe::load(&Options { pin: None, ..options.clone() }, None);
+        match loaded.and_then(|(mut probe, _new, _nothing)| try_out(&mut probe).map(|()| probe.hooks())) {
+            Ok(hooks) => survey.hooks = hooks,
             Err(e) => {
                 survey.problems.push(Problem { what: e.to_string(), fix: fix(&e).to_owned(), fatal: true });
             }
@@ -125,6 +126,9 @@ fn fix(error: &ProbeError) -> &'static str {
     match error {
         ProbeError::Setns(_) => {
             "mount -t tracefs tracefs /sys/kernel/tracing, or run as root (CAP_SYS_ADMIN), so that the agent can"
+        }
+        ProbeError::SelfTest(_) => {
+            "give no --btf, or that of this kernel; else report this line with the kernel's version"
         }
         ProbeError::NotPermitted => "run as root, and see whether a security module or lockdown forbids BPF",
         _ => "see the message; if it is a verifier's, report it with the kernel's version",

@@ -14,6 +14,7 @@ mod fixtures;
 mod floods;
 mod host_root;
 mod joins;
+mod kernels;
 mod packaged;
 mod pins;
 mod pod_costs;
@@ -43,6 +44,7 @@ pub(crate) fn all() -> Vec<Case> {
         tasks::cases(),
         argv::cases(),
         failed::cases(),
+        kernels::cases(),
         files::cases(),
         cgroups::cases(),
         storms::cases(),

@@ -78,7 +78,11 @@ impl Pins {
         names.find(of_version).unwrap_or_else(|| self.pins.join("none")).join(below)
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn dir(&self) -> &str {
+        self.pins.to_str().unwrap_or_default()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
         !self.path("").exists()
     }
 }
