@@ -97,6 +97,7 @@ fn as_proc_has_it(exec: &Exec, process: &Process, details: &Details, host_user_n
         mnt_ns: _,
         pid_ns: _,
         cgroup,
+        root: _,
     } = process;
     let tick = 1_000_000_000 / procfs::ticks_per_second().max(1);
     let reported = exec.process.key.start_time / tick;
