@@ -1,6 +1,6 @@
 //! `podtrail-agent`: what runs on every node.
 
-use std::{io::Write as _, path::PathBuf, process::ExitCode};
+use std::{error::Error, io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use podtrail::{
@@ -53,10 +53,8 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 pub(crate) fn main() -> ExitCode {
-    if let Some(code) = probe::play_along(std::env::args_os()) {
-        return code.into();
-    }
     match Args::try_parse().map(|args| args.command) {
+        _ if probe::plays_along() => probe::PLAYED.into(),
         Ok(Command::Run(flags)) => run(*flags),
         Ok(Command::Doctor { output, config, pin, btf, setns }) => {
             doctor(output, Flags { config, pin, btf, setns, ..Flags::default() })
@@ -76,13 +74,14 @@ fn doctor(output: Output, flags: Flags) -> ExitCode {
     })
 }
 
-// Does `work` with the configuration; it answers whether all is well.
 fn with(flags: Flags, work: impl FnOnce(&AgentConfig) -> Result<bool, AgentError>) -> ExitCode {
-    match AgentConfig::load(flags).map(|config| work(&config)) {
-        Ok(Ok(well)) => ExitCode::from(if well { 0 } else { FAILED }),
-        Ok(Err(error)) => end(FAILED, &error),
-        Err(error) => end(USAGE, &error),
-    }
+    let (code, error): (u8, Box<dyn Error>) = match AgentConfig::load(flags).map(|config| work(&config)) {
+        Ok(Ok(well)) => return ExitCode::from(if well { 0 } else { FAILED }),
+        Ok(Err(error)) => (FAILED, error.into()),
+        Err(error) => (USAGE, error.into()),
+    };
+    complain("podtrail-agent", &*error);
+    code.into()
 }
 
 fn run(flags: Flags) -> ExitCode {
@@ -98,9 +97,4 @@ fn run(flags: Flags) -> ExitCode {
 // A reader that went away has seen enough; the exit code says the rest.
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-fn end(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    complain("podtrail-agent", error);
-    code.into()
 }

@@ -21,9 +21,10 @@ use super::{
 };
 use crate::session::record::{Exec, Exit, Record};
 
-/// The argument that makes the agent play its part, and how that ends.
+/// The argument that makes the agent play its part.
 const PART: &str = "self-test";
-const CODE: u8 = 90;
+/// How that ends.
+pub const PLAYED: u8 = 90;
 
 /// What came of a try.
 #[derive(Debug)]
@@ -39,14 +40,15 @@ pub struct Tried<T> {
     pub code: i32,
 }
 
-/// What the process that is tried out does: it is there until its standard input ends. `None`: it is none.
+/// Does what the process that is tried out does: it is there until its standard input ends. `false`: it is none.
 #[must_use]
-pub fn play_along(mut args: impl Iterator<Item = std::ffi::OsString>) -> Option<u8> {
-    (args.nth(1)? == PART).then(|| {
+pub fn plays_along() -> bool {
+    let plays = std::env::args_os().nth(1).is_some_and(|part| part == PART);
+    if plays {
         // Whatever comes, it ends.
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
-        CODE
-    })
+    }
+    plays
 }
 
 impl Probe {
