@@ -188,7 +188,8 @@ mod tests {
     #[test]
     fn what_ran_is_what_was_asked_for_and_nothing_like_it() {
         use Command::{Prefixed, Same, SameButCut, Script};
-        let cases: [(&str, Option<usize>, &str, &str, Option<Command>); 27] = [
+        type Case = (&'static str, Option<usize>, &'static str, &'static str, Option<Command>);
+        let cases: [Case; 27] = [
             ("ls -l /", None, "", "ls -l /", Some(Same)),
             ("ls -l", None, "", "ls -l /", None),
             ("ls -l / /", None, "", "ls -l /", None),
