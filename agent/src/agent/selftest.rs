@@ -198,7 +198,8 @@ mod tests {
         const NO_EXIT: &str = "it did not report an exit";
         let (tried, user) = both();
         assert_eq!(differences(&tried, user), [NO_EXIT]);
-        let ways: [(&str, fn(&mut Exec)); 13] = [
+        type Way = (&'static str, fn(&mut Exec));
+        let ways: [Way; 13] = [
             ("pid: ", |exec| exec.process.key.tgid += 1),
             ("parent: ", |exec| exec.process.parent.tgid += 1),
             ("arguments: ", |exec| exec.argv.bytes.push(b'x')),
