@@ -98,7 +98,13 @@ pub fn main() -> ExitCode {
 fn start(args: &Args) -> Result<(), CliError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)?;
-    let mut out = Out { buffer: Vec::new(), stdout: io::stdout(), left_out: 0 };
+    let mut out = Out {
+        format: args.output,
+        look: look(args.color),
+        buffer: Vec::new(),
+        stdout: io::stdout(),
+        left_out: 0,
+    };
     let done = runtime.block_on(run(args, &mut out));
     out.flush()?;
     done?;
@@ -109,35 +115,28 @@ fn start(args: &Args) -> Result<(), CliError> {
 }
 
 async fn run(args: &Args, out: &mut Out) -> Result<(), CliError> {
-    let look = look(args.color);
     let source = args.source(Environment::read())?;
     let mut client = Client::connect(source).await?;
     match &args.command {
         Command::Tail(tail) => match &tail.subscription {
-            Some(name) => subscriptions::tail(&mut client, name, tail, args.output, look, out).await,
-            None => run_tail(&mut client, tail, args.output, look, out).await,
+            Some(name) => subscriptions::tail(&mut client, name, tail, out).await,
+            None => run_tail(&mut client, tail, out).await,
         },
-        Command::Sessions(sessions) => run_sessions(&mut client, sessions, args.output, look, out).await,
-        Command::Session { id } => run_session(&mut client, id, args.output, look, out).await,
-        Command::Nodes => run_nodes(&mut client, args.output, look, out).await,
-        Command::Subscriptions(which) => subscriptions::run(&mut client, which, args.output, look, out).await,
+        Command::Sessions(sessions) => run_sessions(&mut client, sessions, out).await,
+        Command::Session { id } => run_session(&mut client, id, out).await,
+        Command::Nodes => run_nodes(&mut client, out).await,
+        Command::Subscriptions(which) => subscriptions::run(&mut client, which, out).await,
     }
 }
 
-async fn run_tail(
-    client: &mut Client,
-    args: &TailArgs,
-    output: Output,
-    look: Look,
-    out: &mut Out,
-) -> Result<(), CliError> {
+async fn run_tail(client: &mut Client, args: &TailArgs, out: &mut Out) -> Result<(), CliError> {
     // From the first event that is seen on, an interrupt is the orderly end.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Runtime)?;
     let mut tail = tokio::select! {
-        tail = client.tail(args.request(look.now)) => tail?,
+        tail = client.tail(args.request(out.look.now)) => tail?,
         _ = interrupt.recv() => return Ok(()),
     };
-    let mut printer = tail::Printer::new(look);
+    let mut printer = tail::Printer::new(out.look);
     let mut cursor = String::new();
     let done = loop {
         // What is here already is written in one go, what is not is waited for with nothing held back.
@@ -159,10 +158,7 @@ async fn run_tail(
         };
         let v1::TailResponse { event, cursor: at } = response;
         let Some(event) = event else { continue };
-        match output {
-            Output::Json => out.json(&event)?,
-            Output::Text => out.text(|text| printer.push(text, &event))?,
-        }
+        out.event(&event, &mut printer)?;
         cursor = at;
     };
     out.flush()?;
@@ -172,18 +168,12 @@ async fn run_tail(
     done
 }
 
-async fn run_sessions(
-    client: &mut Client,
-    args: &SessionsArgs,
-    output: Output,
-    look: Look,
-    out: &mut Out,
-) -> Result<(), CliError> {
-    let mut request = args.request(look.now);
+async fn run_sessions(client: &mut Client, args: &SessionsArgs, out: &mut Out) -> Result<(), CliError> {
+    let mut request = args.request(out.look.now);
     let mut sessions = Vec::new();
     loop {
         let page = client.sessions(request.clone()).await?;
-        match output {
+        match out.format {
             Output::Json => page.sessions.iter().try_for_each(|session| out.json(session))?,
             Output::Text => sessions.extend(page.sessions),
         }
@@ -192,23 +182,17 @@ async fn run_sessions(
         }
         request.page_token = page.next_page_token;
     }
-    if output == Output::Text {
+    if out.format == Output::Text {
         if sessions.is_empty() {
             complain("no such sessions");
         } else {
-            out.write(table::sessions(&sessions, &look).as_bytes())?;
+            out.write(table::sessions(&sessions, &out.look).as_bytes())?;
         }
     }
     Ok(())
 }
 
-async fn run_session(
-    client: &mut Client,
-    id: &str,
-    output: Output,
-    look: Look,
-    out: &mut Out,
-) -> Result<(), CliError> {
+async fn run_session(client: &mut Client, id: &str, out: &mut Out) -> Result<(), CliError> {
     let mut request = v1::GetSessionRequest { id: id.to_owned(), page_size: 0, page_token: String::new() };
     let mut session = None;
     let mut events = Vec::new();
@@ -220,12 +204,12 @@ async fn run_session(
             if !found.id.is_empty() {
                 request.id.clone_from(&found.id);
             }
-            if output == Output::Json {
+            if out.format == Output::Json {
                 out.json(&found)?;
             }
             session = Some(found);
         }
-        match output {
+        match out.format {
             Output::Json => page.events.iter().try_for_each(|event| out.json(event))?,
             Output::Text => events.extend(page.events),
         }
@@ -234,23 +218,26 @@ async fn run_session(
         }
         request.page_token = page.next_page_token;
     }
-    if output == Output::Text {
+    if out.format == Output::Text {
+        let look = out.look;
         timeline::write(out, &look, &session.unwrap_or_default(), &events)?;
     }
     Ok(())
 }
 
-async fn run_nodes(client: &mut Client, output: Output, look: Look, out: &mut Out) -> Result<(), CliError> {
+async fn run_nodes(client: &mut Client, out: &mut Out) -> Result<(), CliError> {
     let answer = client.nodes().await?;
-    match output {
+    match out.format {
         Output::Json => answer.nodes.iter().try_for_each(|node| out.json(node)),
-        Output::Text => Ok(out.write(table::nodes(&answer, &look).as_bytes())?),
+        Output::Text => Ok(out.write(table::nodes(&answer, &out.look).as_bytes())?),
     }
 }
 
 /// Standard output, written in large pieces.
 #[derive(Debug)]
 struct Out {
+    format: Output,
+    look: Look,
     buffer: Vec<u8>,
     stdout: io::Stdout,
     /// messages that could not be written as JSON
@@ -269,10 +256,15 @@ impl Out {
         Ok(self.write(&[])?)
     }
 
-    fn text(&mut self, push: impl FnOnce(&mut String)) -> io::Result<()> {
-        let mut text = String::new();
-        push(&mut text);
-        self.write(text.as_bytes())
+    fn event(&mut self, event: &v1::Event, printer: &mut tail::Printer) -> Result<(), CliError> {
+        match self.format {
+            Output::Json => self.json(event),
+            Output::Text => {
+                let mut text = String::new();
+                printer.push(&mut text, event);
+                Ok(self.write(text.as_bytes())?)
+            }
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

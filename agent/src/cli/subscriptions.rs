@@ -10,7 +10,6 @@ use super::{
     CliError, Out,
     args::{Output, SubscriptionsArgs, TailArgs},
     client::Client,
-    line::Look,
     table, tail,
 };
 
@@ -21,8 +20,6 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub(super) async fn run(
     client: &mut Client,
     args: &SubscriptionsArgs,
-    output: Output,
-    look: Look,
     out: &mut Out,
 ) -> Result<(), CliError> {
     let all = match &args.name {
@@ -30,13 +27,13 @@ pub(super) async fn run(
         Some(name) => vec![client.subscription(name).await?],
         None => client.subscriptions().await?,
     };
-    match output {
+    match out.format {
         Output::Json => all.iter().try_for_each(|subscription| out.json(subscription)),
         Output::Text if all.is_empty() => {
             super::complain("no subscriptions");
             Ok(())
         }
-        Output::Text => Ok(out.write(table::subscriptions(&all, &look).as_bytes())?),
+        Output::Text => Ok(out.write(table::subscriptions(&all, &out.look).as_bytes())?),
     }
 }
 
@@ -45,16 +42,14 @@ pub(super) async fn tail(
     client: &mut Client,
     name: &str,
     args: &TailArgs,
-    output: Output,
-    look: Look,
     out: &mut Out,
 ) -> Result<(), CliError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(CliError::Runtime)?;
     let mut subscription = tokio::select! {
-        subscription = client.subscribe(args.open(name, look.now)) => subscription?,
+        subscription = client.subscribe(args.open(name, out.look.now)) => subscription?,
         _ = interrupt.recv() => return Ok(()),
     };
-    let mut printer = tail::Printer::new(look);
+    let mut printer = tail::Printer::new(out.look);
     // Written, but not to the end of the pipe yet.
     let mut written = None;
     let done: Result<(), CliError> = loop {
@@ -76,10 +71,7 @@ pub(super) async fn tail(
             Ok(Some(Response::Heartbeat(v1::SubscribeHeartbeat { cursor, .. }))) => written = Some(cursor),
             Ok(Some(Response::Events(v1::SubscribeEvents { events, mut cursors }))) => {
                 for event in &events {
-                    match output {
-                        Output::Json => out.json(event)?,
-                        Output::Text => out.text(|text| printer.push(text, event))?,
-                    }
+                    out.event(event, &mut printer)?;
                 }
                 written = cursors.pop().or(written);
                 // While a lot comes: not only when nothing more does.
