@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{ErrorKind, Read, Write},
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, ChildStdin, Stdio},
@@ -28,7 +28,9 @@ use crate::{
         Container, Cx, Session,
         collector::Collector,
         container::ITEST,
-        daemon, host, leftovers, process,
+        daemon,
+        filler::Filler,
+        host, leftovers, process,
         session::{self, key},
         until,
     },
@@ -353,33 +355,6 @@ fn killed_with_nothing_pinned(cx: &Cx) -> Result<()> {
     ensure!(last - slack <= from && from <= killed + slack, "from {from}: last {last}, killed {killed}");
     ensure!(restarted - slack <= to && to <= ready + slack, "to {to}: {restarted} to {ready}");
     Ok(())
-}
-
-/// A file that takes up all the room there is, until dropped.
-struct Filler(PathBuf);
-
-impl Filler {
-    fn fill(dir: &std::path::Path) -> Result<Self> {
-        let filler = Self(dir.join("filler"));
-        let mut file = File::create(&filler.0)?;
-        let mut size = 64 << 10;
-        while size > 0 {
-            match file.write(&vec![0; size]) {
-                Ok(_) => {}
-                Err(e) if e.kind() == ErrorKind::StorageFull => size /= 2,
-                Err(e) => return Err(e).context("cannot fill the disk"),
-            }
-        }
-        Ok(filler)
-    }
-}
-
-impl Drop for Filler {
-    fn drop(&mut self) {
-        if let Err(e) = fs::remove_file(&self.0) {
-            eprintln!("cannot remove {}: {e}", self.0.display());
-        }
-    }
 }
 
 /// Parts `a`, `b` and `c`: with room, without, and with room again.

@@ -1,17 +1,12 @@
 //! Disks that are full for a while.
 
-use std::{
-    fs::{self, File},
-    io::{ErrorKind, Write},
-    path::{Path, PathBuf},
-};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::{
     Outcome, Run,
     engine::{Expect, Plan, World},
 };
+use crate::harness::filler::Filler;
 
 /// Enough for what the stores allocate in advance.
 const DISK: u64 = 256 << 20;
@@ -58,32 +53,4 @@ fn full(
     kill(&mut world)?;
     world.start_missing()?;
     world.finish(expect)
-}
-
-/// A file that takes up all the room there is, until dropped.
-struct Filler(PathBuf);
-
-impl Filler {
-    fn fill(dir: &Path) -> Result<Self> {
-        let filler = Self(dir.join("filler"));
-        let mut file = File::create(&filler.0)?;
-        let zeroes = vec![0; 1 << 20];
-        let mut size = zeroes.len();
-        while size > 0 {
-            match file.write(zeroes.get(..size).unwrap_or_default()) {
-                Ok(_) => {}
-                Err(e) if e.kind() == ErrorKind::StorageFull => size /= 2,
-                Err(e) => return Err(e).context("cannot fill the disk"),
-            }
-        }
-        Ok(filler)
-    }
-}
-
-impl Drop for Filler {
-    fn drop(&mut self) {
-        if let Err(e) = fs::remove_file(&self.0) {
-            eprintln!("cannot remove {}: {e}", self.0.display());
-        }
-    }
 }

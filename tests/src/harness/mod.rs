@@ -11,6 +11,7 @@ pub(crate) mod containerd;
 pub(crate) mod daemon;
 pub(crate) mod deployed;
 pub(crate) mod exec;
+pub(crate) mod filler;
 pub(crate) mod helper;
 mod hook_cost;
 pub(crate) mod host;
