@@ -29,6 +29,7 @@ mod ingest;
 pub mod log;
 pub mod nodes;
 pub mod output;
+mod print;
 mod reload;
 mod retention;
 mod seen;

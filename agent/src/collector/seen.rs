@@ -7,6 +7,7 @@ use std::collections::{HashSet, VecDeque};
 
 use sha2::{Digest as _, Sha256};
 
+use super::print::{self, Print};
 use crate::{
     collector::log::{Beside, DiskLog},
     trail::log::LogError,
@@ -14,9 +15,6 @@ use crate::{
 
 /// How many are remembered. An API server tries for some minutes; this is what a busy cluster has in hours.
 const MAX: usize = 100_000;
-
-/// Stands for what was kept.
-pub(super) type Print = [u8; 16];
 
 /// See the module.
 #[derive(Debug)]
@@ -75,10 +73,7 @@ impl Seen {
         hash.update(u64::try_from(cluster.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(cluster);
         hash.update(kept);
-        let hash: [u8; 32] = hash.finalize().into();
-        let mut print = Print::default();
-        print.copy_from_slice(&hash[..16]);
-        print
+        print::of(hash)
     }
 }
 

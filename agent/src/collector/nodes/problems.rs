@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::object::MAX_NAME;
+use crate::collector::print::{self, Print};
 
 /// A detector that begins anew reads so much of its logs again (5 minutes, by its stock configuration), and has to begin.
 const REPLAYED: i64 = 10 * 60;
@@ -18,8 +19,6 @@ pub(super) const SETTLE: i64 = 60;
 /// Events and reasons remembered for each node.
 const MAX_RECENT: usize = 512;
 const MAX_REASONS: usize = 200;
-
-type Hash = [u8; 16];
 
 /// See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -32,9 +31,9 @@ pub(super) struct Problems {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Recent {
     /// the Event as an object
-    object: Hash,
+    object: Print,
     /// what it says: reason and message
-    problem: Hash,
+    problem: Print,
     count: u64,
     /// seconds since 1970
     at: i64,
@@ -160,16 +159,13 @@ impl Reason {
     }
 }
 
-fn hash(parts: &[&str]) -> Hash {
+fn hash(parts: &[&str]) -> Print {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let whole: [u8; 32] = hash.finalize().into();
-    let mut short = Hash::default();
-    short.copy_from_slice(&whole[..16]);
-    short
+    print::of(hash)
 }
 
 #[cfg(test)]

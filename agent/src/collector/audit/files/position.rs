@@ -9,7 +9,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::trail::Moment;
+use crate::{
+    collector::print::{self, Print},
+    trail::Moment,
+};
 
 /// So much of a file's beginning tells it from another: its first events, with their ids and times.
 const HEAD: u64 = 4096;
@@ -27,7 +30,7 @@ pub(super) struct Position {
     /// so many of its first bytes
     head: u16,
     /// and what they are
-    hash: [u8; 16],
+    hash: Print,
 }
 
 impl Position {
@@ -40,7 +43,7 @@ impl Position {
             modified: modified(meta),
             skip: false,
             head: 0,
-            hash: hash(&[]),
+            hash: print::of(Sha256::new()),
         }
     }
 
@@ -77,10 +80,10 @@ impl Position {
         }
     }
 
-    fn read(file: &File, head: u16) -> io::Result<[u8; 16]> {
+    fn read(file: &File, head: u16) -> io::Result<Print> {
         let mut bytes = vec![0; head.into()];
         file.read_exact_at(&mut bytes, 0)?;
-        Ok(hash(&bytes))
+        Ok(print::of(Sha256::new_with_prefix(&bytes)))
     }
 
     pub(super) fn written(&self) -> Moment {
@@ -99,11 +102,4 @@ impl Position {
 /// When a file was last written.
 pub(super) fn modified(meta: &Metadata) -> i64 {
     meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())
-}
-
-fn hash(bytes: &[u8]) -> [u8; 16] {
-    let hash: [u8; 32] = Sha256::digest(bytes).into();
-    let mut short = [0; 16];
-    short.copy_from_slice(&hash[..16]);
-    short
 }
