@@ -149,7 +149,7 @@ fn file_descriptors() {
     let at = file.to_str().unwrap();
     let said = |text: &str, args: &[&str]| {
         fs::write(&file, text).unwrap();
-        says("fd-pressure.sh", args, &[("FILE_NR", at)])
+        says("pressure.sh", &[&["fd"], args].concat(), &[("FILE_NR", at)])
     };
     assert_eq!(
         said("1700000\t0\t2000000\n", &[]),
@@ -166,16 +166,16 @@ fn file_descriptors() {
     }
     assert_eq!(said("1 0 100\n", &["much"]).0, UNKNOWN);
     fs::remove_file(&file).unwrap();
-    assert_eq!(says("fd-pressure.sh", &[], &[("FILE_NR", at)]).0, UNKNOWN);
+    assert_eq!(says("pressure.sh", &["fd"], &[("FILE_NR", at)]).0, UNKNOWN);
     // This machine's own.
-    assert_eq!(says("fd-pressure.sh", &["100"], &[]).0, GOOD);
+    assert_eq!(says("pressure.sh", &["fd", "100"], &[]).0, GOOD);
 }
 
 #[test]
 fn tracked_connections() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().to_str().unwrap();
-    let said = |args: &[&str]| says("conntrack-pressure.sh", args, &[("NETFILTER", at)]);
+    let said = |args: &[&str]| says("pressure.sh", &[&["conntrack"], args].concat(), &[("NETFILTER", at)]);
     let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
     assert_eq!(said(&[]), (GOOD, "connections are not tracked".to_owned()));
     put("nf_conntrack_max", "262144\n");
@@ -185,11 +185,14 @@ fn tracked_connections() {
     put("nf_conntrack_count", "235929\n");
     assert_eq!(said(&[]).0, GOOD);
     assert_eq!(said(&["10"]).0, BAD);
-    put("nf_conntrack_count", "many\n");
-    assert_eq!(said(&[]).0, UNKNOWN);
+    for broken in ["many\n", ""] {
+        put("nf_conntrack_count", broken);
+        assert_eq!(said(&[]).0, UNKNOWN, "{broken:?}");
+    }
     put("nf_conntrack_count", "5\n");
     put("nf_conntrack_max", "0\n");
-    assert_eq!(said(&[]).0, GOOD);
+    assert_eq!(said(&[]), (GOOD, "5 tracked connections, and no limit".to_owned()));
+    assert_eq!(says("pressure.sh", &["memory"], &[]).0, UNKNOWN);
 }
 
 #[test]
