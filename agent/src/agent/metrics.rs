@@ -31,7 +31,7 @@ pub(super) struct Metrics {
     uplink_attempts: Counter,
 }
 
-/// Names and units, for `/metrics`.
+/// What each is, for `/metrics`: units are in the names.
 pub(super) fn describe() {
     describe_counter!("podtrail_agent_events_total", "Events of this agent, by kind");
     describe_counter!(
