@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::settings::{
     Settings,
-    value::{bytes_within, duration, path, quoted},
+    value::{bytes_within, duration, name, path, quoted},
 };
 use crate::tls::server::ApiServers;
 
@@ -118,7 +118,7 @@ pub(super) fn check(settings: &mut Settings, secure: bool) -> Audit {
         _ => {}
     }
     let Audit { listen: _, api_servers: _, cluster, max_body, stale_after, log: _ } = Audit::default();
-    let cluster = settings.check("audit-cluster", cluster, super::collector::name);
+    let cluster = settings.check("audit-cluster", cluster, name);
     Audit {
         listen: settings.check("audit-listen", None, |text| {
             super::collector::listen(text, "127.0.0.1:7444", secure).map(Some)

@@ -15,7 +15,7 @@ use super::{
     settings::{
         Settings, SettingsError,
         value::{
-            address, bytes_within, duration, log_format, log_level, number_within, optional, path, quoted,
+            address, bytes_within, duration, log_format, log_level, name, number_within, optional, path,
         },
     },
     tls,
@@ -313,13 +313,6 @@ fn check_tls(settings: &mut Settings) -> Option<Tls> {
         _ => {}
     }
     Some(Tls { files: files?, kubelets: ca.zip(cluster).map(|(ca, cluster)| Kubelets { ca, cluster }) })
-}
-
-pub(super) fn name(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.len() > 253 || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        return Err(format!("{} is no name: 1 to 253 bytes, without spaces", quoted(text)));
-    }
-    Ok(text.to_owned())
 }
 
 /// An address to listen on. In the clear, what was run and who did what may not come over a network; and anybody could say

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::settings::{
     Settings,
-    value::{duration, path, quoted},
+    value::{duration, name, path, quoted},
 };
 use crate::collector::nodes::{self, Access, Choice, Patience};
 
@@ -132,7 +132,7 @@ pub(super) fn check(settings: &mut Settings, soon: bool) -> Kubernetes {
             patience
         },
         settings: nodes::Settings {
-            cluster: settings.check("kubernetes-cluster", cluster, super::collector::name),
+            cluster: settings.check("kubernetes-cluster", cluster, name),
             choice: settings.check("node-conditions", choice, which),
             state_every: settings
                 .check("node-state-every", state_every, |text| duration(text, least(STATE_EVERY_MIN))),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::settings::{
     Kind, Settings, Table,
-    value::{one_of, quoted},
+    value::{self, one_of, quoted},
 };
 use crate::trail::{
     rights::{Fields, Principal, Rights},
@@ -19,7 +19,7 @@ pub(super) fn check(settings: &mut Settings) -> Vec<Principal> {
     let mut names = BTreeSet::new();
     settings.tables(PRINCIPAL.name, |table| {
         let name = table.need("name", String::new(), |text| {
-            let name = principal(text)?;
+            let name = value::name(text)?;
             if names.insert(name.clone()) {
                 Ok(name)
             } else {
@@ -45,13 +45,6 @@ fn fields(table: &mut Table) -> Fields {
         })
         .unwrap_or_default();
     Fields::compile(names.iter().map(String::as_str)).unwrap_or_default()
-}
-
-fn principal(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.len() > 253 || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-        return Err(format!("{} is no name: 1 to 253 bytes, without spaces", quoted(text)));
-    }
-    Ok(text.to_owned())
 }
 
 /// A namespace, or a pattern of them.

@@ -16,6 +16,14 @@ pub fn quoted(text: &str) -> String {
     format!("{short:?}")
 }
 
+/// The name of a node, a cluster or a principal: it is in every event, so it is short, and safe to show.
+pub fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 253 || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        return Err(format!("{} is no name: 1 to 253 bytes, without spaces", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
 /// A number of bytes: `65536`, `64KiB`, `16 MiB`.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
