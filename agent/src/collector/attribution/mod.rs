@@ -8,6 +8,7 @@
 //! | [`fit`] | whether a request may be the one behind a session |
 //! | [`assign`] | which request goes with which session, where several fit |
 //! | `judge` | the rules |
+//! | `evidence` | what a verdict rests on, in words |
 //! | [`verdict`] | the same as a message |
 //! | `driver` | reads the log, asks the engine, writes what it says |
 //! | [`remote`] | attach and port-forward: sessions that only the API server knows |
@@ -23,6 +24,7 @@
 pub mod assign;
 mod driver;
 pub mod engine;
+mod evidence;
 pub mod fit;
 mod judge;
 pub mod remote;
