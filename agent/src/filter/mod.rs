@@ -19,6 +19,7 @@
 mod check;
 mod eval;
 mod functions;
+mod hints;
 #[cfg(test)]
 mod page_tests;
 mod parse;
