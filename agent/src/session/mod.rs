@@ -27,6 +27,7 @@ mod saved;
 mod searches;
 mod started;
 mod untold;
+mod waits;
 
 use std::collections::{HashSet, VecDeque};
 
@@ -40,10 +41,11 @@ use self::{
     id::Ids,
     missing::Missing,
     open::Open,
-    record::{ArgvChunk, EntryKind, Exec, Exit, Lost, Record, Recovered, class},
+    record::{EntryKind, Exec, Exit, Lost, Record, Recovered, class},
     refused::{Refusals, Refused},
     searches::Searches,
     untold::{LATE_COMMAND, STRAY_EXIT, give_up, one_untold},
+    waits::Wait,
 };
 use crate::event::{Body, BootTime, Event, Executed, Gap, GapSource, NamespaceJoined, SessionId, TaskKey};
 
@@ -51,9 +53,6 @@ use crate::event::{Body, BootTime, Event, Executed, Gap, GapSource, NamespaceJoi
 const MAX_SESSIONS: usize = 16 * 1024;
 /// Sessions whose end is remembered, so that what comes late starts no second one.
 const MAX_ENDED: usize = 4096;
-/// Commands whose argv is not complete, and bytes that they hold.
-const MAX_WAITS: usize = 4096;
-const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
 /// How long a command waits for the rest of its argv.
 const ARGV_WAIT_NS: u64 = 1_000_000_000;
 /// How long a session whose last task has left waits for exits still on their way: tasks that end at once on two
@@ -88,17 +87,6 @@ struct Ended {
     id: SessionId,
     container: Option<u64>,
     time: BootTime,
-}
-
-/// A command that waits for more of its argv.
-#[derive(Debug, Serialize, Deserialize)]
-struct Wait {
-    entry: TaskKey,
-    key: TaskKey,
-    exec_time: BootTime,
-    bytes: usize,
-    /// the first flush that found it
-    found: Option<BootTime>,
 }
 
 /// A session whose last task has left.
@@ -382,30 +370,7 @@ impl Machine {
             not_found,
         };
         if let Some(bytes) = open.executed(time, executed, Assembly::new(argv), out) {
-            self.waiting_bytes = self.waiting_bytes.saturating_add(bytes);
-            self.waits.push_back(Wait { entry, key, exec_time: time, bytes, found: None });
-            while self.waits.len() > MAX_WAITS || self.waiting_bytes > MAX_WAITING_BYTES {
-                self.release_oldest(out);
-            }
-        }
-    }
-
-    fn chunk(&mut self, chunk: ArgvChunk, out: &mut Vec<Event>) {
-        let Some(wait) =
-            self.waits.iter_mut().find(|wait| wait.key == chunk.key && wait.exec_time == chunk.exec_time)
-        else {
-            return; // told already, with a mark where this was to be
-        };
-        let state = self.open.get_mut(&wait.entry).and_then(|open| open.chunk(chunk, out));
-        let (bytes, complete) = state.unwrap_or((0, true));
-        self.waiting_bytes = self.waiting_bytes.saturating_sub(wait.bytes).saturating_add(bytes);
-        wait.bytes = bytes;
-        if complete {
-            let (key, exec_time) = (wait.key, wait.exec_time);
-            self.forget_waits(|wait| wait.key == key && wait.exec_time == exec_time);
-        }
-        while self.waiting_bytes > MAX_WAITING_BYTES {
-            self.release_oldest(out);
+            self.wait(Wait { entry, key, exec_time: time, bytes, found: None }, out);
         }
     }
 
@@ -550,15 +515,6 @@ impl Machine {
         }
     }
 
-    /// The process goes on: what it waits for does not come any more.
-    fn release_task(&mut self, entry: TaskKey, key: TaskKey, out: &mut Vec<Event>) {
-        while let Some(at) = self.waits.iter().position(|wait| wait.entry == entry && wait.key == key) {
-            if let Some(wait) = self.waits.remove(at) {
-                self.release(&wait, out);
-            }
-        }
-    }
-
     /// The ring has come as far as `now`.
     fn release_late(&mut self, now: BootTime, out: &mut Vec<Event>) {
         while self.waits.front().is_some_and(|wait| now.since(wait.exec_time) >= ARGV_WAIT_NS) {
@@ -575,29 +531,5 @@ impl Machine {
             self.forget(&missing, out);
         }
         self.entries.flush(Some(now), out);
-    }
-
-    fn release_oldest(&mut self, out: &mut Vec<Event>) -> bool {
-        let Some(wait) = self.waits.pop_front() else { return false };
-        self.release(&wait, out);
-        true
-    }
-
-    fn release(&mut self, wait: &Wait, out: &mut Vec<Event>) {
-        self.waiting_bytes = self.waiting_bytes.saturating_sub(wait.bytes);
-        if let Some(open) = self.open.get_mut(&wait.entry) {
-            open.release(wait.key, wait.exec_time, out);
-        }
-    }
-
-    fn forget_waits(&mut self, over: impl Fn(&Wait) -> bool) {
-        let bytes = &mut self.waiting_bytes;
-        self.waits.retain(|wait| {
-            let over = over(wait);
-            if over {
-                *bytes = bytes.saturating_sub(wait.bytes);
-            }
-            !over
-        });
     }
 }

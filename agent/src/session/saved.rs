@@ -4,13 +4,14 @@
 use std::collections::VecDeque;
 
 use super::{
-    Ending, MAX_ENDED, MAX_SESSIONS, MAX_WAITING_BYTES, MAX_WAITS, Machine, Wait,
+    Ending, MAX_ENDED, MAX_SESSIONS, Machine,
     bounded::Bounded,
     entries::{Entries, Joining},
     id::Ids,
     missing::Missing,
     refused::{Refusals, Rest},
     searches::Searches,
+    waits::{MAX_WAITING_BYTES, MAX_WAITS, Wait},
 };
 use crate::{
     event::BootTime,
