@@ -12,6 +12,7 @@
 //! | `PODTRAIL_ITEST_TMP` | where temporary files go; default: `/tmp` |
 //! | `PODTRAIL_ITEST_SLOW` | multiplies every time limit, divides the size of storms; default: 1 |
 //! | `PODTRAIL_ITEST_AGENT` | options for every agent besides, such as `--setns tracepoint` |
+//! | `PODTRAIL_ITEST_WAYS` | the ways to see system calls that this kernel has, with commas; default: not known |
 //! | `PODTRAIL_ITEST_KEEP` | set: the agents' and collectors' logs are kept |
 //! | `PODTRAIL_ITEST_ONLY` | parts of tests' names, with commas: the others are skipped |
 //! | `CI` | `true`: a test that cannot run fails |

@@ -1,34 +1,35 @@
-//! Whether what the kernel side reports is so: an exec of the agent's own, compared with what `/proc` says of it.
+//! Whether what the kernel side reports is so: an exec of the agent's own, compared with what `/proc` says of it, and one
+//! that fails.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{
     container::{
         Hierarchy, Host, HostNamespaces,
         process::{self, Details, NsKind, Process},
     },
-    event::ExitStatus,
-    probe::{Probe, ProbeError, Tried},
+    event::{ExecFailed, ExitStatus},
+    probe::{Probe, ProbeError, Refused, Tried},
     session::record::Exec,
 };
 
 /// A hook may be skipped for once (see decision 0026): then nothing is reported.
 const TRIES: u32 = 3;
 
-/// Tries the kernel side out, unless it was. An error: it must not be used, and records no more.
+/// Tries the kernel side out, unless it was; how long that took. An error: it must not be used, and records no more.
 pub(crate) fn try_out(
     probe: &mut Probe,
     host: &Host,
     hierarchy: &Hierarchy,
     namespaces: &HostNamespaces,
-) -> Result<(), ProbeError> {
+) -> Result<Option<Duration>, ProbeError> {
     if probe.was_tried() {
-        return Ok(());
+        return Ok(None);
     }
     // Elsewhere pids are other numbers.
     if !process::namespace(&host.proc.join("self"), NsKind::Pid).is_ok_and(|ns| ns == namespaces.pid) {
         tracing::warn!("the kernel side is not tried out: the agent is not in the node's pid namespace");
-        return Ok(());
+        return Ok(None);
     }
     let began = Instant::now();
     let mut wrong = Vec::new();
@@ -39,14 +40,15 @@ pub(crate) fn try_out(
             Some((process, details))
         };
         match probe.try_out(look) {
-            Ok(None) => return Ok(()),
+            Ok(None) => return Ok(None),
             Ok(Some(tried)) => wrong = differences(&tried, namespaces.user),
             Err(ProbeError::SelfTest(why)) => wrong = vec![why],
             Err(other) => return Err(other),
         }
         if wrong.is_empty() {
-            tracing::debug!(took = ?began.elapsed(), "the kernel side was tried out: it reports what is so");
-            return probe.passed();
+            let took = began.elapsed();
+            tracing::info!(?took, "the kernel side was tried out: it reports what is so");
+            return probe.passed().map(|()| Some(took));
         }
     }
     probe.abandon()?;
@@ -55,7 +57,7 @@ pub(crate) fn try_out(
 
 /// What is not as `/proc` has it.
 fn differences(tried: &Tried<Option<(Process, Details)>>, host_user_ns: u32) -> Vec<String> {
-    let Tried { exec, exit, seen, pid, argv, code } = tried;
+    let Tried { exec, failed, exit, seen, pid, argv, refused, code } = tried;
     let Some(exec) = exec else { return vec!["it did not report an exec".to_owned()] };
     let mut wrong = Vec::new();
     match exit.as_ref().map(|exit| exit.status) {
@@ -79,7 +81,22 @@ fn differences(tried: &Tried<Option<(Process, Details)>>, host_user_ns: u32) -> 
     if let Some((process, details)) = seen {
         as_proc_has_it(exec, process, details, host_user_ns, &mut same);
     }
+    if let Some(refused) = refused {
+        let found = failed.as_ref().filter(|failed| failed.process.key.tgid == *pid);
+        let found = found.map(|ExecFailed { path, argv, error, .. }| Refused {
+            path: path.clone(),
+            argv: argv.clone(),
+            error: *error,
+        });
+        let reported = found.as_ref().map_or_else(|| "nothing".to_owned(), told);
+        same("exec that fails", &reported, &told(refused), found.as_ref() == Some(refused));
+    }
     wrong
+}
+
+fn told(refused: &Refused) -> String {
+    let Refused { path, argv, error } = refused;
+    format!("{} with {}: errno {error}", path.escape_ascii(), argv.join(&b' ').escape_ascii())
 }
 
 type Same<'a> = dyn FnMut(&str, &dyn std::fmt::Display, &dyn std::fmt::Display, bool) + 'a;
@@ -181,13 +198,27 @@ mod tests {
             environment: None,
             spoof_suspected: false,
         };
+        let refused = Refused { path: b"/no".to_vec(), argv: vec![b"a".to_vec(), b"b".to_vec()], error: 20 };
+        let failed = ExecFailed {
+            process: exec.process.clone(),
+            path: refused.path.clone(),
+            cwd: Vec::new(),
+            path_incomplete: false,
+            argv: refused.argv.clone(),
+            argv_cut: false,
+            credentials: exec.credentials,
+            error: refused.error,
+            attempts: 1,
+        };
         let process = Process { cgroup: Some(77), ..process };
         let tried = Tried {
             exec: Some(exec),
+            failed: Some(failed),
             exit: None,
             seen: Some((process, details)),
             pid,
             argv: b"a\0".to_vec(),
+            refused: Some(refused),
             code: 9,
         };
         (tried, user)
@@ -220,6 +251,25 @@ mod tests {
             let wrong = differences(&tried, user);
             assert!(wrong.len() == 2 && wrong[1].starts_with(what), "{what}: {wrong:?}");
         }
+        type Failing = (&'static str, fn(&mut ExecFailed));
+        let failing: [Failing; 4] = [
+            ("exec that fails: /not with a b: errno 20, and not /no with a b: errno 20", |failed| {
+                failed.path.push(b't');
+            }),
+            ("exec that fails: /no with a: errno 20, and", |failed| drop(failed.argv.pop())),
+            ("exec that fails: /no with a b: errno 2, and", |failed| failed.error = 2),
+            ("exec that fails: nothing, and not /no", |failed| failed.process.key.tgid += 1),
+        ];
+        for (what, change) in failing {
+            let (mut tried, user) = both();
+            change(tried.failed.as_mut().unwrap());
+            let wrong = differences(&tried, user);
+            assert!(wrong.len() == 2 && wrong[1].starts_with(what), "{what}: {wrong:?}");
+        }
+        let unseen = Tried { failed: None, ..both().0 };
+        assert!(differences(&unseen, user)[1].starts_with("exec that fails: nothing, and not"));
+        let unwanted = Tried { refused: None, ..unseen };
+        assert_eq!(differences(&unwanted, user), [NO_EXIT]);
         let nothing = Tried { exec: None, ..both().0 };
         assert_eq!(differences(&nothing, user), ["it did not report an exec"]);
     }

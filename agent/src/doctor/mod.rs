@@ -44,6 +44,8 @@ pub struct Report {
     pub host_namespaces: HostNamespaces,
     /// as they would be used; empty: not tried, because something else is missing
     pub hooks: Vec<Hook>,
+    /// how long it took to try them out, in microseconds; `None`: they were not
+    pub tried_out_us: Option<u64>,
     pub node: Node,
     /// whom the agent can ask for pods: the first that answers
     pub runtimes: Vec<Runtime>,
@@ -227,9 +229,12 @@ pub fn examine(config: &AgentConfig, runtimes: Vec<pods::Found>) -> Report {
     };
     // A unit test is not the agent's program, and cannot play its part.
     let tried = hierarchy.as_ref().filter(|_| !cfg!(test));
-    let try_out = |probe: &mut probe::Probe| match tried {
-        Some(hierarchy) => selftest::try_out(probe, &host, hierarchy, &namespaces),
-        None => Ok(()),
+    let mut took = None;
+    let try_out = |probe: &mut probe::Probe| {
+        if let Some(hierarchy) = tried {
+            took = selftest::try_out(probe, &host, hierarchy, &namespaces)?;
+        }
+        Ok(())
     };
     let Survey { kernel, arch, btf, capabilities, hooks, problems: found } = probe::survey(&options, try_out);
     let mut all: Vec<Problem> = found
@@ -264,6 +269,7 @@ pub fn examine(config: &AgentConfig, runtimes: Vec<pods::Found>) -> Report {
             .into_iter()
             .map(|event::Hook { name, kind, reason }| Hook { name, kind, reason })
             .collect(),
+        tried_out_us: took.and_then(|took| took.as_micros().try_into().ok()),
         node,
         runtimes,
         pinned: pinned(config),

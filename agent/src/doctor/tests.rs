@@ -25,6 +25,7 @@ fn report() -> Report {
             Hook { name: "exec".to_owned(), kind: "btf tracepoint".to_owned(), reason: String::new() },
             Hook { name: "setns".to_owned(), kind: "kprobe".to_owned(), reason: "fexit: no".to_owned() },
         ],
+        tried_out_us: Some(12_345),
         node: Node { open_files_limit: Some(1024), ..Node::default() },
         runtimes: vec![
             Runtime {
@@ -56,6 +57,7 @@ fn the_table_says_everything_and_the_verdict_last() {
         "limits          locked memory unlimited, open files 1024",
         "hooks           exec                  btf tracepoint",
         "                setns                 kprobe   because fexit: no",
+        "tried out       in 12.3 ms: what they report is so",
         "runtime         it does not speak CRI\\x1b at /run/containerd/containerd.sock",
         "                cri-o 1.33 at /run/crio/crio.sock",
         "missing         no BTF",

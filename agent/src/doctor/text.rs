@@ -18,6 +18,7 @@ pub fn text(report: &Report) -> String {
         cgroups,
         host_namespaces,
         hooks,
+        tried_out_us,
         node,
         runtimes,
         pinned,
@@ -69,6 +70,9 @@ pub fn text(report: &Report) -> String {
         let why = if hook.reason.is_empty() { String::new() } else { format!("   because {}", hook.reason) };
         row(if index == 0 { "hooks" } else { "" }, &format!("{:<22}{}{why}", hook.name, hook.kind));
     }
+    let tried =
+        tried_out_us.map(|us| format!("in {}.{} ms: what they report is so", us / 1000, us / 100 % 10));
+    row("tried out", tried.as_deref().unwrap_or("not"));
     if pinned.is_empty() {
         row("pinned", "nothing: no agent ran here since the node started, or it was unloaded");
     }

@@ -301,7 +301,7 @@ impl Found {
             }
             pin_iterator(&mut object, &generation.tasks())?;
             kernel.control.object = fingerprint(options);
-            if why.is_some() {
+            if why.is_some() || !whole {
                 kernel.control.tested = 0;
             }
             map.write(&kernel.control)?;

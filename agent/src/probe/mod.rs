@@ -48,7 +48,7 @@ pub use pinned::{Pinned, PinnedHook, PinnedMap, pinned};
 pub use pins::{PinError, unload};
 pub use priority::run_first;
 pub use reader::Probe;
-pub use selftest::{PLAYED, Tried, plays_along};
+pub use selftest::{PLAYED, Refused, Tried, plays_along};
 pub use survey::{Problem, Survey, survey};
 
 /// What is done with a file that `--btf` names, for its fuzz target alone.

@@ -4,25 +4,36 @@
 //! The session's key is no task's ([`SELF_TEST`]): what is left of one whose agent was killed is passed over by every reader.
 
 use std::{
-    io::Read as _,
+    io::{Error, ErrorKind, Read as _, Write as _},
     os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
 };
+
+use nix::libc::ENOTDIR;
 
 use podtrail_ebpf::layout::{FollowedTask, SELF_TEST, Session, TaskKey, entry_kind, task_kind};
 
 use super::{
     Probe, ProbeError, RawRecord,
     decode::decode,
+    failed::Seen,
     inherit::retire,
     load::map_error,
     pins::Generation,
     seed::{Bytes, KEY, SESSION, TASK, bytes},
 };
-use crate::session::record::{Exec, Exit, Record};
+use crate::{
+    event::ExecFailed,
+    session::record::{Exec, Exit, Record},
+};
 
 /// The argument that makes the agent play its part.
 const PART: &str = "self-test";
+/// What it is called then.
+const NAME: &str = "podtrail-agent";
+/// No program on any machine, and what it says who tries to become it.
+const NOWHERE: &str = "/proc/self/exe/nowhere";
+const REFUSED: i32 = ENOTDIR;
 /// How that ends.
 pub const PLAYED: u8 = 90;
 
@@ -31,21 +42,36 @@ pub const PLAYED: u8 = 90;
 pub struct Tried<T> {
     /// what the kernel side reported of it
     pub exec: Option<Exec>,
+    pub failed: Option<ExecFailed>,
     pub exit: Option<Exit>,
     /// what `look` saw
     pub seen: T,
     /// how it really was
     pub pid: u32,
     pub argv: Vec<u8>,
+    /// what it tried to become in vain; `None`: nobody sees that here
+    pub refused: Option<Refused>,
     pub code: i32,
 }
 
-/// Does what the process that is tried out does: it is there until its standard input ends. `false`: it is none.
+/// An exec that had to fail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub path: Vec<u8>,
+    pub argv: Vec<Vec<u8>>,
+    pub error: i32,
+}
+
+/// Does what the process that is tried out does: an exec that fails, and then it is there until its standard input ends.
+/// `false`: it is none.
 #[must_use]
 pub fn plays_along() -> bool {
-    let plays = std::env::args_os().nth(1).is_some_and(|part| part == PART);
+    let mut args = std::env::args_os().skip(1);
+    let plays = args.next().is_some_and(|part| part == PART);
     if plays {
         // Whatever comes, it ends.
+        let _ = Command::new(NOWHERE).arg0(NAME).args(args).exec();
+        let _ = std::io::stdout().write_all(b"\n");
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
     }
     plays
@@ -90,36 +116,48 @@ impl Probe {
         };
         let (key, entry) = (TaskKey::new(own, start), TaskKey::new(own, SELF_TEST));
         let before = self.follow(key, entry)?;
-        let (argv, child) = spawn();
-        let tried = child.map(|child| Self::watch(child, look));
+        let nonce = own.to_string();
+        let tried = spawn(&nonce).and_then(|child| Self::watch(child, look));
         self.forget(key, entry, before)?;
-        let (pid, code, seen) = match tried.and_then(|tried| tried) {
+        let (pid, code, seen) = match tried {
             Ok(tried) => tried,
             Err(error) => {
                 tracing::warn!(%error, "the kernel side is not tried out: the agent cannot run its own program");
                 return Ok(None);
             }
         };
-        let (mut exec, mut exit) = (None, None);
+        let (mut exec, mut failed, mut exit) = (None, None, None);
         self.ring.get_mut().peek(|record| {
             if let Ok(RawRecord::SelfTest(record)) = decode(record) {
                 match *record {
                     // Of another agent's, which was killed at it, nothing is taken for this one's.
                     Record::Exec(found) if found.entry == entry => exec = Some(*found),
+                    Record::ExecFailed(found) if found.entry == entry => failed = Some(found.failed),
                     Record::Exit(found) if found.entry == entry => exit = Some(found),
                     _ => {}
                 }
             }
         });
-        Ok(Some(Tried { exec, exit, seen, pid, argv, code }))
+        let argv = format!("{NAME}\0{PART}\0{nonce}\0").into_bytes();
+        let refused = (Seen::of(&self.kernel.control) == Some(Seen::Yes)).then(|| Refused {
+            path: NOWHERE.into(),
+            argv: vec![NAME.into(), nonce.into()],
+            error: REFUSED,
+        });
+        Ok(Some(Tried { exec, failed, exit, seen, pid, argv, refused, code }))
     }
 
-    fn watch<T>(mut child: Child, look: impl FnOnce(u32) -> T) -> std::io::Result<(u32, i32, T)> {
+    fn watch<T>(mut child: Child, look: impl FnOnce(u32) -> T) -> Result<(u32, i32, T), Error> {
         let pid = child.id();
-        let seen = look(pid);
+        // Whoever spawns goes on while the exec is still on its way: memory is new then, and name and credentials are not
+        // (`begin_new_exec` in fs/exec.c).
+        let mut word = [0];
+        let heard = child.stdout.take().ok_or(ErrorKind::BrokenPipe.into());
+        let heard = heard.and_then(|mut stdout| stdout.read_exact(&mut word));
+        let seen = heard.map(|()| look(pid));
         drop(child.stdin.take());
         let status = child.wait()?;
-        Ok((pid, status.code().unwrap_or(-1), seen))
+        Ok((pid, status.code().unwrap_or(-1), seen?))
     }
 
     /// Makes this process one of the session: its children are too. Answers what it was.
@@ -161,17 +199,14 @@ impl Probe {
     }
 }
 
-/// The agent's own program, which needs no other file, with the arguments that it has.
-fn spawn() -> (Vec<u8>, std::io::Result<Child>) {
-    let nonce = std::process::id().to_string();
-    let name = "podtrail-agent";
-    let child = Command::new("/proc/self/exe")
-        .arg0(name)
-        .args([PART, &nonce])
+/// The agent's own program, which needs no other file.
+fn spawn(nonce: &str) -> Result<Child, Error> {
+    Command::new("/proc/self/exe")
+        .arg0(NAME)
+        .args([PART, nonce])
         .env_clear()
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .spawn();
-    (format!("{name}\0{PART}\0{nonce}\0").into_bytes(), child)
+        .spawn()
 }

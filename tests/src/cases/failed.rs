@@ -39,7 +39,7 @@ fn agent(cx: &Cx, more: &[&str]) -> Result<Agent> {
     Ok(agent)
 }
 
-fn state(agent: &Agent) -> Result<AgentState> {
+pub(super) fn state(agent: &Agent) -> Result<AgentState> {
     let events = agent.events();
     let began = events.iter().rfind(|event| phase(event).is_some()).and_then(|event| match &event.body {
         Some(Body::AgentState(state)) => Some(state.clone()),
@@ -66,7 +66,7 @@ fn only(session: &Session) -> Result<&ExecFailed> {
 }
 
 /// Puts a file into a container, with these permissions.
-fn put(container: &Container, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+pub(super) fn put(container: &Container, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
     let path = container.path(path);
     fs::write(&path, bytes)?;
     Ok(fs::set_permissions(&path, Permissions::from_mode(mode))?)

@@ -11,7 +11,7 @@ use podtrail_proto::v1::event::Body;
 
 use crate::{
     cases,
-    harness::{Agent, Cx, agent, daemon, host, process, session},
+    harness::{Agent, Cx, agent, daemon, host, process, session, surroundings::Surroundings},
 };
 
 cases! {
@@ -20,7 +20,7 @@ cases! {
         what_is_tried_out_is_nobodys_session
 }
 
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+pub(super) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// A file with this kernel's types, changed.
 fn types(cx: &Cx, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Result<PathBuf> {
@@ -30,7 +30,7 @@ fn types(cx: &Cx, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Result<PathBuf> {
 }
 
 /// The same with another name in place of one: names stand in the file once, each between two NULs.
-fn renamed(mut types: Vec<u8>, names: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn renamed(mut types: Vec<u8>, names: &[(&str, &str)]) -> Vec<u8> {
     let places: Vec<(usize, &str)> = names
         .iter()
         .filter_map(|(from, to)| {
@@ -45,10 +45,16 @@ fn renamed(mut types: Vec<u8>, names: &[(&str, &str)]) -> Vec<u8> {
     types
 }
 
-/// Runs an agent that must not come to be at work; the line with which it ends.
+/// Runs an agent with these types, that must not come to be at work; the line with which it ends.
 fn refused(cx: &Cx, types: &Path, more: &[&str]) -> Result<String> {
     let types = types.to_str().context("a path that is no text")?;
-    let (mut command, ..) = agent::command(&cx.unique("agent"), &[&["--btf", types], more].concat())?;
+    refused_in(cx, &[&["--btf", types], more].concat(), &Surroundings::default())
+}
+
+/// The same, whatever it is that keeps it from it.
+pub(super) fn refused_in(cx: &Cx, args: &[&str], surroundings: &Surroundings) -> Result<String> {
+    let (mut command, ..) = agent::command(&cx.unique("agent"), args)?;
+    surroundings.put(&mut command);
     let mut child = command.stderr(std::process::Stdio::piped()).spawn()?;
     // Closed, it would end the agent.
     let _lifeline = child.stdin.take();

@@ -12,6 +12,7 @@ mod failed;
 mod files;
 mod fixtures;
 mod floods;
+mod hooks;
 mod host_root;
 mod joins;
 mod kernels;
@@ -44,6 +45,7 @@ pub(crate) fn all() -> Vec<Case> {
         tasks::cases(),
         argv::cases(),
         failed::cases(),
+        hooks::cases(),
         kernels::cases(),
         files::cases(),
         cgroups::cases(),

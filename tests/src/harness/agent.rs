@@ -19,7 +19,7 @@ use nix::{
 };
 use podtrail_proto::v1::{Event, agent_state::Phase, event::Body};
 
-use super::{Session, daemon, host, leftovers, process, session, wait::deadline};
+use super::{Session, daemon, host, leftovers, process, session, surroundings::Surroundings, wait::deadline};
 
 /// Node name of every agent under test.
 pub(crate) const NODE: &str = "itest";
@@ -82,7 +82,13 @@ pub(crate) fn command(name: &str, args: &[&str]) -> Result<(Command, PathBuf, Pa
     // Other agents of this machine, if there are any, are none of the tests' business.
     command.arg("--lock").arg(host().dir.join("agent.lock"));
     let more = env::var("PODTRAIL_ITEST_AGENT").unwrap_or_default();
-    command.args(more.split_whitespace());
+    // A test that is about an option says itself what it is to be.
+    let mut more = more.split_whitespace();
+    while let (Some(option), Some(value)) = (more.next(), more.next()) {
+        if !args.contains(&option) {
+            command.args([option, value]);
+        }
+    }
     if !args.contains(&"--pin") {
         command.arg("--pin").arg(dir.join(PINS));
     }
@@ -96,7 +102,13 @@ pub(crate) fn command(name: &str, args: &[&str]) -> Result<(Command, PathBuf, Pa
 impl Agent {
     /// Starts an agent and waits until it is at work.
     pub(crate) fn start(name: &str, args: &[&str]) -> Result<Self> {
+        Self::start_in(name, args, &Surroundings::default())
+    }
+
+    /// The same somewhere else than on this machine as it is.
+    pub(crate) fn start_in(name: &str, args: &[&str], surroundings: &Surroundings) -> Result<Self> {
         let (mut command, socket, log) = command(name, args)?;
+        surroundings.put(&mut command);
         let mut child = command.spawn().context("cannot start an agent")?;
         let stdout = child.stdout.take().context("no stdout")?;
         let lifeline = child.stdin.take();

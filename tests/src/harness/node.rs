@@ -15,6 +15,7 @@ use podtrail_proto::v1::Event;
 use super::{
     Agent, Case, Container, Needs, Session, Spec, cgroup, host, leftovers,
     session::{self, line},
+    surroundings::Surroundings,
 };
 
 /// Who uses the node now. Only one agent may run on it.
@@ -85,8 +86,13 @@ impl Cx {
 
     /// An agent of this case's own.
     pub(crate) fn start_agent(&self, args: &[&str]) -> Result<Agent> {
+        self.start_agent_in(args, &Surroundings::default())
+    }
+
+    /// The same somewhere else than on this machine as it is.
+    pub(crate) fn start_agent_in(&self, args: &[&str], surroundings: &Surroundings) -> Result<Agent> {
         show_hierarchy()?;
-        Agent::start(&self.unique("agent"), args)
+        Agent::start_in(&self.unique("agent"), args, surroundings)
     }
 
     /// A name that nothing else has.

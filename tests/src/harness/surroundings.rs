@@ -1,4 +1,5 @@
-//! What a daemon under test finds itself in, where the machine's own would not do: another network, another clock.
+//! What a daemon under test finds itself in, where the machine's own would not do: another network, another clock, a kernel
+//! that offers less.
 
 use std::{
     env,
@@ -10,12 +11,19 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+};
 
 /// The network namespace to run in: a file.
 const NETWORK: &str = "PODTRAIL_ITEST_NETWORK";
 /// A file with the nanoseconds by which the wall clock is off.
 const CLOCK: &str = "PODTRAIL_ITEST_CLOCK";
+/// Directories of the kernel's that are to be empty, with colons between.
+const WITHOUT: &str = "PODTRAIL_ITEST_WITHOUT";
+
+const TRACEFS: &str = "/sys/kernel/tracing";
 
 /// How long a step of the clock may take to be noticed.
 const LOOK: Duration = Duration::from_millis(20);
@@ -25,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Surroundings {
     pub(crate) network: Option<String>,
     pub(crate) clock: Option<PathBuf>,
+    /// directories of the kernel's that are empty, as they are where it was built without what they are for
+    pub(crate) without: Vec<&'static str>,
 }
 
 impl Surroundings {
@@ -36,6 +46,9 @@ impl Surroundings {
         if let Some(clock) = &self.clock {
             command.env(CLOCK, clock);
         }
+        if !self.without.is_empty() {
+            command.env(WITHOUT, self.without.join(":"));
+        }
     }
 }
 
@@ -45,6 +58,9 @@ pub(crate) fn enter() -> Result<()> {
         let namespace = File::open(&network).context("no such network namespace")?;
         setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")?;
     }
+    if let Ok(dirs) = env::var(WITHOUT) {
+        empty(&dirs.split(':').collect::<Vec<_>>())?;
+    }
     if let Some(clock) = env::var_os(CLOCK).map(PathBuf::from) {
         podtrail::clock::step(off(&clock));
         thread::spawn(move || {
@@ -53,6 +69,23 @@ pub(crate) fn enter() -> Result<()> {
                 podtrail::clock::step(off(&clock));
             }
         });
+    }
+    Ok(())
+}
+
+/// In a mount namespace of this process's own.
+fn empty(dirs: &[&str]) -> Result<()> {
+    const NONE: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot unshare the mount namespace")?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).context("cannot make / private")?;
+    if dirs.iter().any(|dir| dir.starts_with(TRACEFS)) && !Path::new(TRACEFS).join("events").exists() {
+        mount(Some("tracefs"), TRACEFS, Some("tracefs"), MsFlags::empty(), NONE)
+            .context("cannot mount tracefs")?;
+    }
+    // What is not there need not be emptied.
+    for dir in dirs.iter().filter(|dir| Path::new(dir).exists()) {
+        mount(Some("tmpfs"), *dir, Some("tmpfs"), MsFlags::empty(), NONE)
+            .with_context(|| format!("cannot mount over {dir}"))?;
     }
     Ok(())
 }

@@ -141,6 +141,7 @@ impl World {
         let around = |network: Option<&String>| Surroundings {
             network: network.cloned(),
             clock: plan.clock.then(|| clock.clone()),
+            ..Surroundings::default()
         };
         let near = around(link.as_ref().map(|link| &link.near));
         let far = around(link.as_ref().map(|link| &link.far));
