@@ -323,29 +323,30 @@ fn commands(container: &Container, room: &mut usize) -> Vec<SpecCommand> {
 /// `$(NAME)` as the kubelet expands it in a probe's command (`ExpandContainerCommandOnlyStatic`, Kubernetes 1.36):
 /// `$$` is a dollar, and what names no variable stays. `None`: it is more than there is room for.
 fn expand(text: &str, variables: &HashMap<&str, &str>, room: &mut usize) -> Option<String> {
-    let mut out = String::new();
+    // Put together at the end: a text that grows piece by piece takes three times what it becomes.
+    let mut pieces = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
-        out.push_str(before);
+        pieces.push(before);
         if let Some(after) = after.strip_prefix('$') {
-            out.push('$');
+            pieces.push("$");
             rest = after;
         } else if let Some((name, after)) = after.strip_prefix('(').and_then(|after| after.split_once(')')) {
             match variables.get(name) {
                 Some(value) => {
                     *room = room.checked_sub(value.len())?;
-                    out.push_str(value);
+                    pieces.push(value);
                 }
-                None => out.extend(["$(", name, ")"]),
+                None => pieces.extend(["$(", name, ")"]),
             }
             rest = after;
         } else {
-            out.push('$');
+            pieces.push("$");
             rest = after;
         }
     }
-    out.push_str(rest);
-    Some(out)
+    pieces.push(rest);
+    Some(pieces.concat())
 }
 
 fn is_name(text: &str) -> bool {
