@@ -15,7 +15,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Which line of kernels; may be given again
-    #[arg(long, value_enum, value_name = "LINE", default_values = ["5.10", "6.1"])]
+    #[arg(long, value_enum, value_name = "LINE", default_values = ["6.1", "6.12"])]
     kernel: Vec<Line>,
 }
 
@@ -27,8 +27,9 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let mut text = format!("{}\n\n", machine::told(&machine::commit()?)?);
     writeln!(
         text,
-        "In virtual machines by software, in which everything is slow: what counts is how many times as long it takes with a hook as \
-         with no agent in the same round, median (least to most). Nobody here is in a session.\n\n\
+        "In virtual machines by software, whose clock counts instructions, one a nanosecond: what else the machine does changes nothing, and \
+         caches and the price of single instructions are not in it. `times` is how many times as long it takes with a hook as with no agent in the \
+         same round, median (least to most). Nobody here is in a session.\n\n\
          | kernel | setns is seen by | `getpid`, µs | times | an exec, µs | times |\n|---|---|---:|---:|---:|---:|"
     )?;
     for (kernel, costs) in vm::hook_costs(&options.kernel)? {
