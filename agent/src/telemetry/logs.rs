@@ -60,8 +60,10 @@ fn filter(level: Option<&str>) -> Result<EnvFilter, TelemetryError> {
     let (what, filter) = match (level, env::var("RUST_LOG")) {
         (Some(level), _) => ("--log-level", level.to_owned()),
         (None, Ok(env)) if !env.is_empty() => ("RUST_LOG", env),
-        // The store tells of its housekeeping at info.
-        (None, _) => ("--log-level", "info,fjall=warn,lsm_tree=warn".to_owned()),
+        // The store tells of its housekeeping at info. To kube each attempt that fails is an error: we tell of it once.
+        (None, _) => {
+            ("--log-level", "info,fjall=warn,lsm_tree=warn,kube_client::client::builder=off".to_owned())
+        }
     };
     EnvFilter::try_new(&filter).map_err(|e| TelemetryError::Filter { what, filter, why: e.to_string() })
 }

@@ -42,11 +42,16 @@ async fn what_was_forgotten_while_the_collector_was_away_is_a_gap() {
         let server = Server::start().await;
         server.set(Moods { gone_by_status, ..Moods::default() });
         server.put("nodes", node("n1", &[("X", "False", 10)]));
+        server.put("nodes", node("n2", &[("X", "True", 10)]));
+        server.put("nodes", node("n3", &[("X", "True", 10)]));
         server.put("events", event("e1", ("Pod", "p", "q"), "before", 1));
         let place = Place::new(&server);
         let collector = place.start();
         until(&collector, &[": Pod p/q: before ×1"]).await;
         drop(collector);
+        // A node goes; another is there, and cannot be read.
+        server.delete("nodes", "n2");
+        server.put("nodes", json!({ "metadata": { "name": "n3" }, "status": 7 }));
         // X breaks and is whole again, an Event comes and goes, another stays.
         server.put("nodes", node("n1", &[("X", "True", 20)]));
         server.put("nodes", node("n1", &[("X", "False", 30), ("Y", "False", 1)]));
@@ -57,13 +62,16 @@ async fn what_was_forgotten_while_the_collector_was_away_is_a_gap() {
         let collector = place.start();
         let wanted = [
             "n1: X AGAIN False",
+            "n2: X GONE True",
             ": Pod p/q: there ×4",
             &format!(": gap KUBERNETES nodes {FORGOT}"),
             &format!(": gap KUBERNETES events {FORGOT}"),
         ];
         let now = until(&collector, &wanted).await;
         assert_eq!(now.iter().filter(|told| told.contains("before")).count(), 1, "{now:#?}");
-        assert_eq!((gaps(&now).len(), edges(&now).len()), (2, 5), "{now:#?}");
+        assert!(!now.iter().any(|told| told.starts_with("n3: X GONE")), "{now:#?}");
+        // Of what was forgotten, and of n3; and besides those wanted, what was told before.
+        assert_eq!((gaps(&now).len(), edges(&now).len()), (3, 9), "{now:#?}");
         assert_eq!(
             collector.metric("podtrail_collector_watch_lists_total{resource=\"events\",why=\"gone\"}"),
             1.0
@@ -71,7 +79,7 @@ async fn what_was_forgotten_while_the_collector_was_away_is_a_gap() {
         // It goes on from there, and has no gap any more.
         server.put("events", event("e4", ("Pod", "p", "q"), "later", 1));
         let now = until(&collector, &[": Pod p/q: later ×1"]).await;
-        assert_eq!(gaps(&now).len(), 2, "{now:#?}");
+        assert_eq!(gaps(&now).len(), 3, "{now:#?}");
     }
 }
 

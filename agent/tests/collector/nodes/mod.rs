@@ -1,5 +1,6 @@
 //! Nodes and Events, as an API server has them and as agents observe them, in the log of a collector that may be killed.
 
+mod access;
 mod cli;
 mod far;
 mod kills;

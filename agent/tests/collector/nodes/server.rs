@@ -9,13 +9,15 @@ use std::{
     time::Duration,
 };
 
+use rustls::{ServerConfig, ServerConnection};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::TcpListener,
     sync::watch,
     time::{Instant, sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 /// What it does besides what it should.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +55,10 @@ struct State {
     clients: usize,
     /// authorization headers that came
     tokens: BTreeSet<String>,
+    /// common names of clients' certificates
+    names: BTreeSet<String>,
+    /// only who comes with this one is answered
+    wanted: Option<String>,
 }
 
 /// See the module. Ends with the process of the test.
@@ -60,15 +66,26 @@ struct State {
 pub(super) struct Server {
     state: Arc<Mutex<State>>,
     changed: Arc<watch::Sender<u64>>,
+    cut: Arc<watch::Sender<()>>,
     pub(super) address: SocketAddr,
 }
 
 impl Server {
     pub(super) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// By TLS, and only for who has a certificate that it takes.
+    pub(super) async fn start_tls(config: ServerConfig) -> Self {
+        Self::start_with(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn start_with(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Self {
             state: Arc::default(),
             changed: Arc::new(watch::Sender::new(0)),
+            cut: Arc::default(),
             address: listener.local_addr().unwrap(),
         };
         server.lock().version = 100;
@@ -76,25 +93,53 @@ impl Server {
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let this = this.clone();
+                let (this, tls) = (this.clone(), tls.clone());
                 tokio::spawn(async move {
-                    let (read, write) = stream.into_split();
-                    this.lock().clients += 1;
-                    _ = this.serve(BufReader::new(read), write).await;
-                    this.lock().clients -= 1;
+                    match tls {
+                        None => this.client(stream).await,
+                        Some(tls) => {
+                            let Ok(stream) = tls.accept(stream).await else { return };
+                            this.name(stream.get_ref().1);
+                            this.client(stream).await;
+                        }
+                    }
                 });
             }
         });
         server
     }
 
+    async fn client<S: AsyncRead + AsyncWrite>(&self, stream: S) {
+        let (read, write) = tokio::io::split(stream);
+        let mut cut = self.cut.subscribe();
+        self.lock().clients += 1;
+        tokio::select! {
+            _ = self.serve(BufReader::new(read), write) => {}
+            _ = cut.changed() => {}
+        }
+        self.lock().clients -= 1;
+    }
+
+    fn name(&self, connection: &ServerConnection) {
+        let cert = &connection.peer_certificates().unwrap()[0];
+        let (_, cert) = x509_parser::parse_x509_certificate(cert).unwrap();
+        let name = cert.subject().iter_common_name().next().unwrap().as_str().unwrap();
+        self.lock().names.insert(name.to_owned());
+    }
+
     /// A kubeconfig that leads here.
     pub(super) fn kubeconfig(&self, folder: &Path) -> PathBuf {
+        let cluster = json!({ "server": format!("http://{}", self.address) });
+        self.kubeconfig_of(folder, &cluster, &json!({ "token": "a-token" }))
+    }
+
+    /// One of this cluster and user.
+    pub(super) fn kubeconfig_of(&self, folder: &Path, cluster: &Value, user: &Value) -> PathBuf {
         let path = folder.join("kubeconfig");
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{ "name": "c", "cluster": { "server": format!("http://{}", self.address) } }],
-            "users": [{ "name": "u", "user": { "token": "a-token" } }],
+            "clusters": [{ "name": "c", "cluster": cluster }],
+            "users": [{ "name": "u", "user": user }],
             "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
         });
         std::fs::write(&path, config.to_string()).unwrap();
@@ -115,6 +160,21 @@ impl Server {
 
     pub(super) fn tokens(&self) -> Vec<String> {
         self.lock().tokens.iter().cloned().collect()
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.lock().names.iter().cloned().collect()
+    }
+
+    /// From now on only who comes with this authorization header is answered, and connections are made anew.
+    pub(super) fn want(&self, authorization: &str) {
+        self.lock().wanted = Some(authorization.to_owned());
+        self.cut();
+    }
+
+    /// Ends every connection.
+    pub(super) fn cut(&self) {
+        self.cut.send_replace(());
     }
 
     /// Everything that changed up to now is forgotten; what there is stays.
@@ -165,7 +225,7 @@ impl Server {
 
     async fn serve<R, W>(&self, mut read: BufReader<R>, mut write: W) -> std::io::Result<()>
     where
-        R: tokio::io::AsyncRead + Unpin,
+        R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
         loop {
@@ -173,13 +233,15 @@ impl Server {
             if read.read_line(&mut first).await? == 0 {
                 return Ok(());
             }
+            let mut authorization = None;
             loop {
                 let mut header = String::new();
                 if read.read_line(&mut header).await? == 0 {
                     return Ok(());
                 }
                 if header.to_ascii_lowercase().starts_with("authorization: ") {
-                    self.lock().tokens.insert(header[15..].trim().to_owned());
+                    authorization = Some(header[15..].trim().to_owned());
+                    self.lock().tokens.extend(authorization.clone());
                 }
                 if header.trim().is_empty() {
                     break;
@@ -197,8 +259,13 @@ impl Server {
                 first.starts_with("GET /api/v1/") && ["nodes", "events"].contains(&&*resource),
                 "{first}"
             );
-            let refuses = self.lock().moods.refuses;
-            if let Some(code) = refuses {
+            let (refuses, wanted) = {
+                let state = self.lock();
+                (state.moods.refuses, state.wanted.clone())
+            };
+            if wanted.is_some() && authorization != wanted {
+                answer(&mut write, 401, &status(401, "Unauthorized", "Unauthorized")).await?;
+            } else if let Some(code) = refuses {
                 let text = status(code, "Forbidden", "nodes is forbidden\u{1b}[2J");
                 answer(&mut write, code, &text).await?;
             } else if query.contains_key("watch") {
