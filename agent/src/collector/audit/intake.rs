@@ -94,11 +94,8 @@ impl Task {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         let mut group = Vec::new();
         while orders.recv_many(&mut group, MAX_GROUP).await > 0 {
-            // Where it cannot be written all are dropped, and whoever waits is refused.
-            let orders = std::mem::take(&mut group);
-            if self.write(orders).await.is_err() {
-                self.seen = None;
-            }
+            // Where it cannot be written all are dropped, whoever waits is refused, and what is in the log is read anew.
+            _ = self.write(std::mem::take(&mut group)).await;
         }
     }
 

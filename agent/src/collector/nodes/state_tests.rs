@@ -238,3 +238,26 @@ fn what_an_agent_observes_is_merged_with_what_the_api_server_has() {
     assert_eq!(observe(&mut world, &silent), [""; 0]);
     assert_eq!(world.nodes.counts(), (1, 1, 0, 0));
 }
+
+#[test]
+fn what_an_agent_observed_before_a_restart_is_not_stale_before_it_can_speak() {
+    let mut world = World::new();
+    let name = ("c".to_owned(), "a".to_owned());
+    let observed = v1::NodeObserved {
+        conditions: vec![v1::NodeCondition {
+            r#type: "X".to_owned(),
+            status: "True".to_owned(),
+            ..v1::NodeCondition::default()
+        }],
+        has_conditions: Some(true),
+        ..v1::NodeObserved::default()
+    };
+    world.do_(|n, now, out| n.observed(&name, &observed, now, out));
+    // Nobody listened for long.
+    world.at = 5000;
+    world.again();
+    assert_eq!(told(&world.do_(|n, now, out| n.tick(Up::default(), now, out))), [""; 0]);
+    world.at = 5601;
+    let said = told(&world.do_(|n, now, out| n.tick(Up::default(), now, out)));
+    assert_eq!(said.first().map(String::as_str), Some("a: X STALE True"), "{said:?}");
+}

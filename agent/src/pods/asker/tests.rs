@@ -162,6 +162,31 @@ async fn who_is_not_known_yet_is_asked_for_again_and_who_never_is_not_for_ever()
     }
     assert_eq!(rig.answer().await, (id(99), Lookup::Missing(Missing::NotFound)));
     assert_eq!(fake.calls().len(), 8, "four times, container and sandbox: {:?}", fake.calls());
+
+    // One that is in no pod's cgroup is most likely none of the runtime's pods.
+    fake.state().calls.clear();
+    rig.asks.try_send(Ask { id: id(98), in_pod: false, now: true }).unwrap();
+    assert_eq!(rig.answer().await, (id(98), Lookup::Missing(Missing::NotFound)));
+    assert_eq!(fake.calls().len(), 4, "twice: {:?}", fake.calls());
+}
+
+#[tokio::test]
+async fn sessions_that_come_one_after_the_other_do_not_hasten_what_is_asked_again() {
+    let (_dir, fake) = started();
+    let _serving = fake.serve();
+    let mut rig = Rig::new(&fake.path);
+    assert_eq!(rig.word().await, Word::Runtime);
+    let began = Instant::now();
+    let answered = loop {
+        rig.ask(&id(99), true);
+        match timeout(Duration::from_millis(2), rig.answer()).await {
+            Ok(answered) => break answered,
+            Err(_) => assert!(began.elapsed() < WAIT),
+        }
+    };
+    assert_eq!(answered, (id(99), Lookup::Missing(Missing::NotFound)));
+    let all: Duration = timing().again.iter().sum();
+    assert!(began.elapsed() >= all, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -194,7 +219,11 @@ async fn a_runtime_that_restarts_is_asked_again_and_answers() {
     let container = fake.pod(1, "web");
     let mut rig = Rig::new(&fake.path);
     assert_eq!(rig.word().await, Word::Runtime);
+    rig.ask(&container, true);
+    assert_eq!(rig.known().await.1.pod.name, "web-0");
     drop(serving);
+    // What it says of a sandbox when it is back may be another.
+    fake.state().sandboxes[0].metadata.as_mut().unwrap().name = "web-1".to_owned();
     fake.state().refuses = Some(Status::unavailable("shutting down\u{1b}"));
     rig.ask(&container, true);
     let (_, lookup) = rig.answer().await;
@@ -204,7 +233,8 @@ async fn a_runtime_that_restarts_is_asked_again_and_answers() {
     // Who was told is asked for again by whoever hears this.
     assert_eq!(rig.word().await, Word::Runtime);
     rig.ask(&container, true);
-    assert_eq!(rig.known().await.0, container);
+    let (of, facts) = rig.known().await;
+    assert_eq!((of, facts.pod.name.as_str()), (container, "web-1"));
 }
 
 #[tokio::test]

@@ -180,6 +180,9 @@ fn an_exec_id_comes_with_the_session_or_after_it() {
     sessions.exec(begins("c", "e1", 7), at(1), &mut these, &mut out);
     assert_eq!(told(&out), ["s1: container false, exec Some(\"e1\"), None"]);
     out.clear();
+    // It has one id, whatever the runtime says after it.
+    sessions.exec(begins("c", "other", 7), at(1), &mut these, &mut out);
+    assert_eq!(out, []);
     // The runtime first.
     sessions.exec(begins("c", "e2", 8), at(1), &mut these, &mut out);
     let mut event = started(at(2), "s2", 8);
@@ -189,6 +192,7 @@ fn an_exec_id_comes_with_the_session_or_after_it() {
     // A session that is over before the runtime's word comes.
     sessions.pass(&mut started(at(3), "s3", 9), Some(&known));
     sessions.pass(&mut ended(at(3), "s3", Some(ExitStatus::Code(0))), Some(&known));
+    sessions.tick(at(4), &mut these, &mut out);
     sessions.exec(begins("c", "e3", 9), at(4), &mut these, &mut out);
     assert_eq!(told(&out), ["s3: container false, exec Some(\"e3\"), None"]);
     out.clear();
@@ -325,5 +329,14 @@ fn whatever_comes_it_is_bounded() {
         sessions.questions();
     }
     assert!(sessions.roots.len() <= OPEN_MAX && sessions.keys.len() <= OPEN_MAX);
-    assert!(sessions.early.len() <= EARLY_MAX && sessions.untold.len() <= UNTOLD_MAX);
+    assert!(sessions.untold.len() <= UNTOLD_MAX);
+    // The oldest went, and nothing of it is left.
+    assert_eq!((sessions.early.len(), sessions.execs.len()), (EARLY_MAX, EARLY_MAX));
+    let key = |n: u32| (format!("x{n}"), n);
+    assert!(sessions.early.contains(&key(39_999)) && !sessions.early.contains(&key(1)));
+    sessions.exec(exits("x1", "e1", 3), at(2), &mut nobody(), &mut out);
+    let mut event = started(at(3), "t", 39_999);
+    sessions.pass(&mut event, Some(&info("x39999", 43, facts(true))));
+    let Body::SessionStarted(with) = &event.body else { panic!("{event:?}") };
+    assert_eq!((with.exec_id.as_deref(), out.len()), (Some("e39999"), 0));
 }

@@ -165,7 +165,9 @@ fn a_gap_tells_what_it_may_touch() {
         };
         let gap = Event { time: gap.to, container: None, session: None, body: Body::Gap(gap) };
         out.extend(play(&mut wayin, &world, [gap]));
-        out.extend(play(&mut wayin, &world, held.ends()));
+        // What the gap is of is missing: an exit.
+        let ends = held.ends().split_off(usize::from(touched));
+        out.extend(play(&mut wayin, &world, ends));
         let expected: &[&str] = if touched {
             &["2 like probe@10 s, 2 commands, Some(Code(0))", "probe@25 s ExecProbe", "gap of 3"]
         } else {
@@ -183,6 +185,57 @@ fn records_that_were_lost_are_never_folded() {
     let (mut wayin, world) = (WayIn::default(), web());
     play(&mut wayin, &world, probes(10, 3));
     let out = play(&mut wayin, &world, Made { lost: 2, ..probe(25 * SECOND) }.events());
+    assert_eq!(lines(&out), ["2 like probe@10 s, 2 commands, Some(Code(0))", "probe@25 s ExecProbe"]);
+    // Nor where no probe is to be told: it may have been anything.
+    let mut none = WayIn::new(Options { probes: Probes::None, ..Options::default() });
+    play(&mut none, &world, probes(10, 3));
+    let out = play(&mut none, &world, Made { lost: 2, ..probe(25 * SECOND) }.events());
+    assert_eq!(lines(&out), ["2 like , 2 commands, Some(Code(0))", "probe@25 s ExecProbe"]);
+}
+
+#[test]
+fn one_of_which_nobody_knows_how_it_ended_is_told_and_is_no_measure() {
+    let (mut wayin, world) = (WayIn::default(), web());
+    play(&mut wayin, &world, probes(10, 3));
+    let unknown = |at: u64| {
+        let mut events = probe(at * SECOND).events();
+        let Some(Body::SessionEnded(ended)) = events.last_mut().map(|event| &mut event.body) else {
+            panic!()
+        };
+        ended.status = None;
+        events
+    };
+    let out = play(&mut wayin, &world, unknown(25));
+    assert_eq!(lines(&out), ["2 like probe@10 s, 2 commands, Some(Code(0))", "probe@25 s ExecProbe"]);
+    assert_eq!(lines(&play(&mut wayin, &world, unknown(30))), ["probe@30 s ExecProbe"]);
+    assert_eq!(lines(&play(&mut wayin, &world, probes(35, 1))), [""; 0]);
+}
+
+#[test]
+fn an_exec_that_fails_otherwise_than_before_is_told() {
+    let (mut wayin, world) = (WayIn::default(), web());
+    let fails = |at: u64, error: i32| {
+        let probe = probe(at * SECOND);
+        let mut events = probe.events();
+        let failed = ExecFailed {
+            process: Process { key: TaskKey::new(9, 9), parent: TaskKey::NONE, comm: b"x".to_vec() },
+            path: b"/usr/bin/check".to_vec(),
+            cwd: b"/".to_vec(),
+            path_incomplete: false,
+            argv: vec![b"check".to_vec()],
+            argv_cut: false,
+            credentials: Credentials::default(),
+            error,
+            attempts: 1,
+        };
+        let at = events[1].time;
+        events.insert(2, Event { body: Body::ExecFailed(Box::new(failed)), time: at, ..events[1].clone() });
+        events
+    };
+    let out = play(&mut wayin, &world, [10, 15, 20].into_iter().flat_map(|at| fails(at, 2)));
+    assert_eq!(lines(&out), ["probe@10 s Unknown", "probe@10 s is ExecProbe"]);
+    // There is something by that name now, which may not be run.
+    let out = play(&mut wayin, &world, fails(25, 13));
     assert_eq!(lines(&out), ["2 like probe@10 s, 2 commands, Some(Code(0))", "probe@25 s ExecProbe"]);
 }
 

@@ -10,8 +10,8 @@ use std::{cell::RefCell, collections::HashMap};
 use super::{spec::SpecCommand, *};
 use crate::{
     event::{
-        Argv, Attributed, Credentials, Descriptor, Executable, Executed, ExitStatus, Exited, Folded, Gap,
-        GapSource, Namespaces, ProbeKind, Process, TaskKey, Tty,
+        Argv, Attributed, Credentials, Descriptor, ExecFailed, Executable, Executed, ExitStatus, Exited,
+        Folded, Gap, GapSource, Namespaces, ProbeKind, Process, TaskKey, Tty,
     },
     state::{Changes, State},
 };

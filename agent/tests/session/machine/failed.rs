@@ -2,7 +2,10 @@
 
 use podtrail::{
     event::{Body, BootTime, TaskKey},
-    session::{Machine, record::Exec},
+    session::{
+        Machine,
+        record::{Exec, Join, RawArgv},
+    },
     state::{Changes, State},
 };
 
@@ -128,10 +131,7 @@ fn a_child_that_found_nothing_is_told_before_its_session_ends() {
 fn it_is_told_behind_what_was_run_before() {
     let mut run = open();
     let long = Exec {
-        argv: podtrail::session::record::RawArgv {
-            bytes: b"one\0".to_vec(),
-            ..crate::build::argv(b"one\0two\0")
-        },
+        argv: RawArgv { bytes: b"one\0".to_vec(), ..crate::build::argv(b"one\0two\0") },
         ..exec(10, 12, 1500)
     };
     assert_eq!(run.take(long), NOTHING);
@@ -140,6 +140,29 @@ fn it_is_told_behind_what_was_run_before() {
         run.take(chunk(12, 1500, 4, b"two\0")),
         ["s1 12 /bin/p12 [one two]", "s1 failed 13 /tmp/x 13 x1 in 42"]
     );
+}
+
+#[test]
+fn a_process_that_goes_on_to_fail_waits_for_no_more_of_its_argv() {
+    let mut run = open();
+    let long = Exec {
+        argv: RawArgv { bytes: b"one\0".to_vec(), ..crate::build::argv(b"one\0two\0") },
+        ..exec(10, 12, 1500)
+    };
+    assert_eq!(run.take(long), NOTHING);
+    let told = run.take(failed(10, 12, 2000, "/tmp/x", EACCES));
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("s1 12 /bin/p12 [one"), "{told:?}");
+    assert_eq!(told[1], "s1 failed 12 /tmp/x 13 x1 in 42");
+}
+
+#[test]
+fn namespaces_that_nobody_owns_are_nobodys_session() {
+    let mut run = Run::new();
+    run.take(Join { container: None, ..join(20, 2000) });
+    let mut nobodys = failed(20, 20, 2500, "/tmp/x", EACCES);
+    nobodys.container = None;
+    assert_eq!(run.take(nobodys), NOTHING);
 }
 
 #[test]
