@@ -23,6 +23,7 @@ const TARGETS: &[(&str, u32)] = &[
     ("settings", 512),
     ("audit", 4096),
     ("kubelet", 16_384),
+    ("nodes", 8192),
     ("log_files", 60),
     ("spool_files", 60),
 ];
@@ -41,7 +42,7 @@ const FLAGS: &[&str] = &[
 /// Options of `fuzz`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Only this one: records, btf, wire, report, filter, names, settings, audit, kubelet, log_files, spool_files
+    /// Only this one: records, btf, wire, report, filter, names, settings, audit, kubelet, nodes, log_files, spool_files
     target: Option<String>,
     /// How long each runs
     #[arg(long, default_value_t = 60)]

@@ -28,6 +28,19 @@ use crate::{
     },
 };
 
+/// What is read of its answers, for its fuzz target alone.
+#[cfg(fuzzing)]
+pub fn fuzz_read(body: &[u8]) {
+    for condition in read::conditions(body).ok().flatten().unwrap_or_default() {
+        let crate::event::ObservedCondition { kind, status, reason, message, transition: _, truncated: _ } =
+            condition;
+        assert!(!kind.is_empty() && [&kind, &status, &reason].into_iter().all(|word| word.len() <= 256));
+        assert!(message.len() <= 4096);
+    }
+    let problems = read::problems(body);
+    assert!(problems.len() <= 200 && problems.iter().all(|problem| !problem.reason.is_empty()));
+}
+
 /// How often it is asked.
 const EVERY: Duration = Duration::from_secs(15);
 /// How often it is told though nothing changed: twice as often as the collector takes for stale.

@@ -5,18 +5,18 @@ mod files;
 
 use std::{fs, path::PathBuf, sync::LazyLock};
 
+use peak_alloc::PeakAlloc;
 use podtrail::{
     cli::{self, line::Look},
     collector::{self, audit::Batch, weight},
     config::settings::Settings,
     container::name,
-    escape,
+    detector, escape,
     filter::{Filter, FilterError},
     json, probe,
     trail::{Moment, index::Index, log::Entry},
     wayin::spec,
 };
-use peak_alloc::PeakAlloc;
 use podtrail_proto::{
     Timestamp,
     v1::{self, event::Body},
@@ -100,14 +100,30 @@ pub fn audit(data: &[u8]) {
     }
 }
 
+/// What an API server says of nodes and Events, and a node-problem-detector of its node.
+pub fn nodes(data: &[u8]) {
+    detector::fuzz_read(data);
+    for event in collector::nodes::fuzz_read(data) {
+        assert!(event.encoded_len() <= 2 * data.len() + 256, "{event:?}");
+        let event = v1::Event { body: Some(Body::ClusterEvent(event)), ..v1::Event::default() };
+        let (mut line, mut text) = (Vec::new(), String::new());
+        assert!(json::push(&mut line, &event).is_ok(), "no JSON of {event:?}");
+        printer().push(&mut text, &event);
+        assert!(text.chars().all(|c| c == '\n' || escape::is_plain(c)), "{text:?}");
+    }
+}
+
+fn printer() -> cli::tail::Printer {
+    let now = "2026-11-22T20:00:00Z".parse().unwrap_or_default();
+    cli::tail::Printer::new(Look { colour: false, width: Some(80), now })
+}
+
 /// What agents and readers send, and all that is done with an event that came.
 pub fn wire(data: &[u8]) {
     _ = v1::SubscribeRequest::decode(data);
     _ = v1::TailRequest::decode(data);
     let Ok(report) = v1::ReportRequest::decode(data) else { return };
-    let look =
-        Look { colour: false, width: Some(80), now: "2026-11-22T20:00:00Z".parse().unwrap_or_default() };
-    let mut printer = cli::tail::Printer::new(look);
+    let mut printer = printer();
     let mut index = Index::new();
     let filter = Filter::compile("executed.argv.exists(a, a == '') || has(gap.from) || time.getHours() < 6");
     for (cursor, event) in (1..).zip(report.events) {

@@ -54,6 +54,30 @@ pub struct Settings {
     pub stale_after: Duration,
 }
 
+/// What is read of all that an API server says, for its fuzz target alone.
+#[cfg(fuzzing)]
+pub fn fuzz_read(json: &[u8]) -> Vec<podtrail_proto::v1::ClusterEvent> {
+    let mut events = Vec::new();
+    let mut read = |json: &str| {
+        for choice in [Choice::Others, Choice::Manager("node-problem-detector".to_owned())] {
+            if let Ok(node) = object::Node::parse(json, &choice) {
+                assert!(object::is_name(&node.name) && node.conditions.len() <= 100, "{node:?}");
+            }
+        }
+        _ = (object::deleted(json), object::bookmark(json));
+        events.extend(object::Event::parse(json).map(|found| found.event));
+    };
+    if let Ok(page) = serde_json::from_slice::<object::Page<'_>>(json) {
+        page.items.iter().for_each(|item| read(item.get()));
+    }
+    if let Ok(line) = serde_json::from_slice::<object::Line<'_>>(json) {
+        read(line.object.get());
+    }
+    _ = std::str::from_utf8(json).map(read);
+    _ = api::refused(json, 500);
+    events
+}
+
 /// Takes in until `stop`.
 pub(super) fn start(
     config: config::Kubernetes,
