@@ -276,9 +276,8 @@ fn off_and_on_and_off(cx: &Cx) -> Result<()> {
         );
         let session = session_of(&agent, &container, &["exec-failing", "/tmp", "13", wanted])?;
         ensure!(session.failed().len() == usize::from(seen), "{wanted}: {}", session.story());
-        // Before 5.15 some hooks end with the agent, and that is told.
-        let kept = !agent.logged().contains("cannot keep it without the agent");
-        let hole = |gap: &Gap| !kept && gap.source() == GapSource::HooksAbsent;
+        let ended = super::pins::has_hooks_that_end(&state(&agent)?);
+        let hole = |gap: &Gap| ended && gap.source() == GapSource::HooksAbsent;
         ensure!(gaps(&agent).iter().all(hole), "{wanted}: {:?}", gaps(&agent));
         agent.end(Signal::SIGTERM)?;
     }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use podtrail_proto::v1::{AgentState, Event, GapSource, agent_state::Phase, event::Body};
+use podtrail_proto::v1::{AgentState, Event, Gap, GapSource, agent_state::Phase, event::Body};
 
 use crate::{
     cases,
@@ -125,8 +125,34 @@ fn told(events: &[Arc<Event>], name: &str) -> BTreeMap<u64, u32> {
     events.iter().filter_map(number).collect()
 }
 
-fn gaps(agent: &Agent) -> Vec<Arc<Event>> {
-    agent.events().into_iter().filter(|event| matches!(event.body, Some(Body::Gap(_)))).collect()
+fn gaps(events: &[Arc<Event>]) -> Vec<Gap> {
+    let gap = |event: &Arc<Event>| match &event.body {
+        Some(Body::Gap(gap)) => Some(gap.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(gap).collect()
+}
+
+/// Before 5.15 kprobes and tracepoints of system calls end with the agent, and the next one tells their hole.
+pub(super) fn has_hooks_that_end(state: &AgentState) -> bool {
+    let mut numbers = state.kernel.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let old = matches!((numbers.next(), numbers.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) < (5, 15));
+    old && state.hooks.iter().any(|hook| hook.kind == "kprobe" || hook.kind == "tracepoint")
+}
+
+/// No gap, but the hole of hooks that end with the agent, which must be told.
+fn only_what_ended(agent: &Agent) -> Result<()> {
+    let ended = has_hooks_that_end(&first(agent)?);
+    if ended {
+        let of_setns =
+            |gap: &Gap| gap.detail.starts_with("the setns_") && gap.detail.ends_with(" hook was gone");
+        agent.wait("the hole of the hook on setns", |events| {
+            gaps(events).iter().any(of_setns).then_some(())
+        })?;
+    }
+    let gaps = gaps(&agent.events());
+    ensure!(gaps.iter().all(|gap| ended && gap.source() == GapSource::HooksAbsent), "{gaps:?}");
+    Ok(())
 }
 
 /// Waits for an event that says something is wrong with `subject`, and then for one that says all is right.
@@ -192,11 +218,14 @@ fn the_next_agent_reads_on(cx: &Cx) -> Result<()> {
     let after = pins.start(cx, &[])?;
     let began = first(&after)?;
     ensure!((began.phase(), began.adopted) == (Phase::Started, Some(true)), "{began:?}");
-    let session = wait_open(&after, container.cgroup_id, pid)?;
-    let session = after.ended(&session.id)?;
-    session.command(&["/bin/echo", "while", "nobody", "looks"])?;
-    ensure!(session.started()?.recovered != Some(true), "{}", session.story());
-    ensure!(gaps(&after).is_empty(), "{:?}", gaps(&after));
+    // A runtime that joins before it moves is told from the workload by its setns, so this one may be in the hole.
+    if !has_hooks_that_end(&began) {
+        let session = wait_open(&after, container.cgroup_id, pid)?;
+        let session = after.ended(&session.id)?;
+        session.command(&["/bin/echo", "while", "nobody", "looks"])?;
+        ensure!(session.started()?.recovered != Some(true), "{}", session.story());
+    }
+    only_what_ended(&after)?;
     let later = storm_over(cx, &after, Signal::SIGKILL, || pins.start(cx, &[]))?;
     later.end(Signal::SIGTERM).map(drop)
 }
@@ -208,7 +237,7 @@ fn others_take_over_in_a_storm(cx: &Cx) -> Result<()> {
         agent = storm_over(cx, &agent, Signal::SIGTERM, || pins.start(cx, settings))?;
         let began = first(&agent)?;
         ensure!((began.phase(), began.adopted) == (Phase::Upgraded, Some(true)), "{began:?}");
-        ensure!(gaps(&agent).is_empty(), "{:?}", gaps(&agent));
+        only_what_ended(&agent)?;
     }
     agent.end(Signal::SIGTERM).map(drop)
 }
