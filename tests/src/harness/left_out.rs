@@ -43,10 +43,14 @@ pub(crate) fn reason(case: &str) -> Option<&'static str> {
     listed.map(|(_, lacks)| lacks.reason())
 }
 
-/// Fails if a case is listed that is none.
+/// Fails if a case is listed, or asked for, that is none.
 pub(crate) fn check(names: &[&str]) -> anyhow::Result<()> {
-    match CASES.iter().find(|(listed, _)| !names.contains(listed)) {
-        Some((listed, _)) => anyhow::bail!("{listed} is to be left out somewhere, and is no test"),
+    if let Some((listed, _)) = CASES.iter().find(|(listed, _)| !names.contains(listed)) {
+        anyhow::bail!("{listed} is to be left out somewhere, and is no test");
+    }
+    let only = env::var(ONLY).unwrap_or_default();
+    match only.split(',').find(|word| !names.iter().any(|name| name.contains(word))) {
+        Some(word) => anyhow::bail!("{ONLY} has {word}, which is in no test's name"),
         None => Ok(()),
     }
 }
