@@ -13,12 +13,15 @@ use crate::sh::{Cmd, cmd, step};
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// Suite and archive.
+type Source = (&'static str, &'static str);
+
 /// A release of Debian, with the line of kernels that is its own.
 #[derive(Debug)]
 pub(super) struct Release {
     name: &'static str,
-    /// suite and archive
-    sources: &'static [(&'static str, &'static str)],
+    /// as it was published, and its updates
+    sources: &'static [Source],
     /// begins the names of the kernel's packages, before the version
     kernel: &'static str,
     line: &'static str,
@@ -85,7 +88,16 @@ pub(super) fn fetch(release: &'static Release, arch: Arch) -> Result<Userland> {
     let done = dir.join("done");
     if !done.exists() {
         step(&format!("fetching kernel and runtimes of Debian {} for {}", release.name, arch.debian()));
-        download(release, arch, &dir)?;
+        let get = |sources| twice(|| download(release, sources, arch, &dir));
+        match get(release.sources) {
+            // Of releases that are no longer kept, some updates are listed, and gone.
+            Err(error) if release.may_be_old => {
+                eprintln!("{error:#}: as it was published, without updates");
+                get(release.sources.get(..1).unwrap_or_default())
+            }
+            got => got,
+        }
+        .with_context(|| needs(release.name))?;
         fs::write(&done, "").with_context(|| format!("cannot write {}", done.display()))?;
     }
     found(release, arch, &dir)
@@ -97,12 +109,15 @@ pub(super) fn rust_library(version: &str) -> Result<PathBuf> {
     let done = dir.join("done");
     if !done.exists() {
         step("fetching Rust's standard library for arm64");
-        prepare(&BOOKWORM, Arch::Aarch64, &dir)?;
         let package = format!("libstd-rust-web-dev={version}");
         let fetched = dir.join("packages");
-        fs::create_dir_all(&fetched)?;
-        apt(&dir, "apt-get").current_dir(&fetched).args(["download", "-q", &package]).run()?;
-        unpack(&fetched, &dir.join("tree"))?;
+        twice(|| {
+            prepare(&BOOKWORM, BOOKWORM.sources, Arch::Aarch64, &dir)?;
+            fs::create_dir_all(&fetched)?;
+            apt(&dir, "apt-get").current_dir(&fetched).args(["download", "-q", &package]).run()?;
+            unpack(&fetched, &dir.join("tree"))
+        })
+        .with_context(|| needs(BOOKWORM.name))?;
         fs::write(&done, "").with_context(|| format!("cannot write {}", done.display()))?;
     }
     let library = dir.join("tree/usr/lib/rustlib/aarch64-unknown-linux-gnu/lib");
@@ -112,8 +127,21 @@ pub(super) fn rust_library(version: &str) -> Result<PathBuf> {
     Ok(library)
 }
 
+fn needs(name: &str) -> String {
+    format!("Debian {name} could not be fetched: {MAIN} must be reached, once for each target folder")
+}
+
+/// Once more where it failed, from the beginning: while an archive is renewed, its lists and packages do not fit, and
+/// apt's own retries ask for the same again.
+fn twice(job: impl Fn() -> Result<()>) -> Result<()> {
+    job().or_else(|error| {
+        eprintln!("{error:#}: once more");
+        job()
+    })
+}
+
 /// An apt of its own, with what the archive has now.
-fn prepare(release: &Release, arch: Arch, dir: &Path) -> Result<()> {
+fn prepare(release: &Release, sources: &[Source], arch: Arch, dir: &Path) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
@@ -126,16 +154,15 @@ fn prepare(release: &Release, arch: Arch, dir: &Path) -> Result<()> {
     let put = |name: &str, text: &str| -> Result<()> {
         fs::write(dir.join(name), text).with_context(|| format!("cannot write {name} in {}", dir.display()))
     };
-    let source =
-        |(suite, archive): &(&str, &str)| format!("deb [signed-by={KEYRING}] {archive} {suite} main\n");
-    put("sources.list", &release.sources.iter().map(source).collect::<String>())?;
+    let source = |(suite, archive): &Source| format!("deb [signed-by={KEYRING}] {archive} {suite} main\n");
+    put("sources.list", &sources.iter().map(source).collect::<String>())?;
     put("status", "")?;
     put("apt.conf", &configuration(dir, arch, release.may_be_old))?;
     apt(dir, "apt-get").args(["update", "-q", "--error-on=any"]).run()
 }
 
-fn download(release: &Release, arch: Arch, dir: &Path) -> Result<()> {
-    prepare(release, arch, dir)?;
+fn download(release: &Release, sources: &[Source], arch: Arch, dir: &Path) -> Result<()> {
+    prepare(release, sources, arch, dir)?;
     let kernel = newest(release, arch, dir)?;
     // The machine of these packages has nothing yet, so apt brings the libraries that they need.
     apt(dir, "apt-get")
