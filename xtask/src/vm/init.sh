@@ -63,9 +63,8 @@ PODTRAIL_ITEST_SLOW=$(option slow)
 PODTRAIL_ITEST_AGENT="--setns $(option setns)"
 PODTRAIL_ITEST_CONTAINERD=none
 PODTRAIL_ITEST_ONLY=$(option only)
-# Debian's kernels for this processor have each; others are asked.
-[ "$($bb uname -m)" = x86_64 ] && export PODTRAIL_ITEST_WAYS=fexit,kprobe,tracepoint
-export PODTRAIL_ITEST_ONLY CI PODTRAIL_ITEST_SLOW PODTRAIL_ITEST_AGENT PODTRAIL_ITEST_CONTAINERD
+PODTRAIL_ITEST_WAYS=$(option ways)
+export PODTRAIL_ITEST_ONLY PODTRAIL_ITEST_WAYS CI PODTRAIL_ITEST_SLOW PODTRAIL_ITEST_AGENT PODTRAIL_ITEST_CONTAINERD
 case $(option job) in
 costs)
     unset PODTRAIL_ITEST_AGENT

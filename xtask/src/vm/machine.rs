@@ -98,9 +98,10 @@ impl Boot<'_> {
         };
         let append = format!(
             "console={console} loglevel=3 panic=-1 oops=panic no_timer_check podtrail.cgroup={} podtrail.setns={} \
-             podtrail.slow=10 podtrail.only={} podtrail.tests={} podtrail.job={}{}",
+             podtrail.ways={} podtrail.slow=10 podtrail.only={} podtrail.tests={} podtrail.job={}{}",
             mode.as_str(),
             hook.as_str(),
+            run.ways().iter().map(|way| way.as_str()).collect::<Vec<_>>().join(","),
             part.only().join(","),
             tests.unwrap_or_default(),
             if *costs { "costs" } else { "tests" },

@@ -41,17 +41,18 @@ pub(crate) struct Options {
     /// Which processor; may be given again
     #[arg(long, value_enum, value_name = "ARCH", default_value = "x86_64")]
     arch: Vec<Arch>,
-    /// How cgroups are mounted; may be given again. By default every way
+    /// How cgroups are mounted; may be given again. By default every way, with a hook that is forced v2 alone
     #[arg(long, value_enum, value_name = "MODE")]
     cgroup: Vec<Cgroups>,
-    /// Which way to see system calls; may be given again. By default what the agent chooses, and with v2 each one
+    /// Which way to see system calls; may be given again. By default what the agent chooses with every mode, and each
+    /// other one with v2; one that is given without a mode likewise
     #[arg(long, value_enum, value_name = "HOOK")]
     hook: Vec<Hook>,
-    /// Which of the tests; by default all with v2, else those that it makes a difference to
+    /// Which of the tests; by default those that the machine makes a difference to
     #[arg(long, value_enum, value_name = "PART")]
     part: Option<Part>,
     /// Only two machines, and in them the tests that must pass before every change
-    #[arg(long, conflicts_with_all = ["kernel", "arch", "cgroup", "hook", "part", "write"])]
+    #[arg(long, conflicts_with_all = ["kernel", "arch", "cgroup", "hook", "part", "jobs", "write", "tests"])]
     ci: bool,
     /// Machines at the same time; each takes a processor and 3 GiB
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -130,17 +131,20 @@ fn machines(runs: &[Run], tests: Option<&str>, jobs: usize) -> Result<Vec<Row>> 
             images.push((run.line, arch, userland, image));
         }
     }
+    // The longest first, so that none is left alone at the end.
+    let mut order: Vec<(usize, Run)> = runs.iter().copied().enumerate().collect();
+    order.sort_by_key(|(_, run)| run.part);
     let next = AtomicUsize::new(0);
     let rows = Mutex::new(Vec::new());
     thread::scope(|scope| {
         let worker = || -> Result<()> {
             loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let Some(run) = runs.get(number) else { return Ok(()) };
+                let turn = next.fetch_add(1, Ordering::Relaxed);
+                let Some((number, run)) = order.get(turn) else { return Ok(()) };
                 let found = images.iter().find(|(line, arch, ..)| (*line, *arch) == (run.line, run.arch));
                 let (_, _, userland, image) = found.context("no image was made")?;
                 let row = one(*run, userland, image, tests, jobs > 1)?;
-                rows.lock().unwrap_or_else(PoisonError::into_inner).push((number, row));
+                rows.lock().unwrap_or_else(PoisonError::into_inner).push((*number, row));
             }
         };
         let workers: Vec<_> = (0..jobs.clamp(1, runs.len())).map(|_| scope.spawn(worker)).collect();

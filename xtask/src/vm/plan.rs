@@ -99,7 +99,7 @@ impl Hook {
     }
 }
 
-/// A part of the tests. What a machine leaves out is said in its table, with the reason here.
+/// A part of the tests, the longest first. What a machine leaves out is said in its table, with the reason here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Part {
     /// Every test
@@ -218,6 +218,17 @@ pub(super) struct Run {
     pub(super) part: Part,
 }
 
+impl Run {
+    /// The ways to see system calls that this kernel has.
+    pub(super) fn ways(self) -> &'static [Hook] {
+        match (self.arch, self.line) {
+            // Nothing is attached to functions before 6.4 (HAVE_DYNAMIC_FTRACE_WITH_DIRECT_CALLS, arch/arm64/Kconfig).
+            (Arch::Aarch64, Line::V5_10 | Line::V6_1) => &[Hook::Kprobe, Hook::Tracepoint],
+            _ => &[Hook::Fexit, Hook::Kprobe, Hook::Tracepoint],
+        }
+    }
+}
+
 /// The machines for these wishes; an empty one is for what there is of it.
 pub(super) fn runs(
     lines: &[Line],
@@ -227,28 +238,28 @@ pub(super) fn runs(
     part: Option<Part>,
 ) -> Vec<Run> {
     let wanted = |line: &Line| lines.contains(&Line::All) || lines.contains(line);
-    let modes_here = match (modes, hooks) {
-        ([], []) => Cgroups::value_variants(),
-        ([], _) => &[Cgroups::V2],
-        _ => modes,
-    };
-    // Every mode with the hook that is chosen there, and each hook forced where cgroups are v2.
-    let hooks_of = |mode: Cgroups| match (modes, hooks) {
-        ([], []) if mode == Cgroups::V2 => Hook::value_variants(),
-        (_, []) => &[Hook::Auto],
-        _ => hooks,
+    let modes_here = if modes.is_empty() { Cgroups::value_variants() } else { modes };
+    let hooks_here = if hooks.is_empty() { Hook::value_variants() } else { hooks };
+    // By default every mode with the hook that is chosen there, and each hook forced where cgroups are v2.
+    let is_run = |mode: Cgroups, hook: Hook| match (modes, hooks) {
+        _ if hook == Hook::Auto => true,
+        ([], _) => mode == Cgroups::V2,
+        _ => !hooks.is_empty(),
     };
     let mut runs = Vec::new();
     for line in [Line::V5_10, Line::V6_1, Line::V6_12, Line::V7].into_iter().filter(wanted) {
         for &arch in archs {
             for &mode in modes_here {
-                for &hook in hooks_of(mode) {
+                for &hook in hooks_here.iter().filter(|hook| is_run(mode, **hook)) {
                     let usual = match (mode, hook) {
                         (Cgroups::V2, Hook::Auto) => Part::Kernel,
                         (_, Hook::Auto) => Part::Cgroups,
                         _ => Part::Hooks,
                     };
-                    runs.push(Run { line, arch, mode, hook, part: part.unwrap_or(usual) });
+                    let run = Run { line, arch, mode, hook, part: part.unwrap_or(usual) };
+                    if hook == Hook::Auto || run.ways().contains(&hook) {
+                        runs.push(run);
+                    }
                 }
             }
         }
@@ -291,6 +302,18 @@ mod tests {
     }
 
     #[test]
+    fn no_machine_is_asked_for_a_way_that_its_kernel_has_not() {
+        let fexit = |arch| {
+            let all = runs(&[Line::All], &[arch], &[], &[Hook::Fexit], None);
+            all.into_iter().map(|run| run.line).collect::<Vec<_>>()
+        };
+        assert_eq!(fexit(Arch::X86_64), [Line::V5_10, Line::V6_1, Line::V6_12, Line::V7]);
+        assert_eq!(fexit(Arch::Aarch64), [Line::V6_12, Line::V7]);
+        let both = runs(&[Line::All], &[Arch::X86_64, Arch::Aarch64], &[], &[], None);
+        assert_eq!(both.len(), 4 * 6 + 4 * 6 - 2);
+    }
+
+    #[test]
     fn what_is_named_is_all_that_is_run() {
         assert_eq!(told(&[Line::V6_1], &[Cgroups::V1], &[]), [(Cgroups::V1, Hook::Auto, Part::Cgroups)]);
         assert_eq!(told(&[Line::V6_1], &[], &[Hook::Kprobe]), [(Cgroups::V2, Hook::Kprobe, Part::Hooks)]);
@@ -299,5 +322,13 @@ mod tests {
             [(Cgroups::V1, Hook::Kprobe, Part::Hooks)]
         );
         assert_eq!(told(&[Line::V6_1], &[Cgroups::V2], &[]), [(Cgroups::V2, Hook::Auto, Part::Kernel)]);
+        assert_eq!(
+            told(&[Line::V6_1], &[], &[Hook::Auto]),
+            [
+                (Cgroups::V2, Hook::Auto, Part::Kernel),
+                (Cgroups::Hybrid, Hook::Auto, Part::Cgroups),
+                (Cgroups::V1, Hook::Auto, Part::Cgroups),
+            ]
+        );
     }
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     machine::Outcome,
-    plan::{Part, Run},
+    plan::{Cgroups, Hook, Part, Run},
 };
 use crate::{machine, root};
 
@@ -25,9 +25,6 @@ const VERIFIER_AT_MOST: u64 = VERIFIER_LIMIT / 2;
 
 /// What the test program says of a test of another part.
 const OTHER_PART: &str = "not in this part of the tests";
-
-/// The ways to see system calls: each kernel of the matrix has all of them.
-const WAYS: [&str; 3] = ["fexit", "kprobe", "tracepoint"];
 
 /// A machine and its result.
 #[derive(Debug)]
@@ -80,10 +77,9 @@ impl Row {
             return format!("{program} takes {count} of {VERIFIER_LIMIT} instructions of the verifier");
         }
         let verifies = matches!(self.run.part, Part::All | Part::Kernel | Part::Ci) && !self.named;
-        let unknown =
-            WAYS.iter().find(|way| !verified.keys().any(|program| program.ends_with(&format!("({way})"))));
-        match unknown {
-            Some(way) if verifies => format!("the verifier was not asked for {way}"),
+        let asked = |way: &str| verified.keys().any(|program| program.ends_with(&format!("({way})")));
+        match self.run.ways().iter().find(|way| !asked(way.as_str())) {
+            Some(way) if verifies => format!("the verifier was not asked for {}", way.as_str()),
             _ => String::new(),
         }
     }
@@ -185,6 +181,13 @@ fn left_out(rows: &[Row]) -> String {
     let parts: BTreeSet<Part> = rows.iter().map(|row| row.run.part).collect();
     for part in parts {
         _ = writeln!(out, "- tests \"{}\": {}.", part.as_str(), part.reason());
+    }
+    for row in rows.iter().filter(|row| row.run.hook == Hook::Auto && row.run.mode == Cgroups::V2) {
+        let all = [Hook::Fexit, Hook::Kprobe, Hook::Tracepoint];
+        for way in all.iter().filter(|way| !row.run.ways().contains(way)) {
+            let arch = row.run.arch.as_str();
+            _ = writeln!(out, "- {} with {}, {arch}: this kernel cannot do that.", way.as_str(), row.kernel);
+        }
     }
     let mut lacking: BTreeMap<&str, (BTreeSet<&str>, BTreeSet<String>)> = BTreeMap::new();
     for row in rows {
