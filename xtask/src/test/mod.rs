@@ -1,5 +1,6 @@
 //! `cargo xtask test`: the tests, and one line at the end that counts them. The storms in which everything is broken come
-//! later, alone they are `cargo xtask test faults`; and the fuzz targets for a moment.
+//! later, alone they are `cargo xtask test faults`; then a part of the tests on older kernels, in virtual machines
+//! (`cargo xtask vm --ci`), and the fuzz targets for a moment.
 
 mod faults;
 
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     ebpf, fuzz, image, package, root, setup,
     sh::{Cmd, cargo, cmd, step},
+    vm,
 };
 
 /// Options of `test`.
@@ -84,6 +86,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         step("faults: storms in which everything is broken");
         if !faults::run(&options.faults, &program, &mut counts)? {
             broken.push("faults");
+        }
+    }
+    if !options.unit && all && root::is_root() {
+        step("virtual machines: the integration tests on older kernels");
+        if let Err(error) = vm::before_every_change(&mut counts) {
+            eprintln!("error: {error:#}");
+            broken.push("virtual machines");
         }
     }
     if !options.unit && all {

@@ -173,6 +173,9 @@ impl Part {
                 "hooks::",
                 "cgroups::a_session_that_moves_out",
                 "cgroups::init_in_a_cgroup_below",
+                "failed::searches",
+                "failed::by_a_descriptor",
+                "kernels::types_of_another",
                 "tasks::exec_from_another_thread",
                 "argv::over_the_limit",
                 "agents::a_late_agent_finds_sessions",
@@ -201,8 +204,8 @@ impl Part {
                  with the same kernel and `auto` runs the rest"
             }
             Self::Ci => {
-                "on the path of every event: loading, each runtime's way in, joins, ids of cgroups, an agent that comes \
-                 late or takes over. The rest takes too long for every change"
+                "on the path of every event: loading, the trial before it records, each runtime's way in, joins, failed \
+                 execs, ids of cgroups, an agent that comes late or takes over. The rest takes too long for every change"
             }
         }
     }
@@ -268,8 +271,8 @@ pub(super) fn runs(
 }
 
 /// What is run before every change: the oldest kernel with cgroups as old nodes have them, and a common one.
-pub(super) fn ci() -> [Run; 2] {
-    let of = |line, mode| Run { line, arch: Arch::X86_64, mode, hook: Hook::Auto, part: Part::Ci };
+pub(super) fn ci(arch: Arch) -> [Run; 2] {
+    let of = |line, mode| Run { line, arch, mode, hook: Hook::Auto, part: Part::Ci };
     [of(Line::V6_1, Cgroups::V2), of(Line::V5_10, Cgroups::Hybrid)]
 }
 
