@@ -100,7 +100,9 @@ fn every_way_tells_the_same(cx: &Cx) -> Result<()> {
         let events = agent.events();
         agent.stop()?;
         let mine = |event: &&std::sync::Arc<Event>| {
-            event.container.as_ref().is_some_and(|c| c.cgroup_id == container.cgroup_id)
+            // A join without a command is told ten seconds after it ended: on a slow machine, before the rest is.
+            let late = matches!(event.body, Some(Body::NamespaceJoined(_))) && event.session_id.is_empty();
+            !late && event.container.as_ref().is_some_and(|c| c.cgroup_id == container.cgroup_id)
         };
         let events: Vec<&Event> = events.iter().filter(mine).map(|event| &**event).collect();
         is_all_there(&events).with_context(|| format!("by {way}"))?;
