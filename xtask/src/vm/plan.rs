@@ -108,10 +108,10 @@ pub(crate) enum Part {
     Kernel,
     /// Those that depend on how cgroups are mounted
     Cgroups,
-    /// Those that depend on the hooks for system calls
-    Hooks,
     /// The part that is run before every change
     Ci,
+    /// Those that depend on the hooks for system calls
+    Hooks,
 }
 
 impl Part {
@@ -205,7 +205,9 @@ impl Part {
             }
             Self::Ci => {
                 "on the path of every event: loading, the trial before it records, each runtime's way in, joins, failed \
-                 execs, ids of cgroups, an agent that comes late or takes over. The rest takes too long for every change"
+                 execs, ids of cgroups, an agent that comes late or takes over. The rest takes too long for every change, \
+                 and for a second processor: registers, names of functions and the verifier's work are what differs there, and \
+                 this part and \"hooks\" have them"
             }
         }
     }
@@ -254,9 +256,10 @@ pub(super) fn runs(
         for &arch in archs {
             for &mode in modes_here {
                 for &hook in hooks_here.iter().filter(|hook| is_run(mode, **hook)) {
-                    let usual = match (mode, hook) {
-                        (Cgroups::V2, Hook::Auto) => Part::Kernel,
-                        (_, Hook::Auto) => Part::Cgroups,
+                    let usual = match (arch, mode, hook) {
+                        (Arch::Aarch64, _, Hook::Auto) => Part::Ci,
+                        (_, Cgroups::V2, Hook::Auto) => Part::Kernel,
+                        (_, _, Hook::Auto) => Part::Cgroups,
                         _ => Part::Hooks,
                     };
                     let run = Run { line, arch, mode, hook, part: part.unwrap_or(usual) };
@@ -314,6 +317,22 @@ mod tests {
         assert_eq!(fexit(Arch::Aarch64), [Line::V6_12, Line::V7]);
         let both = runs(&[Line::All], &[Arch::X86_64, Arch::Aarch64], &[], &[], None);
         assert_eq!(both.len(), 4 * 6 + 4 * 6 - 2);
+    }
+
+    #[test]
+    fn a_second_processor_runs_the_short_parts_in_every_mode() {
+        let arm = runs(&[Line::V6_1], &[Arch::Aarch64], &[], &[], None);
+        let arm: Vec<_> = arm.iter().map(|run| (run.mode, run.hook, run.part)).collect();
+        assert_eq!(
+            arm,
+            [
+                (Cgroups::V2, Hook::Auto, Part::Ci),
+                (Cgroups::V2, Hook::Kprobe, Part::Hooks),
+                (Cgroups::V2, Hook::Tracepoint, Part::Hooks),
+                (Cgroups::Hybrid, Hook::Auto, Part::Ci),
+                (Cgroups::V1, Hook::Auto, Part::Ci),
+            ]
+        );
     }
 
     #[test]
