@@ -80,6 +80,8 @@ pub struct Hierarchy {
     pub whole: bool,
     /// what the mount's root is called in `/proc/PID/cgroup`
     root: Vec<u8>,
+    /// where the agent's own cgroup namespace begins, if that is below the mount's root
+    namespace: Option<Vec<u8>>,
 }
 
 /// A cgroup.
@@ -126,25 +128,32 @@ impl Hierarchy {
         };
         let hybrid = any_legacy && mounts.iter().any(|mount| mount.v2 && is_used(&mount.point));
         match (unified, legacy) {
-            (Some(mount), _) => Ok(Self {
-                mode: if any_legacy { Mode::Hybrid } else { Mode::Unified },
-                mount: mount.point.clone(),
-                controller: None,
-                id: 0,
-                whole: is_whole(&mount.point),
-                root: mount.root.clone(),
-            }),
-            (None, Some((controller, mount))) => Ok(Self {
-                mode: if hybrid { Mode::Hybrid } else { Mode::Legacy },
-                mount: mount.point.clone(),
-                controller: Some(controller.to_owned()),
-                id: legacy_id(host, controller)?,
-                whole: is_whole(&mount.point),
-                root: mount.root.clone(),
-            }),
+            (Some(mount), _) => {
+                let mode = if any_legacy { Mode::Hybrid } else { Mode::Unified };
+                Ok(Self::at(host, mode, mount, None, 0))
+            }
+            (None, Some((controller, mount))) => {
+                let mode = if hybrid { Mode::Hybrid } else { Mode::Legacy };
+                Ok(Self::at(host, mode, mount, Some(controller), legacy_id(host, controller)?))
+            }
             (None, None) => Err(CgroupError::None {
                 place: host.cgroup.as_ref().map(|at| format!(" at {}", at.display())).unwrap_or_default(),
             }),
+        }
+    }
+
+    fn at(host: &Host, mode: Mode, mount: &Mount, controller: Option<&str>, id: u32) -> Self {
+        let levels = levels_up(&mount.root);
+        let namespace = levels.and_then(|levels| own_namespace(host, &mount.point, controller, levels));
+        Self {
+            mode,
+            mount: mount.point.clone(),
+            controller: controller.map(str::to_owned),
+            id,
+            // Where the agent cannot tell where it is itself, it cannot tell where others are.
+            whole: is_whole(&mount.point) && levels.is_some() == namespace.is_some(),
+            root: mount.root.clone(),
+            namespace,
         }
     }
 
@@ -200,6 +209,9 @@ impl Hierarchy {
         if path.ends_with(b" (deleted)") {
             return None;
         }
+        if let Some(namespace) = &self.namespace {
+            return seen_from(namespace, path);
+        }
         let below = match self.root.as_slice() {
             b"/" => path,
             root => path.strip_prefix(root)?,
@@ -234,6 +246,54 @@ fn path_of<'a>(line: &'a [u8], controller: Option<&str>) -> Option<&'a [u8]> {
         Some(controller) => controllers.split(|c| *c == b',').any(|name| name == controller.as_bytes()),
     };
     ours.then_some(path)
+}
+
+/// How many levels the root of a mount is above the agent's cgroup namespace. `None`: none, or it is not above it.
+fn levels_up(root: &[u8]) -> Option<usize> {
+    let mut components = root.split(|c| *c == b'/').skip(1);
+    components.all(|component| component == b"..").then_some(root.len() / 3)
+}
+
+/// Where the agent's own cgroup namespace begins, `levels` below the mount's root. `/proc` tells cgroups from there on, and of
+/// what is above it how high it is, but no name: so it is found by the agent's own cgroup, which has it among its processes.
+fn own_namespace(host: &Host, mount: &Path, controller: Option<&str>, levels: usize) -> Option<Vec<u8>> {
+    let bytes = super::process::read_bounded(&host.proc.join("self/cgroup"), FILE_MAX).ok()?;
+    let own = bytes.split(|c| *c == b'\n').find_map(|line| path_of(line, controller))?;
+    let own = own.strip_suffix(b"/").unwrap_or(own);
+    let depth = levels + own.iter().filter(|c| **c == b'/').count();
+    let pid = std::process::id().to_string();
+    let mut todo = vec![(Vec::new(), 0)];
+    let mut seen = 0;
+    while let Some((path, at)) = todo.pop() {
+        let folder = mount.join(std::ffi::OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(&path)));
+        if at == depth {
+            let procs = super::process::read_bounded(&folder.join("cgroup.procs"), FILE_MAX);
+            let here = |procs: Vec<u8>| procs.split(|c| *c == b'\n').any(|line| line == pid.as_bytes());
+            if path.ends_with(own) && procs.is_ok_and(here) {
+                return path.strip_suffix(own).map(<[u8]>::to_vec);
+            }
+            continue;
+        }
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if seen < WALK_MAX && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                seen += 1;
+                todo.push((join(&path, entry.file_name().as_bytes()), at + 1));
+            }
+        }
+    }
+    None
+}
+
+/// The path from the mount's root on of what `/proc` calls `told` in the cgroup namespace that begins at `namespace`: `/..`
+/// is a level up (fs/kernfs/dir.c, `kernfs_path_from_node`).
+fn seen_from(namespace: &[u8], told: &[u8]) -> Option<Vec<u8>> {
+    let (mut above, mut rest) = (namespace, told);
+    while let Some(after) = rest.strip_prefix(b"/..").filter(|after| matches!(after, [] | [b'/', ..])) {
+        above = above.get(..above.iter().rposition(|c| *c == b'/')?)?;
+        rest = after;
+    }
+    let path = [above, rest.strip_suffix(b"/").unwrap_or(rest)].concat();
+    Some(if path.is_empty() { b"/".to_vec() } else { path })
 }
 
 /// Whether the processes of this machine are in more containers by that v1 controller than by v2.

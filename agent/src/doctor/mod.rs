@@ -212,7 +212,7 @@ pub fn examine(config: &AgentConfig, runtimes: Vec<pods::Found>) -> Report {
     if hierarchy.as_ref().is_some_and(|hierarchy| !hierarchy.whole) {
         problem(
             "only a part of the node's cgroups can be seen: containers outside it have no names".to_owned(),
-            "run in the node's cgroup namespace, with the node's /sys/fs/cgroup mounted",
+            "mount the node's /sys/fs/cgroup; if it is, run in the node's cgroup namespace",
             false,
         );
     }

@@ -1,5 +1,8 @@
 //! Cgroups that move, nest, lie and vanish: a session, once given, stays what it is.
 
+pub(super) mod delegated;
+pub(super) mod namespaces;
+
 use anyhow::{Context, Result, ensure};
 
 use super::{BUSYBOX, nothing_else, only_session_of, sh};

@@ -39,7 +39,7 @@ const KPROBES: &str = "/sys/bus/event_source/devices";
 const TRACEPOINTS: &str = "/sys/kernel/tracing/events/syscalls";
 
 /// What doctor says, and whether it is content.
-fn doctor(args: &[&str], surroundings: &Surroundings) -> Result<(bool, Value)> {
+pub(super) fn doctor(args: &[&str], surroundings: &Surroundings) -> Result<(bool, Value)> {
     let mut command = daemon::command("podtrail-agent");
     command.args(["doctor", "-o", "json"]).args(args).stdin(Stdio::null());
     surroundings.put(&mut command);

@@ -19,7 +19,7 @@ cases! {
 }
 
 /// The shell command that every test here runs, and what is to be seen of it.
-const SCRIPT: &str = "/bin/true; exit 3";
+pub(super) const SCRIPT: &str = "/bin/true; exit 3";
 
 fn busybox() -> Result<String> {
     Ok(host().busybox.as_ref().context("no busybox")?.display().to_string())
@@ -37,7 +37,7 @@ fn nsenter(container: &Container, options: &[&str], program: &[&str]) -> Result<
     Ok(output.status.code())
 }
 
-fn payload(
+pub(super) fn payload(
     container: &Container,
     how: &str,
     kinds: &str,
@@ -53,7 +53,7 @@ fn payload(
 }
 
 /// The only session, which must be a join of these namespaces that ran [`SCRIPT`].
-fn joined(cx: &Cx, container: &Container, mnt: bool, pid: bool) -> Result<Session> {
+pub(super) fn joined(cx: &Cx, container: &Container, mnt: bool, pid: bool) -> Result<Session> {
     let session = the_session(cx, container)?;
     ensure!(session.method()? == EntryMethod::NamespaceJoin, "{}", session.story());
     let told = session.events.first().and_then(|event| event.container.as_ref()).context("no container")?;
@@ -73,7 +73,7 @@ fn joined(cx: &Cx, container: &Container, mnt: bool, pid: bool) -> Result<Sessio
     Ok(session)
 }
 
-fn expect_script(session: &Session) -> Result<()> {
+pub(super) fn expect_script(session: &Session) -> Result<()> {
     session.expect(&[want(BUSYBOX, &sh(SCRIPT)).exit(3), want(BUSYBOX, &["/bin/true"])])
 }
 

@@ -49,6 +49,8 @@ pub(crate) fn all() -> Vec<Case> {
         kernels::cases(),
         files::cases(),
         cgroups::cases(),
+        cgroups::namespaces::cases(),
+        cgroups::delegated::cases(),
         storms::cases(),
         floods::cases(),
         text::cases(),

@@ -179,7 +179,8 @@ impl Spec {
             json!({"destination": ITEST, "type": "bind", "source": host().exe, "options": ["bind", "ro"]}),
         ];
         if self.cgroups_inside {
-            let source = &host().told_by()?.mount;
+            let told_by = &host().told_by()?.mount;
+            let source = if self.runtime.sees_v2_only()? { Path::new("/sys/fs/cgroup") } else { told_by };
             mounts.push(
                 json!({"destination": "/cg", "type": "bind", "source": source, "options": ["bind", "rw"]}),
             );

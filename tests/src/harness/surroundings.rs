@@ -1,5 +1,5 @@
-//! What a daemon under test finds itself in, where the machine's own would not do: another network, another clock, a kernel
-//! that offers less.
+//! What a daemon under test finds itself in, where the machine's own would not do: another network, another clock, a cgroup
+//! as of a container, a kernel that offers less.
 
 use std::{
     env,
@@ -20,9 +20,14 @@ use nix::{
 const NETWORK: &str = "PODTRAIL_ITEST_NETWORK";
 /// A file with the nanoseconds by which the wall clock is off.
 const CLOCK: &str = "PODTRAIL_ITEST_CLOCK";
+/// The directory of a cgroup: to be in, with a cgroup namespace that begins there.
+const CGROUP: &str = "PODTRAIL_ITEST_CGROUP";
+/// Where that directory is to be seen, in place of its hierarchy.
+const CGROUP_OVER: &str = "PODTRAIL_ITEST_CGROUP_OVER";
 /// Directories of the kernel's that are to be empty, with colons between.
 const WITHOUT: &str = "PODTRAIL_ITEST_WITHOUT";
 
+const NONE: Option<&str> = None;
 const TRACEFS: &str = "/sys/kernel/tracing";
 
 /// How long a step of the clock may take to be noticed.
@@ -33,13 +38,30 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) struct Surroundings {
     pub(crate) network: Option<String>,
     pub(crate) clock: Option<PathBuf>,
+    /// a cgroup, as a container has it
+    pub(crate) cgroup: Option<OwnCgroup>,
     /// directories of the kernel's that are empty, as they are where it was built without what they are for
     pub(crate) without: Vec<&'static str>,
+}
+
+/// A cgroup to be in, with a cgroup namespace that begins there.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnCgroup {
+    /// its directory
+    pub(crate) dir: PathBuf,
+    /// a hierarchy's mount, where it alone is to be seen: so does a runtime, where a container is not given the node's
+    pub(crate) over: Option<PathBuf>,
 }
 
 impl Surroundings {
     /// Has `command` run there.
     pub(crate) fn put(&self, command: &mut Command) {
+        if let Some(OwnCgroup { dir, over }) = &self.cgroup {
+            command.env(CGROUP, dir);
+            if let Some(over) = over {
+                command.env(CGROUP_OVER, over);
+            }
+        }
         if let Some(network) = &self.network {
             command.env(NETWORK, network);
         }
@@ -58,6 +80,15 @@ pub(crate) fn enter() -> Result<()> {
         let namespace = File::open(&network).context("no such network namespace")?;
         setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")?;
     }
+    if let Some(dir) = env::var_os(CGROUP).map(PathBuf::from) {
+        fs::write(dir.join("cgroup.procs"), "0").context("cannot enter a cgroup")?;
+        unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot unshare the cgroup namespace")?;
+        if let Some(place) = env::var_os(CGROUP_OVER) {
+            own_mounts()?;
+            mount(Some(&dir), Path::new(&place), NONE, MsFlags::MS_BIND, NONE)
+                .context("cannot mount a cgroup over its hierarchy")?;
+        }
+    }
     if let Ok(dirs) = env::var(WITHOUT) {
         empty(&dirs.split(':').collect::<Vec<_>>())?;
     }
@@ -73,11 +104,14 @@ pub(crate) fn enter() -> Result<()> {
     Ok(())
 }
 
-/// In a mount namespace of this process's own.
-fn empty(dirs: &[&str]) -> Result<()> {
-    const NONE: Option<&str> = None;
+/// From here on, what this process mounts is its own.
+fn own_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot unshare the mount namespace")?;
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).context("cannot make / private")?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).context("cannot make / private")
+}
+
+fn empty(dirs: &[&str]) -> Result<()> {
+    own_mounts()?;
     if dirs.iter().any(|dir| dir.starts_with(TRACEFS)) && !Path::new(TRACEFS).join("events").exists() {
         mount(Some("tracefs"), TRACEFS, Some("tracefs"), MsFlags::empty(), NONE)
             .context("cannot mount tracefs")?;

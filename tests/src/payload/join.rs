@@ -20,7 +20,7 @@ use crate::text;
 /// `join TARGET HOW KINDS THEN PROGRAM ARG…`
 ///
 /// HOW: `files` (one call a namespace), `pidfd` (one call for all), `clumsy` (without saying which kind, twice each,
-/// and one call that fails). KINDS: of `mnt,pid,uts,ipc,net`. THEN: `exec`, `back-exec` (after joining its old ones
+/// and one call that fails). KINDS: of `mnt,pid,uts,ipc,net,cgroup`. THEN: `exec`, `back-exec` (after joining its old ones
 /// again), `spawn` (prints the child's pid), `thread-exec`,
 /// `thread-spawn` (a thread joins and goes on; the process's first thread stays out), `thread-idle` (a thread joins; the first
 /// thread becomes the program).
@@ -98,6 +98,7 @@ fn flag(kind: &str) -> Result<CloneFlags> {
         "uts" => CloneFlags::CLONE_NEWUTS,
         "ipc" => CloneFlags::CLONE_NEWIPC,
         "net" => CloneFlags::CLONE_NEWNET,
+        "cgroup" => CloneFlags::CLONE_NEWCGROUP,
         _ => bail!("no such namespace: {kind}"),
     })
 }

@@ -104,13 +104,51 @@ fn an_unreadable_proc_says_what_to_do() {
 fn a_mount_of_a_part_is_read_as_the_kernel_tells_it() {
     let fake = Fake::unified();
     let mut hierarchy = Hierarchy::find(&fake.host()).unwrap();
-    // Seen from a cgroup namespace two levels down.
-    hierarchy.root = b"/../..".to_vec();
-    assert_eq!(hierarchy.path_in(b"0::/../../kubepods/x\n"), Some(b"/kubepods/x".to_vec()));
-    assert_eq!(hierarchy.path_in(b"0::/../..\n"), Some(b"/".to_vec()));
-    assert_eq!(hierarchy.path_in(b"0::/own\n"), None);
     hierarchy.root = b"/kub".to_vec();
     assert_eq!(hierarchy.path_in(b"0::/kubepods\n"), None, "not below it, only called alike");
+    assert_eq!(hierarchy.path_in(b"0::/kub/x\n"), Some(b"/x".to_vec()));
+    // Beside the agent's own cgroup namespace.
+    hierarchy.root = b"/../kub".to_vec();
+    assert_eq!(hierarchy.path_in(b"0::/../kub/x\n"), Some(b"/x".to_vec()));
+    assert_eq!(hierarchy.path_in(b"0::/../other\n"), None);
+}
+
+#[test]
+fn from_a_cgroup_namespace_of_the_agents_own_all_are_found() {
+    let fake = Fake::unified();
+    let mountinfo = fake.host().proc.join("self/mountinfo");
+    let line = format!("31 23 0:28 /../.. {}/cgroup rw - cgroup2 cgroup2 rw\n", fake.folder().display());
+    fs::write(mountinfo, line).unwrap();
+    // The agent is in /kubepods/own, where its namespace begins, or below that.
+    for (own, told) in [("/kubepods/own", "/"), ("/kubepods/own/agent.scope", "/agent.scope")] {
+        let fake_procs = |path: &str, pids: String| {
+            fake.cgroup(path);
+            fs::write(fake.mount().join(&path[1..]).join("cgroup.procs"), pids).unwrap();
+        };
+        let pid = std::process::id();
+        fake_procs("/kubepods/another", format!("1\n{pid}1\n"));
+        fake_procs("/kubepods/own", "2\n".to_owned());
+        fs::write(fake.host().proc.join("self/cgroup"), format!("0::{told}\n")).unwrap();
+        // Nobody knows where it is: then nobody knows where others are.
+        let hierarchy = Hierarchy::find(&fake.host()).unwrap();
+        assert_eq!(hierarchy.namespace, None);
+        fake_procs(own, format!("7\n{pid}\n"));
+        let hierarchy = Hierarchy::find(&fake.host()).unwrap();
+        for (told, path) in [
+            ("/../../kubepods.slice/x", Some("/kubepods.slice/x")),
+            ("/../another/x", Some("/kubepods/another/x")),
+            ("/..", Some("/kubepods")),
+            ("/../..", Some("/")),
+            ("/", Some("/kubepods/own")),
+            ("/agent.scope", Some("/kubepods/own/agent.scope")),
+            ("/..x", Some("/kubepods/own/..x")),
+            ("/../../..", None),
+            ("/../gone (deleted)", None),
+        ] {
+            let found = hierarchy.path_in(format!("0::{told}\n").as_bytes());
+            assert_eq!(found.as_deref(), path.map(str::as_bytes), "{told}");
+        }
+    }
 }
 
 #[test]
