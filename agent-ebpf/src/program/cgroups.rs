@@ -11,7 +11,7 @@ use podtrail_ebpf::{
 
 use crate::{
     kernel::{self, read},
-    maps::{self, CGROUPS, config, offset},
+    maps::{self, CGROUPS, config, note, offset},
     ring, tasks,
 };
 
@@ -58,9 +58,9 @@ pub fn on_mkdir(cgroup: u64, path: u64) {
         maps::count(counter::CGROUPS_FULL);
     }
 
-    let Some(buffer) = ring::scratch() else { return };
+    let Some(buffer) = ring::note(note::MKDIR) else { return };
     let record = buffer.cast::<CgroupCreated>();
-    // SAFETY: header and path fit into the scratch buffer, which is aligned to 8; every field is written.
+    // SAFETY: header and path fit into the note, which is aligned to 8; every field is written.
     unsafe {
         let to = buffer.add(size_of::<CgroupCreated>());
         let length = bpf_probe_read_kernel_str(to.cast(), CGROUP_PATH_MAX as u32, path as *const _);
@@ -72,7 +72,7 @@ pub fn on_mkdir(cgroup: u64, path: u64) {
         (*record).container = container;
         (*record).path_len = length;
         (*record)._pad = 0;
-        ring::send(kind::CGROUP_CREATED, buffer, u64::from(size), None);
+        ring::send_note(kind::CGROUP_CREATED, buffer, u64::from(size), None);
     }
 }
 
@@ -134,7 +134,7 @@ pub fn on_attach(_ctx: &BtfTracePointContext, cgroup: u64, task: u64) {
             if session.is_some() && joined != key {
                 maps::leave(&joined);
             }
-            tasks::enter(task, &key, cgroup_id, to.id, mover, &mover_key, entry_kind, &joined);
+            tasks::enter(note::ATTACH, task, &key, cgroup_id, to.id, mover, &mover_key, entry_kind, &joined);
         }
         rules::Attach::Leave => {
             if let Some(container) = owner {

@@ -7,9 +7,8 @@ use aya_ebpf::helpers::generated::{bpf_probe_read_kernel_str, bpf_probe_read_use
 use podtrail_ebpf::{
     environ::found,
     layout::{
-        ABSENT, ARGV_CHUNK, ARGV_SMALL, ArgvChunk, ContainerStarted, Exec, FollowedTask, PATH_MAX,
-        SCRIPT_MAX, Session, TaskKey, cgroup_state, counter, entry_kind, exec_flags, executed, kind,
-        task_kind,
+        ABSENT, ARGV_CHUNK, ARGV_SMALL, ArgvChunk, ContainerStarted, Exec, FollowedTask, SCRIPT_MAX, Session,
+        TaskKey, cgroup_state, counter, entry_kind, exec_flags, executed, kind, task_kind,
     },
     rules::{self, Known, Namespaces},
 };
@@ -17,7 +16,7 @@ use podtrail_ebpf::{
 use crate::{
     environ,
     kernel::{self, opaque, read},
-    maps::{self, SCRATCH_SIZE, config, offset},
+    maps::{self, SCRATCH_SIZE, config, offset, scratch},
     ring, share, walk,
 };
 
@@ -57,7 +56,7 @@ pub fn on_exec(old_tid: u32, bprm: u64) {
     if action == action::NOTHING {
         return;
     }
-    let Some(buffer) = ring::scratch() else { return };
+    let Some(buffer) = ring::scratch(scratch::EXEC) else { return };
     let decided = buffer.cast::<Decided>();
     // SAFETY: it was written there just now.
     let (cgroup_id, container, beside, entry_kind, known, entry) = unsafe {
@@ -129,7 +128,7 @@ pub extern "C" fn podtrail_decide(bprm: u64) -> u32 {
         beside: beside != 0,
     };
     let self_exec = known.place.state == cgroup_state::FIRST && names_itself(bprm);
-    let Some(buffer) = ring::scratch() else { return action::NOTHING };
+    let Some(buffer) = ring::scratch(scratch::EXEC) else { return action::NOTHING };
     let mut decided = Decided {
         cgroup_id,
         container: known.place.id,
@@ -288,7 +287,7 @@ pub extern "C" fn podtrail_start(container: u64, bits: u32, pid_owner: u64) -> u
     }
     let init = FollowedTask::new(TaskKey::NONE, container, task_kind::INIT);
     maps::follow(&key, &init);
-    let Some(buffer) = ring::scratch() else { return 0 };
+    let Some(buffer) = ring::scratch(scratch::EXEC) else { return 0 };
     let record = buffer.cast::<ContainerStarted>();
     // SAFETY: a ContainerStarted fits into the scratch buffer, which is aligned to 8; every field is written.
     unsafe {
@@ -336,7 +335,7 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
     let key = kernel::key(task);
     let followed = maps::task(&key);
     let entry = followed.as_deref().map_or(key, |followed| followed.entry);
-    let Some(buffer) = ring::scratch() else { return 0 };
+    let Some(buffer) = ring::scratch(scratch::EXEC) else { return 0 };
     let exec = buffer.cast::<Exec>();
     let time = ring::now();
     let mut flags = flags;
@@ -369,29 +368,20 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
             at += environ::fill(exec.add(1).cast(), task, session) & 511;
         }
 
-        let fs: u64 = read(task, offset!(task_fs));
-
         let mm: u64 = read(task, offset!(task_mm));
         let file: u64 = read(mm, offset!(mm_exe_file));
         let path = offset!(file_path);
+        let mnt = read(file, path.wrapping_add(offset!(path_mnt)));
         let dentry: u64 = read(file, path.wrapping_add(offset!(path_dentry)));
-        let walked = walk::podtrail_walk(read(file, path.wrapping_add(offset!(path_mnt))), dentry, at);
-        let exe_len = walked as u32 & (2 * PATH_MAX as u32 - 1);
-        let end = (walked >> 32) as u32;
+        let (exe_len, end) = walk::path(scratch::EXEC, mnt, dentry, at);
         if end != walk::COMPLETE {
             flags |= exec_flags::EXE_INCOMPLETE;
         }
         (*exec).exe_len = exe_len;
         at += exe_len;
 
-        let pwd = offset!(fs_pwd);
-        let walked = walk::podtrail_walk(
-            read(fs, pwd.wrapping_add(offset!(path_mnt))),
-            read(fs, pwd.wrapping_add(offset!(path_dentry))),
-            at,
-        );
-        let cwd_len = walked as u32 & (2 * PATH_MAX as u32 - 1);
-        if (walked >> 32) as u32 != walk::COMPLETE {
+        let (cwd_len, complete) = walk::working_directory(scratch::EXEC, task, at);
+        if !complete {
             flags |= exec_flags::CWD_INCOMPLETE;
         }
         (*exec).cwd_len = cwd_len;
@@ -550,7 +540,7 @@ pub extern "C" fn podtrail_chunks(start: u64, total: u64, head: u32, kept: u32, 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn podtrail_chunk(from: u64, left: u32, offset: u32) -> u32 {
-    let Some(buffer) = ring::scratch() else { return 0 };
+    let Some(buffer) = ring::scratch(scratch::EXEC) else { return 0 };
     let chunk = buffer.cast::<ArgvChunk>();
     let length = if left > ARGV_CHUNK as u32 { ARGV_CHUNK as u32 } else { left };
     let length = opaque(u64::from(length)) & (2 * ARGV_CHUNK as u64 - 1);

@@ -14,7 +14,7 @@ use podtrail_ebpf::{
 
 use crate::{
     kernel::{self, opaque, read},
-    maps::{self, SCRATCH_SIZE, offset},
+    maps::{self, SCRATCH_SIZE, offset, scratch},
     ring, share, walk,
 };
 
@@ -65,7 +65,8 @@ pub extern "C" fn podtrail_report_failed(registers: u64, error: u32, is_at: u32)
     let task = kernel::current();
     let key = kernel::key(task);
     let entry = maps::task(&key).map_or(key, |followed| followed.entry);
-    let Some(buffer) = ring::scratch() else { return 0 };
+    let hook = if is_at == 0 { scratch::EXECVE } else { scratch::EXECVEAT };
+    let Some(buffer) = ring::scratch(hook) else { return 0 };
     let failed = buffer.cast::<ExecFailed>();
     let time = ring::now();
     let mut flags = 0;
@@ -90,15 +91,8 @@ pub extern "C" fn podtrail_report_failed(registers: u64, error: u32, is_at: u32)
         (*failed).error = error;
         (*failed)._reserved = 0;
 
-        let fs: u64 = read(task, offset!(task_fs));
-        let pwd = offset!(fs_pwd);
-        let walked = walk::podtrail_walk(
-            read(fs, pwd.wrapping_add(offset!(path_mnt))),
-            read(fs, pwd.wrapping_add(offset!(path_dentry))),
-            at,
-        );
-        let cwd_len = walked as u32 & (2 * PATH_MAX as u32 - 1);
-        if (walked >> 32) as u32 != walk::COMPLETE {
+        let (cwd_len, complete) = walk::working_directory(hook, task, at);
+        if !complete {
             flags |= failed_flags::CWD_INCOMPLETE;
         }
         (*failed).cwd_len = cwd_len;
@@ -115,7 +109,7 @@ pub extern "C" fn podtrail_report_failed(registers: u64, error: u32, is_at: u32)
         (*failed).path_len = path_len;
         at += path_len;
 
-        let read = podtrail_failed_argv(args, at);
+        let read = podtrail_failed_argv(hook, args, at);
         flags |= (read >> 32) as u32;
         let mut argv_len = read as u32 & (2 * FAILED_ARGV_MAX as u32 - 1);
         match share::podtrail_admit(entry.start_time, entry.tgid, at, u64::from(argv_len), time) {
@@ -136,14 +130,14 @@ pub extern "C" fn podtrail_report_failed(registers: u64, error: u32, is_at: u32)
     1
 }
 
-/// Reads arguments from the caller's memory, each with its NUL, to the scratch buffer at `at`. Answers how many bytes in
+/// Reads arguments from the caller's memory, each with its NUL, to the scratch buffer `hook` at `at`. Answers how many bytes in
 /// the low half, and [`failed_flags`] in the high half. A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_failed_argv(args: u64, at: u32) -> u64 {
+pub extern "C" fn podtrail_failed_argv(hook: u32, args: u64, at: u32) -> u64 {
     const CUT: u64 = (failed_flags::ARGV_CUT as u64) << 32;
     const FAULT: u64 = (failed_flags::ARGV_FAULT as u64) << 32;
-    let Some(buffer) = ring::scratch() else { return 0 };
+    let Some(buffer) = ring::scratch(hook) else { return 0 };
     if args == 0 {
         return 0; // Linux takes that for none
     }

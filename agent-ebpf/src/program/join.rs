@@ -9,7 +9,7 @@ use podtrail_ebpf::{
 use crate::{
     exec,
     kernel::{self, read},
-    maps::{self, config, offset},
+    maps::{self, config, note, offset},
     ring,
 };
 
@@ -72,12 +72,12 @@ pub fn on_setns<C: EbpfContext>(ctx: &C) {
 
 #[inline(always)]
 fn report(task: u64, cgroup_id: u64, entry: &TaskKey, container: u64, mnt: u32, pid: u32, first: bool) {
-    let Some(buffer) = ring::scratch() else { return };
+    let Some(buffer) = ring::note(note::SETNS) else { return };
     let record = buffer.cast::<Join>();
     // Later joins of the same task are of those that are above it now, too.
     let count = if first { podtrail_ancestors(task) & (2 * ANCESTORS_MAX as u32 - 1) } else { 0 };
     let size = size_of::<Join>() as u32 + count * size_of::<Ancestor>() as u32;
-    // SAFETY: a Join fits into the scratch buffer, which is aligned to 8; every field is written.
+    // SAFETY: a Join fits into the note, which is aligned to 8; every field is written.
     unsafe {
         (*record).header = ring::header(kind::JOIN, size, ring::now());
         kernel::fill_task(
@@ -94,15 +94,15 @@ fn report(task: u64, cgroup_id: u64, entry: &TaskKey, container: u64, mnt: u32, 
         (*record).ancestors = count;
         (*record)._pad = 0;
     }
-    ring::send(kind::JOIN, buffer, u64::from(size), Some(entry));
+    ring::send_note(kind::JOIN, buffer, u64::from(size), Some(entry));
 }
 
-/// Writes who is above a task, the nearest first, behind a [`Join`] in the scratch buffer; answers how many. A global
+/// Writes who is above a task, the nearest first, behind a [`Join`] in the note; answers how many. A global
 /// function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn podtrail_ancestors(task: u64) -> u32 {
-    let Some(buffer) = ring::scratch() else { return 0 };
+    let Some(buffer) = ring::note(note::SETNS) else { return 0 };
     let mut task = task;
     let mut count = 0;
     while count < ANCESTORS_MAX {
@@ -112,7 +112,7 @@ pub extern "C" fn podtrail_ancestors(task: u64) -> u32 {
         if parent == task || key.tgid == 0 {
             break;
         }
-        // SAFETY: that many fit into the scratch buffer behind a Join; every field is written.
+        // SAFETY: that many fit into the note behind a Join; every field is written.
         unsafe {
             let ancestor = buffer.add(size_of::<Join>()).cast::<Ancestor>().add(count);
             (*ancestor).key = key;

@@ -95,10 +95,32 @@ pub static CGROUPS: HashMap<u64, Cgroup> = HashMap::with_max_entries(16_384, 0);
 #[map]
 pub static NAMESPACES: HashMap<u32, u64> = HashMap::with_max_entries(16_384, 0);
 
-/// Records are built here: the largest is far over the stack's 512 bytes. A per-CPU value may have 32 KiB at most.
+/// Records are built here: the largest is far over the stack's 512 bytes. A per-CPU value may have 32 KiB at most. Each hook
+/// has its own: another one may come in between on the same processor, since programs of fexit can be preempted, and those of
+/// tracepoints too from Linux 7 on. The same one cannot: the kernel does not run a program within itself.
 #[map]
-pub static SCRATCH: PerCpuArray<[u8; SCRATCH_SIZE]> = PerCpuArray::with_max_entries(1, 0);
+pub static SCRATCH: PerCpuArray<[u8; SCRATCH_SIZE]> = PerCpuArray::with_max_entries(scratch::COUNT, 0);
 pub const SCRATCH_SIZE: usize = 32 * 1024;
+/// Which of [`SCRATCH`], by hook.
+pub mod scratch {
+    pub const EXEC: u32 = 0;
+    pub const EXECVE: u32 = 1;
+    pub const EXECVEAT: u32 = 2;
+    pub const COUNT: u32 = 3;
+}
+
+/// The same for hooks whose records are a path at most.
+#[map]
+pub static NOTES: PerCpuArray<[u8; NOTE_SIZE]> = PerCpuArray::with_max_entries(note::COUNT, 0);
+pub const NOTE_SIZE: usize = 8 * 1024;
+/// Which of [`NOTES`], by hook.
+pub mod note {
+    pub const MKDIR: u32 = 0;
+    pub const ATTACH: u32 = 1;
+    pub const FORK: u32 = 2;
+    pub const SETNS: u32 = 3;
+    pub const COUNT: u32 = 4;
+}
 
 /// The program that a hook hands over to. A map for each hook: the kernel keeps programs of different arguments apart
 /// (`__bpf_prog_map_compatible`, kernel/bpf/core.c).
@@ -135,9 +157,9 @@ pub static TO_EXECVEAT_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries
 
 #[inline(always)]
 pub fn count(index: u32) {
+    // Another hook may come in between on the same CPU.
     if let Some(value) = COUNTERS.get_ptr_mut(index) {
-        // SAFETY: the value is this CPU's, and hooks do not nest on one CPU.
-        unsafe { *value += 1 };
+        add(value.cast(), 1);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Building records in the scratch buffer and putting them into the ring.
+//! Building records and putting them into the ring.
 
 use core::{ptr, slice};
 
@@ -8,12 +8,18 @@ use aya_ebpf::{
 };
 use podtrail_ebpf::layout::{Header, LAYOUT_VERSION, TaskKey, counter};
 
-use crate::maps::{self, EVENTS, READER, SCRATCH, SCRATCH_SIZE};
+use crate::maps::{self, EVENTS, NOTE_SIZE, NOTES, READER, SCRATCH, SCRATCH_SIZE};
 
-/// The scratch buffer: one record's worth of bytes, this CPU's. Hooks do not nest and are not preempted.
+/// One record's worth of bytes, this CPU's, for one of [`maps::scratch`].
 #[inline(always)]
-pub fn scratch() -> Option<*mut u8> {
-    SCRATCH.get_ptr_mut(0).map(<*mut [u8; SCRATCH_SIZE]>::cast)
+pub fn scratch(hook: u32) -> Option<*mut u8> {
+    SCRATCH.get_ptr_mut(hook).map(<*mut [u8; SCRATCH_SIZE]>::cast)
+}
+
+/// The same, smaller, for one of [`maps::note`].
+#[inline(always)]
+pub fn note(hook: u32) -> Option<*mut u8> {
+    NOTES.get_ptr_mut(hook).map(<*mut [u8; NOTE_SIZE]>::cast)
 }
 
 #[inline(always)]
@@ -35,7 +41,7 @@ pub fn header(kind: u16, size: u32, time: u64) -> Header {
     }
 }
 
-/// Sends the first `len` bytes of the scratch buffer; false, and counted, where the ring has no room for them. What
+/// Sends the first `len` bytes of a scratch buffer; false, and counted, where the ring has no room for them. What
 /// is lost of a session is counted with the session too.
 #[inline(always)]
 pub fn send(kind: u16, record: *const u8, len: u64, session: Option<&TaskKey>) -> bool {
@@ -48,8 +54,22 @@ pub fn send_or(kind: u16, lost: u32, record: *const u8, len: u64, session: Optio
     // The mask is for the verifier: no record is larger.
     let len = (len & (SCRATCH_SIZE as u64 - 1)) as usize;
     // SAFETY: the scratch buffer has SCRATCH_SIZE bytes, and `len` is below that.
-    let bytes = unsafe { slice::from_raw_parts(record, len) };
-    if EVENTS.output::<[u8]>(bytes, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
+    output(kind, lost, unsafe { slice::from_raw_parts(record, len) }, session)
+}
+
+/// [`send`], for a note.
+#[inline(always)]
+pub fn send_note(kind: u16, record: *const u8, len: u64, session: Option<&TaskKey>) -> bool {
+    // The mask is for the verifier: no record is larger.
+    let len = (len & (NOTE_SIZE as u64 - 1)) as usize;
+    // SAFETY: a note has NOTE_SIZE bytes, and `len` is below that.
+    let record = unsafe { slice::from_raw_parts(record, len) };
+    output(kind, counter::LOST + u32::from(kind), record, session)
+}
+
+#[inline(always)]
+fn output(kind: u16, lost: u32, record: &[u8], session: Option<&TaskKey>) -> bool {
+    if EVENTS.output::<[u8]>(record, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
         maps::count(lost);
         if let Some(session) = session.and_then(maps::session) {
             maps::add((&raw mut session.lost).cast(), 1);
@@ -70,10 +90,9 @@ pub fn send_small<T>(kind: u16, record: &T, session: Option<&TaskKey>) {
 /// [`send_small`], with a counter of its own for what the ring has no room for.
 #[inline(always)]
 pub fn send_small_or<T>(kind: u16, lost: u32, record: &T, session: Option<&TaskKey>) {
-    let Some(to) = scratch() else { return };
-    // SAFETY: T is one of the layout's records, far smaller than the buffer, and the buffer is aligned to 8.
-    unsafe { ptr::write(to.cast::<T>(), ptr::read(record)) };
-    send_or(kind, lost, to, size_of::<T>() as u64, session);
+    // SAFETY: T is one of the layout's records, without padding.
+    let record = unsafe { slice::from_raw_parts(ptr::from_ref(record).cast::<u8>(), size_of::<T>()) };
+    output(kind, lost, record, session);
 }
 
 /// Wakes the reader if it sleeps. It says so in `READER` before it looks into the ring a last time, and this looks

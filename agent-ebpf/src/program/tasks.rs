@@ -14,7 +14,7 @@ use podtrail_ebpf::{
 use crate::{
     exec,
     kernel::{self, read},
-    maps::{self, NAMESPACES, TASKS, offset},
+    maps::{self, NAMESPACES, TASKS, note, offset},
     ring, share,
 };
 
@@ -68,15 +68,26 @@ pub fn on_fork(_ctx: &BtfTracePointContext, parent: u64, child: u64) {
         rules::Fork::Enter => {
             let replaces =
                 if session.is_some() { followed.map_or(TaskKey::NONE, |f| f.entry) } else { TaskKey::NONE };
-            enter(child, &child_key, cgroup_id, to.id, parent, &parent_key, entry_kind::RUNTIME, &replaces);
+            enter(
+                note::FORK,
+                child,
+                &child_key,
+                cgroup_id,
+                to.id,
+                parent,
+                &parent_key,
+                entry_kind::RUNTIME,
+                &replaces,
+            );
         }
     }
 }
 
-/// A task is in a running container now: a session-to-be.
+/// A task is in a running container now: a session-to-be. `note` is the hook's, of [`maps::note`].
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "inlined; a struct would stand on the stack")]
 pub fn enter(
+    note: u32,
     task: u64,
     key: &TaskKey,
     cgroup_id: u64,
@@ -90,9 +101,9 @@ pub fn enter(
     if !maps::open_session(key, &new) {
         return;
     }
-    let Some(buffer) = ring::scratch() else { return };
+    let Some(buffer) = ring::note(note) else { return };
     let record = buffer.cast::<Enter>();
-    // SAFETY: an Enter fits into the scratch buffer, which is aligned to 8; every field is written.
+    // SAFETY: an Enter fits into the note, which is aligned to 8; every field is written.
     unsafe {
         (*record).header = ring::header(kind::ENTER, size_of::<Enter>() as u32, new.time);
         kernel::fill_task(
@@ -110,7 +121,7 @@ pub fn enter(
         (*record)._pad = [0; 7];
         (*record)._reserved = 0;
     }
-    ring::send(kind::ENTER, buffer, size_of::<Enter>() as u64, Some(key));
+    ring::send_note(kind::ENTER, buffer, size_of::<Enter>() as u64, Some(key));
 }
 
 /// `SIGNAL_GROUP_EXIT` (include/linux/sched/signal.h)

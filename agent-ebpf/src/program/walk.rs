@@ -20,14 +20,32 @@ pub const COMPLETE: u32 = 1;
 /// It ended at a root of its own with a name, which is the last component: a memfd, or what was unmounted.
 pub const DETACHED: u32 = 2;
 
-/// Walks from `mnt` and `dentry` to the mount namespace's root, and writes components, each with a NUL, to the scratch buffer at
-/// `start` and on. Answers the bytes written in the low half, and how it ended in the high half.
+/// The task's working directory, to the scratch buffer `hook` at `at`: its length there, and whether that is all.
+#[inline(always)]
+pub fn working_directory(hook: u32, task: u64, at: u32) -> (u32, bool) {
+    let fs: u64 = read(task, offset!(task_fs));
+    let pwd = offset!(fs_pwd);
+    let mnt = read(fs, pwd.wrapping_add(offset!(path_mnt)));
+    let (length, end) = path(hook, mnt, read(fs, pwd.wrapping_add(offset!(path_dentry))), at);
+    (length, end == COMPLETE)
+}
+
+/// The path to a `dentry`, to the scratch buffer `hook` at `at`: its length there, and how the walk ended.
+#[inline(always)]
+pub fn path(hook: u32, mnt: u64, dentry: u64, at: u32) -> (u32, u32) {
+    let walked = podtrail_walk(hook, mnt, dentry, at);
+    // The mask is for the verifier.
+    (walked as u32 & (2 * PATH_MAX as u32 - 1), (walked >> 32) as u32)
+}
+
+/// Walks from `mnt` and `dentry` to the mount namespace's root, and writes components, each with a NUL, to the scratch buffer `hook`
+/// at `start` and on. Answers the bytes written in the low half, and how it ended in the high half.
 ///
 /// A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_walk(mnt: u64, dentry: u64, start: u32) -> u64 {
-    let Some(buffer) = ring::scratch() else { return 0 };
+pub extern "C" fn podtrail_walk(hook: u32, mnt: u64, dentry: u64, start: u32) -> u64 {
+    let Some(buffer) = ring::scratch(hook) else { return 0 };
     let mut mnt = mnt;
     let mut dentry = dentry;
     let mut written: u32 = 0;

@@ -37,7 +37,7 @@ pub(super) const SHARED: [&str; 22] = [
 ];
 
 /// Each object's own.
-const OWN: [&str; 4] = ["SCRATCH", "ENVIRON", "AYA_LOGS", "AYA_LOG_BUF"];
+const OWN: [&str; 5] = ["SCRATCH", "NOTES", "ENVIRON", "AYA_LOGS", "AYA_LOG_BUF"];
 
 pub(super) fn is_known(name: &str) -> bool {
     SHARED.contains(&name) || OWN.contains(&name) || name.starts_with('.')
