@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this module, and of the hooks in `main.rs`: what is pinned by one agent is taken over by
 /// the next where this is the same. User space refuses an object of another version.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Marks a field that the running kernel's BTF does not have.
 pub const ABSENT: u32 = u32::MAX;

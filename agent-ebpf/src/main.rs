@@ -41,7 +41,7 @@ use aya_ebpf::{
 };
 use podtrail_ebpf::layout::{counter, hook};
 
-use crate::maps::config;
+use crate::maps::{config, note};
 
 // What is attached: each hook only hands over to the program in its slot, by a tail call. A slot changes at once, so a
 // new object takes over between two calls: none is handled twice, and none by nobody. These stay attached for as long as
@@ -75,6 +75,26 @@ pub fn hook_exec(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn hook_exit(ctx: BtfTracePointContext) -> i32 {
     hand_over(&ctx, &maps::TO_EXIT, hook::EXIT)
+}
+
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn hook_forked(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_FORKED, hook::FORKED)
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn hook_execed(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXECED, hook::EXECED)
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn hook_exited(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXITED, hook::EXITED)
+}
+
+#[btf_tracepoint(function = "sched_process_free")]
+pub fn hook_freed(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_FREED, hook::FREED)
 }
 
 #[fexit]
@@ -143,7 +163,7 @@ pub fn podtrail_exec(ctx: BtfTracePointContext) -> i32 {
 /// `(struct task_struct *parent, struct task_struct *child)`
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn podtrail_fork(ctx: BtfTracePointContext) -> i32 {
-    tasks::on_fork(&ctx, pointer(&ctx, 0), pointer(&ctx, 1));
+    tasks::on_fork(&ctx, note::FORK, pointer(&ctx, 0), pointer(&ctx, 1));
     0
 }
 
@@ -151,6 +171,37 @@ pub fn podtrail_fork(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn podtrail_exit(ctx: BtfTracePointContext) -> i32 {
     tasks::on_exit(pointer(&ctx, 0));
+    0
+}
+
+// Behind those of the same tracepoints: they wake the reader, where those asked for it, and do what those were skipped for. The
+// kernel skips a program that is at work on the processor already, as it is from Linux 7 on when a task is preempted within it: then
+// the threads of a process that ends, for one, find it at work. An exec that is skipped is counted alone: to have all that is done
+// at an exec in a second program too would cost each exec of the node something, for very few.
+
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn podtrail_forked(ctx: BtfTracePointContext) -> i32 {
+    tasks::on_fork(&ctx, note::FORKED, pointer(&ctx, 0), pointer(&ctx, 1));
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn podtrail_execed(_ctx: BtfTracePointContext) -> i32 {
+    ring::wake();
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn podtrail_exited(ctx: BtfTracePointContext) -> i32 {
+    tasks::on_exit(pointer(&ctx, 0));
+    ring::wake();
+    0
+}
+
+/// `(struct task_struct *task)`
+#[btf_tracepoint(function = "sched_process_free")]
+pub fn podtrail_freed(ctx: BtfTracePointContext) -> i32 {
+    tasks::on_free(pointer(&ctx, 0));
     0
 }
 

@@ -203,7 +203,22 @@ pub mod hook {
     pub const SETNS: u32 = 6;
     pub const EXECVE: u32 = 7;
     pub const EXECVEAT: u32 = 8;
-    pub const COUNT: u32 = 9;
+    /// behind those of the same places: they do what those were skipped for, and wake the reader
+    pub const FORKED: u32 = 9;
+    pub const EXECED: u32 = 10;
+    pub const EXITED: u32 = 11;
+    /// when a task's memory is given back: whose end nobody saw is found out
+    pub const FREED: u32 = 12;
+    pub const COUNT: u32 = 13;
+}
+
+/// What stands in `READER`.
+pub mod reader {
+    /// it looks into the ring by itself
+    pub const AWAKE: u32 = 0;
+    pub const ASLEEP: u32 = 1;
+    /// there is something in the ring, and it sleeps
+    pub const WANTED: u32 = 2;
 }
 
 /// Index into the per-CPU map `COUNTERS`.
@@ -231,8 +246,10 @@ pub mod counter {
     pub const LOST_STAGE: u32 = TABLES + 6;
     /// ends of processes of which no command was told that did not fit: the last of their session
     pub const LOST_LAST: u32 = TABLES + 7;
+    /// ends of processes, or of their session, for which the kernel skipped every hook
+    pub const SKIPPED_EXIT: u32 = TABLES + 8;
     /// calls of a hook that found no program to hand over to, by [`super::hook`]
-    pub const UNHANDLED: u32 = TABLES + 8;
+    pub const UNHANDLED: u32 = TABLES + 9;
     pub const COUNT: u32 = UNHANDLED + super::hook::COUNT;
 }
 

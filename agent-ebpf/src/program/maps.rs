@@ -74,7 +74,7 @@ pub(crate) use {config, global, offset};
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
 
-/// 1 while the reader sleeps and wants to be woken.
+/// Whether the reader sleeps: [`podtrail_ebpf::layout::reader`].
 #[map]
 pub static READER: Array<u32> = Array::with_max_entries(1, 0);
 
@@ -118,8 +118,9 @@ pub mod note {
     pub const MKDIR: u32 = 0;
     pub const ATTACH: u32 = 1;
     pub const FORK: u32 = 2;
-    pub const SETNS: u32 = 3;
-    pub const COUNT: u32 = 4;
+    pub const FORKED: u32 = 3;
+    pub const SETNS: u32 = 4;
+    pub const COUNT: u32 = 5;
 }
 
 /// The program that a hook hands over to. A map for each hook: the kernel keeps programs of different arguments apart
@@ -136,6 +137,14 @@ pub static TO_FORK: ProgramArray = ProgramArray::with_max_entries(1, 0);
 pub static TO_EXEC: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_EXIT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_FORKED: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXECED: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXITED: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_FREED: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_SETNS_FEXIT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]

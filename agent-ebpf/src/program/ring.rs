@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns},
 };
-use podtrail_ebpf::layout::{Header, LAYOUT_VERSION, TaskKey, counter};
+use podtrail_ebpf::layout::{Header, LAYOUT_VERSION, TaskKey, counter, reader};
 
 use crate::maps::{self, EVENTS, NOTE_SIZE, NOTES, READER, SCRATCH, SCRATCH_SIZE};
 
@@ -67,17 +67,23 @@ pub fn send_note(kind: u16, record: *const u8, len: u64, session: Option<&TaskKe
     output(kind, counter::LOST + u32::from(kind), record, session)
 }
 
+/// Counts what is lost, with its session too.
+#[inline(always)]
+pub fn lose(lost: u32, session: Option<&TaskKey>) {
+    maps::count(lost);
+    if let Some(session) = session.and_then(maps::session) {
+        maps::add((&raw mut session.lost).cast(), 1);
+    }
+}
+
 #[inline(always)]
 fn output(kind: u16, lost: u32, record: &[u8], session: Option<&TaskKey>) -> bool {
     if EVENTS.output::<[u8]>(record, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
-        maps::count(lost);
-        if let Some(session) = session.and_then(maps::session) {
-            maps::add((&raw mut session.lost).cast(), 1);
-        }
+        lose(lost, session);
         return false;
     }
     maps::count(counter::SENT + u32::from(kind));
-    wake();
+    ask();
     true
 }
 
@@ -95,20 +101,40 @@ pub fn send_small_or<T>(kind: u16, lost: u32, record: &T, session: Option<&TaskK
     output(kind, lost, record, session);
 }
 
-/// Wakes the reader if it sleeps. It says so in `READER` before it looks into the ring a last time, and this looks
-/// there only after the record is in: so no record waits for the next one. While the reader is at work it is left
+/// Asks for the reader to be woken, if it sleeps. It says so in `READER` before it looks into the ring a last time, and
+/// this looks there only after the record is in: so no record waits for the next one. While the reader is at work it is left
 /// alone: a wake-up for every event is most of what a tracer costs.
 #[inline(always)]
-fn wake() {
-    let Some(asleep) = READER.get_ptr_mut(0) else { return };
+fn ask() {
+    let Some(state) = READER.get_ptr_mut(0) else { return };
     // SAFETY: a plain integer in a map value.
     unsafe {
-        if ptr::read_volatile(asleep) == 0 {
-            return;
+        if ptr::read_volatile(state) == reader::ASLEEP {
+            ptr::write_volatile(state, reader::WANTED);
         }
-        ptr::write_volatile(asleep, 0);
     }
-    if let Some(entry) = EVENTS.reserve::<u64>(0) {
-        entry.discard(u64::from(BPF_RB_FORCE_WAKEUP));
+}
+
+/// Wakes the reader, if that was asked for.
+///
+/// For programs that do nothing after it. Whoever is woken has a real-time priority, and takes the processor there and then: in the
+/// middle of a program that the kernel runs for nobody else on this processor before it has ended.
+#[inline(always)]
+pub fn wake() {
+    let Some(state) = READER.get_ptr_mut(0) else { return };
+    // What came in while the reader had the processor found this program at work, and nobody to wake it again.
+    let mut times = 0;
+    while times < 4 {
+        times += 1;
+        // SAFETY: a plain integer in a map value.
+        unsafe {
+            if ptr::read_volatile(state) != reader::WANTED {
+                return;
+            }
+            ptr::write_volatile(state, reader::AWAKE);
+        }
+        if let Some(entry) = EVENTS.reserve::<u64>(0) {
+            entry.discard(u64::from(BPF_RB_FORCE_WAKEUP));
+        }
     }
 }

@@ -18,9 +18,10 @@ use crate::{
     ring, share,
 };
 
-/// `parent` is the forking task, and current; its child may have another `real_parent`.
+/// `parent` is the forking task, and current; its child may have another `real_parent`. `note` is the hook's, of [`maps::note`]:
+/// what the first of the two did, the second leaves.
 #[inline(always)]
-pub fn on_fork(_ctx: &BtfTracePointContext, parent: u64, child: u64) {
+pub fn on_fork(_ctx: &BtfTracePointContext, note: u32, parent: u64, child: u64) {
     let child_tgid = kernel::tgid(child);
     if kernel::tid(child) != child_tgid {
         return; // a thread
@@ -47,6 +48,9 @@ pub fn on_fork(_ctx: &BtfTracePointContext, parent: u64, child: u64) {
         to = maps::place(cgroup_id);
     }
     let child_key = kernel::key(child);
+    if note == note::FORKED && is_done(&child_key, &to) {
+        return;
+    }
     match rules::fork(followed.as_deref(), session.as_deref(), &from, &to) {
         rules::Fork::Ignore => {}
         rules::Fork::Inherit => {
@@ -69,7 +73,7 @@ pub fn on_fork(_ctx: &BtfTracePointContext, parent: u64, child: u64) {
             let replaces =
                 if session.is_some() { followed.map_or(TaskKey::NONE, |f| f.entry) } else { TaskKey::NONE };
             enter(
-                note::FORK,
+                note,
                 child,
                 &child_key,
                 cgroup_id,
@@ -81,6 +85,12 @@ pub fn on_fork(_ctx: &BtfTracePointContext, parent: u64, child: u64) {
             );
         }
     }
+}
+
+/// Whether the fork of a child into a cgroup was seen already. The child has not run yet.
+#[inline(always)]
+fn is_done(child: &TaskKey, to: &Place) -> bool {
+    maps::task(child).is_some() || maps::cgroup(to.id).is_some_and(|cgroup| cgroup.init == *child)
 }
 
 /// A task is in a running container now: a session-to-be. `note` is the hook's, of [`maps::note`].
@@ -136,11 +146,31 @@ pub fn on_exit(task: u64) {
     if read::<i32>(signal, offset!(signal_live)) != 0 {
         return;
     }
-    let followed = *followed;
+    end(task, &key, *followed, true);
+}
+
+/// Its memory is given back, long after its end. The kernel calls this where nothing is preempted (from RCU), so that it is skipped for
+/// nobody: who is followed still had an end that no hook was called for. That is counted, for the process as if its record were lost.
+#[inline(always)]
+pub fn on_free(task: u64) {
+    // Of threads that are not the leader, what points to the leader may be stale.
+    if kernel::tid(task) != kernel::tgid(task) {
+        return;
+    }
+    let key = kernel::key(task);
+    if let Some(followed) = maps::task(&key) {
+        end(task, &key, *followed, false);
+    }
+}
+
+/// A process has ended: `seen` when it did, or found out later.
+#[inline(always)]
+fn end(task: u64, key: &TaskKey, followed: FollowedTask, seen: bool) {
     // Of two threads that both see themselves last, one removes the process.
     if TASKS.remove(key).is_err() {
         return;
     }
+    let signal: u64 = read(task, offset!(task_signal));
     let code: u32 = if read::<u32>(signal, offset!(signal_flags)) & GROUP_EXIT != 0 {
         read(signal, offset!(signal_exit_code))
     } else {
@@ -163,14 +193,14 @@ pub fn on_exit(task: u64) {
             if followed.executed == executed::TOLD {
                 flags |= exit_flags::EXECUTED;
             }
-            if flags != 0 {
+            if flags != 0 && seen {
                 // Never refused, but what else the session sends has to make room for it.
                 if let Some(session) = left.session {
                     share::charge(session, size_of::<Exit>() as u64);
                 }
                 let record = Exit {
                     header: ring::header(kind::EXIT, size_of::<Exit>() as u32, ring::now()),
-                    key,
+                    key: *key,
                     parent: kernel::parent_key(task),
                     entry: followed.entry,
                     code,
@@ -185,12 +215,14 @@ pub fn on_exit(task: u64) {
                     counter::LOST_LAST
                 };
                 ring::send_small_or(kind::EXIT, lost, &record, Some(&followed.entry));
+            } else if flags != 0 {
+                ring::lose(counter::SKIPPED_EXIT, Some(&followed.entry));
             }
             if followed.init != 0 {
-                end_container(&key, followed.container, code);
+                end_container(key, followed.container, code);
             }
         }
-        task_kind::INIT => end_container(&key, followed.container, code),
+        task_kind::INIT => end_container(key, followed.container, code),
         _ => {}
     }
 }

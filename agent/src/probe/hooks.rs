@@ -70,14 +70,18 @@ macro_rules! hook {
 }
 
 /// Those that are always there, in the order in which they are attached: cgroups first, since a task must not come into
-/// one that is not known.
-pub(super) static ALWAYS: [Hook; 6] = [
+/// one that is not known; seconds last, since the kernel calls the hooks of a place in this order.
+pub(super) static ALWAYS: [Hook; 10] = [
     hook!(MKDIR "mkdir" "cgroup_mkdir", BtfTracepoint "hook_mkdir" "TO_MKDIR" "podtrail_mkdir"),
     hook!(RMDIR "rmdir" "cgroup_rmdir", BtfTracepoint "hook_rmdir" "TO_RMDIR" "podtrail_rmdir"),
     hook!(ATTACH "attach" "cgroup_attach_task", BtfTracepoint "hook_attach" "TO_ATTACH" "podtrail_attach"),
     hook!(FORK "fork" "sched_process_fork", BtfTracepoint "hook_fork" "TO_FORK" "podtrail_fork"),
     hook!(EXEC "exec" "sched_process_exec", BtfTracepoint "hook_exec" "TO_EXEC" "podtrail_exec"),
     hook!(EXIT "exit" "sched_process_exit", BtfTracepoint "hook_exit" "TO_EXIT" "podtrail_exit"),
+    hook!(FORKED "forked" "sched_process_fork", BtfTracepoint "hook_forked" "TO_FORKED" "podtrail_forked"),
+    hook!(EXECED "execed" "sched_process_exec", BtfTracepoint "hook_execed" "TO_EXECED" "podtrail_execed"),
+    hook!(EXITED "exited" "sched_process_exit", BtfTracepoint "hook_exited" "TO_EXITED" "podtrail_exited"),
+    hook!(FREED "freed" "sched_process_free", BtfTracepoint "hook_freed" "TO_FREED" "podtrail_freed"),
 ];
 
 /// A system call's function in the kernel, which is given the caller's registers.
@@ -132,18 +136,29 @@ impl Setns {
 }
 
 impl Hook {
+    /// Whether it stands behind another one of the same place.
+    pub(super) fn is_second(&self) -> bool {
+        [hook::FORKED, hook::EXECED, hook::EXITED].contains(&self.index)
+    }
+
+    /// Whether what it was skipped for is found out by another one, and counted there.
+    pub(super) fn is_made_up_for(&self) -> bool {
+        [hook::EXIT, hook::EXECED, hook::EXITED].contains(&self.index)
+    }
+
     /// The order in which programs change: what comes later in a task's life first, so that what an old program tells
     /// never comes after what a new one tells of the same task.
     pub(super) fn turn(&self) -> u32 {
         match self.index {
-            hook::EXIT => 0,
-            hook::RMDIR => 1,
-            hook::EXEC => 2,
-            hook::SETNS => 3,
-            hook::EXECVE | hook::EXECVEAT => 4,
-            hook::FORK => 5,
-            hook::ATTACH => 6,
-            _ => 7,
+            hook::FREED => 0,
+            hook::EXIT | hook::EXITED => 1,
+            hook::RMDIR => 2,
+            hook::EXEC | hook::EXECED => 3,
+            hook::SETNS => 4,
+            hook::EXECVE | hook::EXECVEAT => 5,
+            hook::FORK | hook::FORKED => 6,
+            hook::ATTACH => 7,
+            _ => 8,
         }
     }
 

@@ -342,14 +342,15 @@ impl Kernel {
         }
     }
 
-    /// The hooks in use, and why.
+    /// The hooks in use, and why. Seconds are where the first are.
     pub(super) fn told(&self) -> Vec<event::Hook> {
         let reason = self.control.reason();
         let told = |attached: &Attached| {
             attached.hook.told(if attached.hook.index == hook::SETNS { &reason } else { "" })
         };
         let off = Seen::of(&self.control).and_then(Seen::told);
-        self.hooks.iter().map(told).chain(off).collect()
+        let hooks = self.hooks.iter().filter(|attached| !attached.hook.is_second());
+        hooks.map(told).chain(off).collect()
     }
 
     /// Exact start times of all processes, by pid, in nanoseconds of `CLOCK_BOOTTIME`: `/proc` rounds them.

@@ -25,8 +25,27 @@ pub(super) struct Told {
     pub(super) undecoded: u64,
     pub(super) undecoded_why: String,
     pub(super) looked: BootTime,
+    forks: Pair,
     /// a former agent may have told some of it: its position is gone
     uncertain: bool,
+}
+
+/// How often the hook on forks and its second were skipped since the last look, without both having been.
+#[derive(Debug, Default)]
+struct Pair {
+    first: u64,
+    second: u64,
+}
+
+impl Pair {
+    /// For how many calls both may have been skipped, when each was so often since the last look. They are not read in the same
+    /// moment, so what was read of one then may be of the same call as what is read of the other now.
+    fn both(&mut self, first: u64, second: u64) -> u64 {
+        let count = (self.first + first).min(self.second + second);
+        let left = |before: u64, new: u64| (before + new).saturating_sub(count).min(new);
+        *self = Self { first: left(self.first, first), second: left(self.second, second) };
+        count
+    }
 }
 
 impl Told {
@@ -38,6 +57,7 @@ impl Told {
             undecoded: 0,
             undecoded_why: String::new(),
             looked: since,
+            forks: Pair::default(),
             uncertain: false,
         }
     }
@@ -100,6 +120,9 @@ impl Told {
                 continue;
             }
             if let Some(hook) = index.checked_sub(counter::UNHANDLED) {
+                if hook >= hook::FORKED {
+                    continue; // the others were there
+                }
                 losses.push(absent(from, now, format!("{} handed over to nobody {count} times", name(hook))));
                 continue;
             }
@@ -122,14 +145,23 @@ impl Told {
         Ok(losses)
     }
 
-    /// Hooks that the kernel skipped because one was running on the same CPU already (5.12 and newer tell).
+    /// Hooks that the kernel skipped because one was running on the same CPU already (5.12 and newer tell). What that means for
+    /// exits is found out and counted when tasks are freed.
     fn skipped(&mut self, hooks: &[Attached], from: BootTime, now: BootTime, losses: &mut Vec<Lost>) {
+        let mut skipped = BTreeMap::new();
         for attached in hooks {
             let total = sys::told(&attached.program, "recursion_misses").unwrap_or(0);
             let seen = self.missed.entry(attached.hook.name.to_owned()).or_insert(0);
             let before = std::mem::replace(seen, total);
             // One that was attached again counts from 0.
-            let count = total.checked_sub(before).unwrap_or(total);
+            skipped.insert(attached.hook.index, total.checked_sub(before).unwrap_or(total));
+        }
+        let second = skipped.remove(&hook::FORKED).unwrap_or(0);
+        if let Some(first) = skipped.get_mut(&hook::FORK) {
+            *first = self.forks.both(*first, second);
+        }
+        for attached in hooks.iter().filter(|attached| !attached.hook.is_made_up_for()) {
+            let count = skipped.get(&attached.hook.index).copied().unwrap_or(0);
             if count > 0 {
                 losses.push(Lost {
                     from,
@@ -182,6 +214,7 @@ fn meaning(index: u32) -> (GapSource, bool, &'static str) {
         counter::UNREADABLE => (GapSource::KernelTable, false, "unreadable tasks"),
         counter::LOST_STAGE => (GapSource::KernelRing, true, "a runtime's exec"),
         counter::LOST_LAST => (GapSource::KernelRing, true, class::LAST),
+        counter::SKIPPED_EXIT => (GapSource::KernelRecursion, true, class::EXIT),
         other => {
             let class = RECORDS.get((other - counter::LOST) as usize).copied().unwrap_or("unknown");
             (GapSource::KernelRing, true, class)
@@ -191,7 +224,7 @@ fn meaning(index: u32) -> (GapSource, bool, &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Position, Told};
+    use super::{Pair, Position, Told};
     use crate::event::BootTime;
 
     #[test]
@@ -202,5 +235,17 @@ mod tests {
         assert!(told.uncertain);
         told = Told::saved(&Position { seen: vec![1, 2], ..Position::default() });
         assert_eq!((told.uncertain, &told.known()[..3]), (false, &[1, 2, 0][..]));
+    }
+
+    #[test]
+    fn what_one_of_two_hooks_did_is_not_lost() {
+        let mut pair = Pair::default();
+        assert_eq!(pair.both(6, 0), 0);
+        assert_eq!(pair.both(0, 0), 0);
+        // Long ago: another call.
+        assert_eq!(pair.both(0, 2), 0);
+        assert_eq!(pair.both(2, 0), 2, "of one call, one of them was read too early");
+        assert_eq!(pair.both(5, 3), 3);
+        assert_eq!(pair.both(0, 4), 2);
     }
 }

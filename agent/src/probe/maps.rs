@@ -11,7 +11,7 @@ use super::{Options, pins::Generation};
 pub(super) const RING: &str = "EVENTS";
 
 /// Shared by the programs of one agent and the next.
-pub(super) const SHARED: [&str; 22] = [
+pub(super) const SHARED: [&str; 26] = [
     RING,
     "READER",
     "COUNTERS",
@@ -25,6 +25,10 @@ pub(super) const SHARED: [&str; 22] = [
     "TO_FORK",
     "TO_EXEC",
     "TO_EXIT",
+    "TO_FORKED",
+    "TO_EXECED",
+    "TO_EXITED",
+    "TO_FREED",
     "TO_SETNS_FEXIT",
     "TO_SETNS_KPROBE",
     "TO_SETNS_TRACEPOINT",

@@ -15,7 +15,7 @@ use aya::{
     maps::{Array, Map, MapData, PerCpuArray},
 };
 use nix::time::{ClockId, clock_gettime};
-use podtrail_ebpf::layout::counter;
+use podtrail_ebpf::layout::{counter, reader};
 use tokio::{io::unix::AsyncFd, time::sleep};
 
 use super::{
@@ -115,11 +115,11 @@ impl Probe {
                 return Ok(());
             }
             self.busy = false;
-            self.asleep.set(0, 1, 0).map_err(|e| map_error("write", "READER", &e))?;
+            self.asleep.set(0, reader::ASLEEP, 0).map_err(|e| map_error("write", "READER", &e))?;
             Ring::order();
             if self.drain(out) {
                 self.busy = true;
-                self.asleep.set(0, 0, 0).map_err(|e| map_error("write", "READER", &e))?;
+                self.asleep.set(0, reader::AWAKE, 0).map_err(|e| map_error("write", "READER", &e))?;
                 return Ok(());
             }
             tokio::select! {

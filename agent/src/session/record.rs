@@ -232,10 +232,10 @@ pub mod class {
 }
 
 impl Lost {
-    /// Whether records of this class did not fit into the ring.
+    /// Whether records of this class did not fit into the ring, or were never made.
     #[must_use]
     pub fn is_of(&self, class: &str) -> bool {
-        self.source == GapSource::KernelRing && self.detail == class
+        matches!(self.source, GapSource::KernelRing | GapSource::KernelRecursion) && self.detail == class
     }
 }
 

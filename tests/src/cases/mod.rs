@@ -22,6 +22,7 @@ mod pod_costs;
 mod pods;
 mod probes;
 mod roots;
+mod skips;
 mod spools;
 mod storms;
 mod tasks;
@@ -61,6 +62,7 @@ pub(crate) fn all() -> Vec<Case> {
         pods::cases(),
         pod_costs::cases(),
         roots::cases(),
+        skips::cases(),
         collecting::cases(),
         attribution::cases(),
         spools::cases(),

@@ -70,7 +70,7 @@ impl Pins {
         Ok(())
     }
 
-    fn path(&self, below: &str) -> PathBuf {
+    pub(super) fn path(&self, below: &str) -> PathBuf {
         let versions = fs::read_dir(&self.pins).into_iter().flatten().flatten();
         let mut names = versions.map(|entry| entry.path());
         let of_version =
@@ -292,7 +292,7 @@ fn removed_pins_come_back(cx: &Cx) -> Result<()> {
 }
 
 /// Takes the program out of a hook's slot, as bpftool would.
-fn take_out(slot: &Path) -> Result<()> {
+pub(super) fn take_out(slot: &Path) -> Result<()> {
     let slot = slot.to_str().context("a path that is no text")?;
     process::succeed(process::payload(&["take-out", slot])).map(drop)
 }
@@ -374,7 +374,7 @@ fn doctor_shows_the_pins(cx: &Cx) -> Result<()> {
     // Those on failed execs are there where the kernel lets them.
     let failed =
         hooks.iter().filter(|hook| hook["name"].as_str().is_some_and(|name| name.starts_with("execve")));
-    ensure!(matches!((hooks.len(), failed.count()), (7, 0) | (9, 2)), "{pinned}");
+    ensure!(matches!((hooks.len(), failed.count()), (11, 0) | (13, 2)), "{pinned}");
     ensure!(hooks.iter().all(|hook| hook["worker"].is_u64()), "{pinned}");
     let ring = pinned["maps"].as_array().into_iter().flatten().find(|map| map["name"] == "EVENTS");
     ensure!(ring.is_some_and(|ring| ring["entries"] == 4 << 20), "{pinned}");

@@ -47,6 +47,8 @@ const STATISTICS: u32 = 4;
 
 /// Bytes of a program's name in the kernel.
 const NAME_MAX: usize = 15;
+/// Whole names with that many.
+const JUST_AS_LONG: [&str; 4] = ["podtrail_attach", "podtrail_forked", "podtrail_execed", "podtrail_exited"];
 
 /// Room for the log, below the caller's stack.
 const LOG_LEN: usize = 2048;
@@ -74,7 +76,7 @@ pub(crate) fn of_agent() -> Result<(Verified, Vec<&'static str>)> {
         for line in said.lines() {
             let (name, count) = line.split_once(' ').with_context(|| format!("no program: {line}"))?;
             // Of programs of which there is one for each way, the kernel has cut that off.
-            let name = if name.len() == NAME_MAX && name != "podtrail_attach" {
+            let name = if name.len() == NAME_MAX && !JUST_AS_LONG.contains(&name) {
                 format!("{name}… ({way})")
             } else {
                 name.to_owned()

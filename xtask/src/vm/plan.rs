@@ -144,6 +144,7 @@ impl Part {
                 "cgroups::",
                 "agents::",
                 "pins::",
+                "skips::",
                 "roots::",
             ],
             Self::Cgroups => &[
@@ -176,6 +177,7 @@ impl Part {
                 "failed::searches",
                 "failed::by_a_descriptor",
                 "kernels::types_of_another",
+                "skips::",
                 "tasks::exec_from_another_thread",
                 "argv::over_the_limit",
                 "agents::a_late_agent_finds_sessions",

@@ -1,0 +1,104 @@
+//! Hooks that the kernel skips, as it does where one of the same place is at work on that processor: what stands behind them makes
+//! up for it, or tells it. Taking a program out of its slot stands for that; the agent is not let look after its slots meanwhile.
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use podtrail_proto::v1::{Event, Gap, GapSource, event::Body};
+
+use super::{
+    BUSYBOX,
+    pins::{Pins, take_out},
+    sh,
+};
+use crate::{
+    cases,
+    harness::{
+        Agent, Cx, process,
+        session::{self, wait_open, want},
+        until,
+    },
+};
+
+cases! {
+    "skips",
+    OwnAgent: forks_and_exits_are_seen_by_the_second, an_exit_that_nobody_saw_is_told
+}
+
+fn start(cx: &Cx, pins: &Pins) -> Result<Agent> {
+    cx.start_agent(&["--pin", pins.dir(), "--integrity-every", "1h"])
+}
+
+fn skipped(events: &[Arc<Event>]) -> Vec<Gap> {
+    let skipped = |event: &Arc<Event>| match &event.body {
+        Some(Body::Gap(gap)) if gap.source() == GapSource::KernelRecursion => Some(gap.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(skipped).collect()
+}
+
+fn count(gaps: &[Gap]) -> u64 {
+    gaps.iter().filter_map(|gap| gap.count).sum()
+}
+
+fn forks_and_exits_are_seen_by_the_second(cx: &Cx) -> Result<()> {
+    let pins = Pins::new(cx)?;
+    let agent = start(cx, &pins)?;
+    let container = cx.container()?;
+    for slot in ["TO_FORK", "TO_EXIT"] {
+        take_out(&pins.path("maps").join(slot))?;
+    }
+    let script = "/bin/true; (/bin/echo below; exit 2); exit 3";
+    let pid = container.sh(script).run()?.pid;
+    let open = wait_open(&agent, container.cgroup_id, pid)?;
+    let session = agent.ended(&open.id)?;
+    session.expect(&[
+        want(BUSYBOX, &sh(script)).exit(3),
+        want(BUSYBOX, &["/bin/true"]).exit(0),
+        want(BUSYBOX, &["/bin/echo", "below"]).exit(0),
+    ])?;
+    // As of any exit: once, with its code, and the session ends by its root's.
+    session.check()?;
+    ensure!(session.ended().is_some_and(|ended| ended.exit_code == Some(3)), "{}", session.story());
+    ensure!(
+        session::all(&agent.events(), container.cgroup_id).len() == 1,
+        "something became another session: {:?}",
+        agent.events()
+    );
+    // Gaps are told, as they must be.
+    ensure!(agent.end(Signal::SIGTERM)?.success(), "{}", agent.logged());
+    Ok(())
+}
+
+fn an_exit_that_nobody_saw_is_told(cx: &Cx) -> Result<()> {
+    let pins = Pins::new(cx)?;
+    let agent = start(cx, &pins)?;
+    let container = cx.container()?;
+    container.gate("/gate")?;
+    let script = "read x </gate; /bin/echo seen; exit 3";
+    let running = container.sh(script).detached().run()?.ok()?;
+    let open = wait_open(&agent, container.cgroup_id, running.pid)?;
+    until("the session waits", || process::children(running.pid).is_empty())?;
+    for slot in ["TO_EXIT", "TO_EXITED"] {
+        take_out(&pins.path("maps").join(slot))?;
+    }
+    container.tell("/gate", "go")?;
+    let session = agent.ended(&open.id)?;
+    session.command(&["/bin/echo", "seen"])?;
+    ensure!(session.exited().is_empty(), "nobody saw an exit: {}", session.story());
+    let ended = session.ended().is_some_and(|ended| (ended.exit_code, ended.signal) == (None, None));
+    ensure!(ended, "nobody saw how its root ended: {}", session.story());
+    let skipped = agent.wait("two exits are told to be missing", |events| {
+        // Others of this machine may have ended, too.
+        let skipped = skipped(events);
+        (count(&skipped) >= 2).then_some(skipped)
+    })?;
+    for gap in &skipped {
+        ensure!((gap.detail.as_str(), gap.exact) == ("exit", Some(true)), "{gap:?}");
+    }
+    ensure!(skipped.iter().any(|gap| gap.session_ids.contains(&open.id)), "{skipped:?}");
+    // Gaps are told, as they must be.
+    ensure!(agent.end(Signal::SIGTERM)?.success(), "{}", agent.logged());
+    Ok(())
+}
