@@ -62,6 +62,7 @@ pub(crate) type Verified = BTreeMap<String, u64>;
 pub(crate) fn of_agent() -> Result<(Verified, Vec<&'static str>)> {
     let mut all = Verified::new();
     let mut ways = Vec::new();
+    let mut refused = String::new();
     for way in WAYS {
         let traced = Command::new("/proc/self/exe")
             .args(["helper", "verifier", "podtrail-agent", "doctor", "-o", "json", "--setns", way])
@@ -70,6 +71,7 @@ pub(crate) fn of_agent() -> Result<(Verified, Vec<&'static str>)> {
         let said = String::from_utf8_lossy(&traced.stdout);
         // Not every kernel lets every way be used, and doctor says so by its exit code.
         if !traced.status.success() {
+            refused.push_str(&String::from_utf8_lossy(&traced.stderr));
             continue;
         }
         ways.push(way);
@@ -85,7 +87,7 @@ pub(crate) fn of_agent() -> Result<(Verified, Vec<&'static str>)> {
             *most = count.parse::<u64>().with_context(|| format!("no count: {line}"))?.max(*most);
         }
     }
-    ensure!(!ways.is_empty(), "no way to see system calls works here");
+    ensure!(!ways.is_empty(), "no way to see system calls works here: {refused}");
     Ok((all, ways))
 }
 
@@ -202,11 +204,11 @@ impl Load {
         let mut said = [0; LOG_LEN];
         peek(task, log, &mut said)?;
         let said = String::from_utf8_lossy(said.split(|byte| *byte == 0).next().unwrap_or_default());
-        let count = said.split_once("processed ").and_then(|(_, rest)| rest.split_once(" insns"));
-        let Some((count, _)) = count else { bail!("the verifier said nothing of {name}: {said:?}") };
-        // From 7 on the functions one by one: `139+7880`.
-        let count = count.split('+').map(str::parse::<u64>).sum::<Result<u64, _>>();
-        println!("{name} {}", count.with_context(|| format!("of {name}: {said:?}"))?);
+        // From 7 on functions are counted one by one besides, in a line `insns processed 139+7880`.
+        let mut counts =
+            said.lines().filter_map(|line| line.strip_prefix("processed ")?.split_once(" insns"));
+        let Some((count, _)) = counts.next() else { bail!("the verifier said nothing of {name}: {said:?}") };
+        println!("{name} {count}");
         Ok(())
     }
 }
