@@ -1,6 +1,8 @@
 //! A container that hands out cgroups of its own, as systemd does inside of one: whatever of them a process is in, it is the
 //! container's.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 use podtrail_proto::v1::EntryMethod;
 
@@ -79,9 +81,11 @@ fn an_exec_lands_where_it_can(cx: &Cx) -> Result<()> {
         let running = container.sh(script).spawn()?;
         let place = path_of(running.pid)?;
         // Where controllers were handed on, a process can be in leaves alone, and the runtime takes that of init.
-        let control = host().told_by()?.at(&container.cgroup).join("cgroup.subtree_control");
-        let handed_on =
-            std::fs::read_to_string(control).is_ok_and(|controllers| !controllers.trim().is_empty());
+        let dir = host().told_by()?.at(&container.cgroup);
+        let names_any = |file| fs::read_to_string(dir.join(file)).is_ok_and(|names| !names.trim().is_empty());
+        let handed_on = names_any("cgroup.subtree_control");
+        let expected = runtime.sees_v2_only()? && names_any("cgroup.controllers");
+        ensure!(handed_on == expected, "controllers were handed on: {handed_on}");
         let wanted = if handed_on { below(&container, INIT) } else { container.cgroup.clone() };
         ensure!(place == wanted, "it is in {place}, and controllers were handed on: {handed_on}");
         container.tell("/gate", "go")?;
