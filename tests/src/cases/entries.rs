@@ -13,7 +13,9 @@ use crate::{
         attaches::Attaches,
         cgroup,
         container::{ITEST, fresh_id},
-        host, node, process, want,
+        host,
+        host::has_the_nodes_mounts,
+        node, process, want,
     },
 };
 
@@ -255,6 +257,7 @@ fn the_runtimes_own_reexec_is_no_command(cx: &Cx) -> Result<()> {
 }
 
 fn a_process_that_moves_itself_in(cx: &Cx) -> Result<()> {
+    has_the_nodes_mounts()?;
     let container = cx.container()?;
     let busybox = host().busybox.as_ref().context("no busybox")?.display().to_string();
     process::succeed(process::payload(&["move", &directory(&container)?, &busybox, "true"]))?;
@@ -265,6 +268,7 @@ fn a_process_that_moves_itself_in(cx: &Cx) -> Result<()> {
 }
 
 fn a_process_that_is_moved_in_and_stays_out_of_the_namespaces(cx: &Cx) -> Result<()> {
+    has_the_nodes_mounts()?;
     let container = cx.container()?;
     container.gate("/gate")?;
     let busybox = host().busybox.as_ref().context("no busybox")?.display().to_string();

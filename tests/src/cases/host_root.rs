@@ -6,7 +6,7 @@ use podtrail_proto::v1::EntryMethod;
 use super::{entries::real, nothing_else, the_session};
 use crate::{
     cases,
-    harness::{Container, Cx, Session, Spec, host, until, want},
+    harness::{Container, Cx, Session, Spec, host, host::has_the_nodes_root, until, want},
 };
 
 cases! {
@@ -26,6 +26,7 @@ fn inside() -> Result<String> {
 
 /// A container that does this once it is told to, as `kubectl debug node/…` makes them.
 fn debugger(cx: &Cx, script: &str) -> Result<Container> {
+    has_the_nodes_root()?;
     let script = format!("until [ -p /gate ]; do sleep 0.05; done; read x </gate; {script}");
     let container = cx.start(Spec {
         init: vec!["/bin/sh".to_owned(), "-c".to_owned(), script],

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    os::unix::net::UnixListener,
+    os::unix::{fs::MetadataExt, net::UnixListener},
     path::{Path, PathBuf},
     process,
     sync::OnceLock,
@@ -46,6 +46,32 @@ pub(crate) struct Host {
 pub(crate) fn host() -> &'static Host {
     static HOST: OnceLock<Host> = OnceLock::new();
     HOST.get_or_init(|| Host::look().unwrap_or_else(|e| panic!("cannot make out this machine: {e:#}")))
+}
+
+/// Fails where this process sees other mounts than the node's own processes: it then cannot play one of these.
+pub(crate) fn has_the_nodes_mounts() -> Result<()> {
+    let node = podtrail::container::host_namespaces(&podtrail::container::Host::default());
+    let own = super::process::namespace(process::id(), "mnt")?;
+    ensure!(
+        node.mnt == own,
+        "the tests are in mount namespace {own}, the node in {} (by {}): what they run is not on the node. \
+         Run them in the node's own",
+        node.mnt,
+        node.found_by
+    );
+    Ok(())
+}
+
+/// Fails where the root directory is another than the node's own processes': it then cannot be given to a container as theirs.
+pub(crate) fn has_the_nodes_root() -> Result<()> {
+    let node = podtrail::container::host_namespaces(&podtrail::container::Host::default());
+    let own = fs::metadata("/")?;
+    ensure!(
+        node.root.is_none_or(|root| root.is(Some((own.dev(), own.ino())))),
+        "the tests have another root directory than the node (by {}), and mount theirs: run them in the node's own",
+        node.found_by
+    );
+    Ok(())
 }
 
 /// Why a case that needs `needs` cannot run here.
