@@ -6,10 +6,13 @@ use anyhow::{Context, Result};
 
 use crate::sh::cmd;
 
-/// The commit that is checked out; it says so when something was changed.
+/// The commit that is checked out; it says so when something was changed. Documents do not count: nothing that is measured
+/// is made of them, and the measurement before this one has just written to some.
 pub(crate) fn commit() -> Result<String> {
-    let said = cmd("git").args(["describe", "--always", "--dirty", "--exclude=*"]).peek()?;
-    Ok(said.unwrap_or_default().trim().to_owned())
+    let git = |args: &[&str]| anyhow::Ok(cmd("git").args(args).peek()?.unwrap_or_default().trim().to_owned());
+    let commit = git(&["describe", "--always", "--exclude=*"])?;
+    let changed = git(&["status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"])?;
+    Ok(if changed.is_empty() { commit } else { format!("{commit}-dirty") })
 }
 
 /// A sentence: date, commit, processors, memory, kernel, load.
