@@ -59,8 +59,8 @@ pub(super) struct Outcome {
     pub(super) trouble: String,
     /// boots that died before the first program
     pub(super) again: u32,
-    code: Option<i32>,
-    reached: bool,
+    pub(super) code: Option<i32>,
+    pub(super) reached: bool,
 }
 
 impl Outcome {

@@ -8,6 +8,7 @@ mod build;
 mod image;
 mod machine;
 mod plan;
+mod report;
 mod results;
 
 use std::{
@@ -28,9 +29,10 @@ use self::{
     archive::Userland,
     machine::Boot,
     plan::{Arch, Cgroups, Hook, Part, Run},
+    report::Report,
     results::Row,
 };
-use crate::{root, setup, sh::step, test::Counts};
+use crate::{machine as host, root, setup, sh::step, test::Counts};
 
 /// Options of `vm`.
 #[derive(Debug, clap::Args)]
@@ -52,14 +54,17 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_name = "PART")]
     part: Option<Part>,
     /// Only two machines, and in them the tests that must pass before every change
-    #[arg(long, conflicts_with_all = ["kernel", "arch", "cgroup", "hook", "part", "jobs", "write", "tests"])]
+    #[arg(long, conflicts_with_all = ["kernel", "arch", "cgroup", "hook", "part", "jobs", "write", "tables", "tests"])]
     ci: bool,
     /// Machines at the same time; each takes a processor and 3 GiB
     #[arg(long, value_name = "N", default_value_t = 1)]
     jobs: usize,
-    /// Write the table to docs/kernels.md
+    /// Write the results to docs/kernels.json, and the tables of docs/kernels.md; of other machines the last ones are kept
     #[arg(long)]
     write: bool,
+    /// Run nothing: write the tables of docs/kernels.md again, of docs/kernels.json
+    #[arg(long, conflicts_with_all = ["kernel", "arch", "cgroup", "hook", "part", "jobs", "write", "tests"])]
+    tables: bool,
     /// Only tests with this in their name
     #[arg(last = true)]
     tests: Option<String>,
@@ -67,17 +72,23 @@ pub(crate) struct Options {
 
 /// Runs the tests in each, and prints one table.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let Options { kernel, arch, cgroup, hook, part, ci, jobs, write, tests } = options;
+    let Options { kernel, arch, cgroup, hook, part, ci, jobs, write, tables, tests } = options;
     ensure!(!write || tests.is_none(), "only whole runs are written: leave out the name of tests");
+    if *tables {
+        return Report::read()?.write_page();
+    }
     if *ci {
         return before_every_change(&mut Counts::default());
     }
+    if *write {
+        // Better now than after an hour.
+        Report::read()?.page()?;
+    }
     let runs = plan::runs(kernel, arch, cgroup, hook, *part);
     let rows = machines(&runs, tests.as_deref(), *jobs)?;
-    let text = results::text(&rows);
-    println!("\n{text}");
+    println!("\n{}", Report::of(&rows).text());
     if *write {
-        results::write(&text)?;
+        Report::read()?.write_with(&rows)?;
     }
     bad(&rows)
 }
@@ -86,7 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// that was skipped.
 pub(crate) fn before_every_change(counts: &mut Counts) -> Result<()> {
     let rows = machines(&plan::ci(own()?), None, 2)?;
-    println!("\n{}", results::text(&rows));
+    println!("\n{}", Report::of(&rows).text());
     for row in &rows {
         counts.passed += row.outcome.counts.passed;
         counts.failed += row.outcome.counts.failed;
@@ -132,6 +143,8 @@ fn bad(rows: &[Row]) -> Result<()> {
 /// Runs each, some at the same time.
 fn machines(runs: &[Run], tests: Option<&str>, jobs: usize) -> Result<Vec<Row>> {
     ensure!(!runs.is_empty(), "there is no such machine");
+    // Now, since somebody may go on working here while it runs.
+    let commit = host::commit()?;
     let arm = runs.iter().any(|run| run.arch == Arch::Aarch64);
     setup::run(if arm { setup::For::Arm } else { setup::For::Tests })?;
     let mut images: Vec<(Line, Arch, Userland, PathBuf)> = Vec::new();
@@ -162,7 +175,7 @@ fn machines(runs: &[Run], tests: Option<&str>, jobs: usize) -> Result<Vec<Row>> 
                 let Some((number, run)) = order.get(turn) else { return Ok(()) };
                 let found = images.iter().find(|(line, arch, ..)| (*line, *arch) == (run.line, run.arch));
                 let (_, _, userland, image) = found.context("no image was made")?;
-                let row = one(*run, userland, image, tests, jobs > 1)?;
+                let row = one(*run, &commit, userland, image, tests, jobs > 1)?;
                 rows.lock().unwrap_or_else(PoisonError::into_inner).push((*number, row));
             }
         };
@@ -176,7 +189,14 @@ fn machines(runs: &[Run], tests: Option<&str>, jobs: usize) -> Result<Vec<Row>> 
     Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
-fn one(run: Run, userland: &Userland, image: &Path, tests: Option<&str>, several: bool) -> Result<Row> {
+fn one(
+    run: Run,
+    commit: &str,
+    userland: &Userland,
+    image: &Path,
+    tests: Option<&str>,
+    several: bool,
+) -> Result<Row> {
     let began = Instant::now();
     let name = results::name(run, &userland.kernel_version);
     step(&name);
@@ -186,6 +206,7 @@ fn one(run: Run, userland: &Userland, image: &Path, tests: Option<&str>, several
     let took = began.elapsed();
     Ok(Row {
         run,
+        commit: commit.to_owned(),
         release: userland.name,
         kernel: userland.kernel_version.clone(),
         runtimes: userland.runtimes.clone(),

@@ -1,20 +1,27 @@
 //! Which machines there are, and what each runs.
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 use super::archive::{self, Release};
 
 /// A line of kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Line {
     #[value(name = "5.10")]
+    #[serde(rename = "5.10")]
     V5_10,
     #[value(name = "6.1")]
+    #[serde(rename = "6.1")]
     V6_1,
     #[value(name = "6.12")]
+    #[serde(rename = "6.12")]
     V6_12,
     #[value(name = "7")]
+    #[serde(rename = "7")]
     V7,
+    // No result is of it.
+    #[serde(skip)]
     All,
 }
 
@@ -31,7 +38,8 @@ impl Line {
 }
 
 /// What the machine's processor is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Arch {
     #[value(name = "x86_64")]
     X86_64,
@@ -62,7 +70,8 @@ impl Arch {
 }
 
 /// How cgroups are mounted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Cgroups {
     V2,
     Hybrid,
@@ -80,7 +89,8 @@ impl Cgroups {
 }
 
 /// How system calls are seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Hook {
     Auto,
     Fexit,
@@ -100,7 +110,8 @@ impl Hook {
 }
 
 /// A part of the tests, the longest first. What a machine leaves out is said in its table, with the reason here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Part {
     /// Every test
     All,
@@ -216,7 +227,7 @@ impl Part {
 }
 
 /// A machine and what it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Run {
     pub(super) line: Line,
     pub(super) arch: Arch,
