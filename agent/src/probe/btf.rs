@@ -4,7 +4,10 @@
 //! Input is a file that somebody may have given with `--btf`: every read is bounded, nothing panics, and recursion
 //! has a limit.
 
-use std::{collections::HashMap, ops::Range};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
 
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
@@ -82,8 +85,7 @@ impl Btf {
             btf.types.push(u32::try_from(at).map_err(|_| BtfError::Short(at))?);
             let found = btf.at(at)?;
             if (found.kind == KIND_STRUCT || found.kind == KIND_UNION)
-                && let Some(name) = btf.string(found.name)
-                && let Some(name) = wanted.iter().find(|w| w.as_bytes() == name)
+                && let Some(name) = wanted.iter().find(|name| btf.is_named(found.name, name))
             {
                 btf.structs.entry((*name).to_owned()).or_insert(id);
             }
@@ -95,7 +97,7 @@ impl Btf {
     /// The member of a struct that has any of `names`, also inside anonymous structs and unions.
     pub(crate) fn member(&self, of: &str, names: &[&str]) -> Option<Member> {
         let id = *self.structs.get(of)?;
-        names.iter().find_map(|name| self.find(id, name.as_bytes(), DEPTH))
+        names.iter().find_map(|name| self.find(id, name, DEPTH, &mut HashSet::new()))
     }
 
     /// Size of a struct or union, in bytes.
@@ -113,15 +115,17 @@ impl Btf {
             }
             (0..found.vlen as usize).find_map(|i| {
                 let at = found.at + i * 8;
-                let is = self.string(self.u32(at).ok()?) == Some(name.as_bytes());
+                let is = self.is_named(self.u32(at).ok()?, name);
                 if is { self.u32(at + 4).ok().map(u32::cast_signed) } else { None }
             })
         })
     }
 
-    fn find(&self, id: u32, name: &[u8], depth: u32) -> Option<Member> {
+    /// `seen` has the types that were gone through: what they do not have they do not have a second time either, and types that
+    /// name themselves as their members again and again would take for ever.
+    fn find(&self, id: u32, name: &str, depth: u32, seen: &mut HashSet<u32>) -> Option<Member> {
         let of = self.get(id)?;
-        if depth == 0 || !(of.kind == KIND_STRUCT || of.kind == KIND_UNION) {
+        if depth == 0 || !(of.kind == KIND_STRUCT || of.kind == KIND_UNION) || !seen.insert(id) {
             return None;
         }
         for i in 0..of.vlen as usize {
@@ -131,12 +135,12 @@ impl Btf {
             // With the flag, a bit field's width stands in the upper byte.
             let (bits, width) = if of.flag { (bits & 0x00ff_ffff, bits >> 24) } else { (bits, 0) };
             let offset = bits / 8;
-            if self.string(name_at) == Some(name) {
+            if self.is_named(name_at, name) {
                 return (width == 0 && bits % 8 == 0)
                     .then(|| Member { offset, size: self.size_of(member, DEPTH) });
             }
             if name_at == 0
-                && let Some(inner) = self.find(member, name, depth - 1)
+                && let Some(inner) = self.find(member, name, depth - 1, seen)
             {
                 return Some(Member { offset: offset.checked_add(inner.offset)?, size: inner.size });
             }
@@ -201,11 +205,11 @@ impl Btf {
         Ok(if self.little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
     }
 
-    fn string(&self, at: u32) -> Option<&[u8]> {
-        let strings = self.bytes.get(self.strings.clone())?;
-        let from = strings.get(at as usize..)?;
-        let end = from.iter().position(|b| *b == 0)?;
-        from.get(..end)
+    /// Whether this stands at `at` of the strings, with its end.
+    fn is_named(&self, at: u32, name: &str) -> bool {
+        let strings = self.bytes.get(self.strings.clone()).unwrap_or_default();
+        let rest = strings.get(at as usize..).and_then(|from| from.strip_prefix(name.as_bytes()));
+        rest.is_some_and(|rest| rest.first() == Some(&0))
     }
 }
 
