@@ -41,7 +41,7 @@ use aya_ebpf::{
 };
 use podtrail_ebpf::layout::{counter, hook};
 
-use crate::maps::{config, note};
+use crate::maps::{config, note, scratch};
 
 // What is attached: each hook only hands over to the program in its slot, by a tail call. A slot changes at once, so a
 // new object takes over between two calls: none is handled twice, and none by nobody. These stay attached for as long as
@@ -83,13 +83,28 @@ pub fn hook_forked(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[btf_tracepoint(function = "sched_process_exec")]
-pub fn hook_execed(ctx: BtfTracePointContext) -> i32 {
-    hand_over(&ctx, &maps::TO_EXECED, hook::EXECED)
+pub fn hook_exec2(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXEC2, hook::EXEC2)
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn hook_exec3(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXEC3, hook::EXEC3)
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn hook_exec4(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXEC4, hook::EXEC4)
 }
 
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn hook_exited(ctx: BtfTracePointContext) -> i32 {
     hand_over(&ctx, &maps::TO_EXITED, hook::EXITED)
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn hook_woken(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_WOKEN, hook::WOKEN)
 }
 
 #[btf_tracepoint(function = "sched_process_free")]
@@ -156,7 +171,7 @@ fn hand_over<C: EbpfContext>(ctx: &C, to: &ProgramArray, hook: u32) -> i32 {
 /// `(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn podtrail_exec(ctx: BtfTracePointContext) -> i32 {
-    exec::on_exec(pointer(&ctx, 1) as u32, number(&ctx, 2));
+    exec::on_exec(scratch::EXEC, pointer(&ctx, 1) as u32, number(&ctx, 2));
     0
 }
 
@@ -174,10 +189,8 @@ pub fn podtrail_exit(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-// Behind those of the same tracepoints: they wake the reader, where those asked for it, and do what those were skipped for. The
-// kernel skips a program that is at work on the processor already, as it is from Linux 7 on when a task is preempted within it: then
-// the threads of a process that ends, for one, find it at work. An exec that is skipped is counted alone: to have all that is done
-// at an exec in a second program too would cost each exec of the node something, for very few.
+// Behind those of the same tracepoints: they do what those were skipped for, and wake the reader, where that was asked for. The
+// kernel skips a program that is at work on the processor already, as it is from Linux 7 on when a task is preempted within it.
 
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn podtrail_forked(ctx: BtfTracePointContext) -> i32 {
@@ -186,7 +199,25 @@ pub fn podtrail_forked(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[btf_tracepoint(function = "sched_process_exec")]
-pub fn podtrail_execed(_ctx: BtfTracePointContext) -> i32 {
+pub fn podtrail_exec2(ctx: BtfTracePointContext) -> i32 {
+    exec::on_exec(scratch::EXEC2, pointer(&ctx, 1) as u32, number(&ctx, 2));
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn podtrail_exec3(ctx: BtfTracePointContext) -> i32 {
+    exec::on_exec(scratch::EXEC3, pointer(&ctx, 1) as u32, number(&ctx, 2));
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn podtrail_exec4(ctx: BtfTracePointContext) -> i32 {
+    exec::on_exec(scratch::EXEC4, pointer(&ctx, 1) as u32, number(&ctx, 2));
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn podtrail_woken(_ctx: BtfTracePointContext) -> i32 {
     ring::wake();
     0
 }

@@ -63,6 +63,7 @@ offsets! {
     task_mm: "task_struct" ["mm"] 8 Refuse;
     task_signal: "task_struct" ["signal"] 8 Refuse;
     task_exit_code: "task_struct" ["exit_code"] 4 Refuse;
+    task_exec_id: "task_struct" ["self_exec_id"] 8 Refuse;
     task_comm: "task_struct" ["comm"] 0 Refuse;
     task_files: "task_struct" ["files"] 8 Lacks("what standard input and output are open to");
     task_loginuid: "task_struct" ["loginuid"] 4 Lacks("the node's login user (a kernel without audit)");

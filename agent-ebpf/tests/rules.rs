@@ -34,7 +34,7 @@ fn place(state: u8) -> Place {
 }
 
 fn followed(kind: u8) -> FollowedTask {
-    FollowedTask::new(TASK, 42, kind)
+    FollowedTask::new(TASK, 42, kind, 0)
 }
 
 fn session(kind: u8) -> Session {

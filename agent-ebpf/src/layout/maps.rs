@@ -118,15 +118,16 @@ pub struct FollowedTask: 40 {
     /// 1: SESSION, and besides the init of its container; not inherited
     pub init: u8,
     pub _pad: [u8; 5],
-    pub _reserved: u64,
+    /// what the kernel counted of its execs, or of its parents' (`self_exec_id`), at the last one that was seen; 0: not known
+    pub execs: u64,
 }
 }
 
 impl FollowedTask {
     /// As it begins: it has run nothing yet.
     #[must_use]
-    pub const fn new(entry: TaskKey, container: u64, kind: u8) -> Self {
-        Self { entry, container, kind, executed: executed::NOTHING, init: 0, _pad: [0; 5], _reserved: 0 }
+    pub const fn new(entry: TaskKey, container: u64, kind: u8, execs: u64) -> Self {
+        Self { entry, container, kind, executed: executed::NOTHING, init: 0, _pad: [0; 5], execs }
     }
 }
 
@@ -203,13 +204,17 @@ pub mod hook {
     pub const SETNS: u32 = 6;
     pub const EXECVE: u32 = 7;
     pub const EXECVEAT: u32 = 8;
-    /// behind those of the same places: they do what those were skipped for, and wake the reader
+    /// behind those of the same places: they do what those were skipped for
     pub const FORKED: u32 = 9;
-    pub const EXECED: u32 = 10;
+    pub const EXEC2: u32 = 10;
     pub const EXITED: u32 = 11;
     /// when a task's memory is given back: whose end nobody saw is found out
     pub const FREED: u32 = 12;
-    pub const COUNT: u32 = 13;
+    /// behind all others of an exec: wakes the reader
+    pub const WOKEN: u32 = 13;
+    pub const EXEC3: u32 = 14;
+    pub const EXEC4: u32 = 15;
+    pub const COUNT: u32 = 16;
 }
 
 /// What stands in `READER`.
@@ -248,8 +253,10 @@ pub mod counter {
     pub const LOST_LAST: u32 = TABLES + 7;
     /// ends of processes, or of their session, for which the kernel skipped every hook
     pub const SKIPPED_EXIT: u32 = TABLES + 8;
+    /// execs of sessions, likewise
+    pub const SKIPPED_EXEC: u32 = TABLES + 9;
     /// calls of a hook that found no program to hand over to, by [`super::hook`]
-    pub const UNHANDLED: u32 = TABLES + 9;
+    pub const UNHANDLED: u32 = TABLES + 10;
     pub const COUNT: u32 = UNHANDLED + super::hook::COUNT;
 }
 

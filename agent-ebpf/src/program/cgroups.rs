@@ -138,7 +138,8 @@ pub fn on_attach(_ctx: &BtfTracePointContext, cgroup: u64, task: u64) {
         }
         rules::Attach::Leave => {
             if let Some(container) = owner {
-                let workload = FollowedTask::new(TaskKey::NONE, container, task_kind::WORKLOAD);
+                let workload =
+                    FollowedTask::new(TaskKey::NONE, container, task_kind::WORKLOAD, kernel::execs(task));
                 maps::follow(&key, &workload);
             }
         }

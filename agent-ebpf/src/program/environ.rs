@@ -44,7 +44,7 @@ struct Value {
 }
 
 #[map]
-pub static ENVIRON: PerCpuArray<Search> = PerCpuArray::with_max_entries(1, 0);
+pub static ENVIRON: PerCpuArray<Search> = PerCpuArray::with_max_entries(4, 0);
 
 #[unsafe(no_mangle)]
 static WORDS: Words = Words::ALL;
@@ -54,29 +54,34 @@ const STRETCH: u32 = 64;
 const STEPS: u32 = (SEARCHED_MAX / PAGE as u64) as u32 + 2 + MISTAKES_MAX;
 
 #[inline(always)]
-fn search() -> Option<*mut Search> {
-    ENVIRON.get_ptr_mut(0)
+fn search(hook: u32) -> Option<*mut Search> {
+    ENVIRON.get_ptr_mut(hook)
 }
 
 /// Searches the environment of a session's root, or of a container's init; answers what was [`found`].
 #[inline(always)]
-pub fn of_root() -> u32 {
-    podtrail_environ(SEARCHED_MAX)
+pub fn of_root(hook: u32) -> u32 {
+    podtrail_environ(hook, SEARCHED_MAX)
 }
 
 /// The current task runs a command of the session with this entry: [`exec_flags`] by its environment. A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_environ_in_session(entry_start: u64, entry_tgid: u32, first: u32) -> u32 {
-    let bits = podtrail_environ(if first != 0 { SEARCHED_MAX } else { SEARCHED_MAX_OTHERS }) as u8;
+pub extern "C" fn podtrail_environ_in_session(
+    hook: u32,
+    entry_start: u64,
+    entry_tgid: u32,
+    first: u32,
+) -> u32 {
+    let bits = podtrail_environ(hook, if first != 0 { SEARCHED_MAX } else { SEARCHED_MAX_OTHERS }) as u8;
     if first == 0 && bits & !found::LOOKED == 0 {
         return 0;
     }
     let mut flags = if first != 0 { exec_flags::ROOT } else { 0 };
     if let Some(session) = maps::session(&TaskKey::new(entry_tgid, entry_start)) {
         if first != 0 {
-            keep(session, bits);
-        } else if is_spoofed(session, bits) {
+            keep(hook, session, bits);
+        } else if is_spoofed(hook, session, bits) {
             flags = exec_flags::SPOOF_SUSPECTED;
         }
     }
@@ -85,8 +90,8 @@ pub extern "C" fn podtrail_environ_in_session(entry_start: u64, entry_tgid: u32,
 
 /// Whether what was found names a request otherwise than the session's root does.
 #[inline(always)]
-fn is_spoofed(session: &Session, bits: u8) -> bool {
-    let Some(search) = search() else { return false };
+fn is_spoofed(hook: u32, session: &Session, bits: u8) -> bool {
+    let Some(search) = search(hook) else { return false };
     // SAFETY: this CPU's, and hooks do not nest.
     let [audit_id, request_uid] = unsafe { [(*search).values[0].hash, (*search).values[1].hash] };
     environ::differs(session, bits, audit_id, request_uid)
@@ -94,8 +99,8 @@ fn is_spoofed(session: &Session, bits: u8) -> bool {
 
 /// Keeps what was found with the session whose root it is.
 #[inline(always)]
-pub fn keep(session: &mut Session, bits: u8) {
-    let Some(search) = search() else { return };
+pub fn keep(hook: u32, session: &mut Session, bits: u8) {
+    let Some(search) = search(hook) else { return };
     session.environment = bits;
     // SAFETY: this CPU's, and hooks do not nest.
     unsafe {
@@ -107,8 +112,8 @@ pub fn keep(session: &mut Session, bits: u8) {
 /// A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_environ(limit: u64) -> u32 {
-    let Some(search) = search() else { return 0 };
+pub extern "C" fn podtrail_environ(hook: u32, limit: u64) -> u32 {
+    let Some(search) = search(hook) else { return 0 };
     // SAFETY: this CPU's, and hooks do not nest.
     unsafe {
         (*search).total = 0;
@@ -136,7 +141,7 @@ pub extern "C" fn podtrail_environ(limit: u64) -> u32 {
     let mut i = 0;
     while i < STEPS / STRETCH + 1 {
         i += 1;
-        let next = podtrail_environ_stretch(at, start, stop);
+        let next = podtrail_environ_stretch(hook, at, start, stop);
         if next == at {
             break;
         }
@@ -164,8 +169,8 @@ pub extern "C" fn podtrail_environ(limit: u64) -> u32 {
 /// loop within a loop, so that the verifier goes through few rounds of each.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_environ_stretch(at: u64, start: u64, stop: u64) -> u64 {
-    let Some(search) = search() else { return at };
+pub extern "C" fn podtrail_environ_stretch(hook: u32, at: u64, start: u64, stop: u64) -> u64 {
+    let Some(search) = search(hook) else { return at };
     let mut at = at;
     let mut i = 0;
     while i < STRETCH {
@@ -175,7 +180,7 @@ pub extern "C" fn podtrail_environ_stretch(at: u64, start: u64, stop: u64) -> u6
         if at >= stop || all {
             break;
         }
-        let step = podtrail_environ_step(at, start, stop);
+        let step = podtrail_environ_step(hook, at, start, stop);
         if step == 0 {
             break;
         }
@@ -188,8 +193,8 @@ pub extern "C" fn podtrail_environ_stretch(at: u64, start: u64, stop: u64) -> u6
 /// how far it came; 0: the page cannot be read.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_environ_step(at: u64, start: u64, stop: u64) -> u32 {
-    let Some(search) = search() else { return 0 };
+pub extern "C" fn podtrail_environ_step(hook: u32, at: u64, start: u64, stop: u64) -> u32 {
+    let Some(search) = search(hook) else { return 0 };
     let page_end = (at | (PAGE as u64 - 1)) + 1;
     let to = if page_end < stop { page_end } else { stop };
     // The mask and the comparison are for the verifier.
@@ -205,19 +210,19 @@ pub extern "C" fn podtrail_environ_step(at: u64, start: u64, stop: u64) -> u32 {
     }
     // What is left of a word at the end is the end of a value: every name's words are before it.
     let words = length as u32 / 8;
-    let hit = podtrail_environ_words(words);
+    let hit = podtrail_environ_words(hook, words);
     if hit >= words {
         return length as u32;
     }
-    podtrail_environ_name(at.wrapping_add(u64::from(hit) * 8), hit, start);
+    podtrail_environ_name(hook, at.wrapping_add(u64::from(hit) * 8), hit, start);
     (hit + 1) * 8
 }
 
 /// Index of the first of so many words of the page that may be of a name; `words`: none is.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_environ_words(words: u32) -> u32 {
-    let Some(search) = search() else { return words };
+pub extern "C" fn podtrail_environ_words(hook: u32, words: u32) -> u32 {
+    let Some(search) = search(hook) else { return words };
     // SAFETY: the page, of which no word beyond its end is read.
     let page = unsafe { (&raw const (*search).page).cast::<u64>() };
     let (table, multiplier) = table();
@@ -242,8 +247,8 @@ pub extern "C" fn podtrail_environ_words(words: u32) -> u32 {
 /// the bit of what was found, which may have been found before.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_environ_name(address: u64, index: u32, start: u64) -> u32 {
-    let Some(search) = search() else { return 0 };
+pub extern "C" fn podtrail_environ_name(hook: u32, address: u64, index: u32, start: u64) -> u32 {
+    let Some(search) = search(hook) else { return 0 };
     let index = opaque(u64::from(index)) & (PAGE as u64 / 8 - 1);
     let (_, multiplier) = table();
     // SAFETY: `index` is within the page, and the bucket within the table.
@@ -355,8 +360,8 @@ unsafe fn take(value: *mut Value, from: u64) {
 /// # Safety
 /// `root` must point to room for a [`Root`] and two values, aligned to 8.
 #[inline(always)]
-pub unsafe fn fill(root: *mut Root, task: u64, session: &Session) -> u32 {
-    let Some(search) = search() else { return 0 };
+pub unsafe fn fill(hook: u32, root: *mut Root, task: u64, session: &Session) -> u32 {
+    let Some(search) = search(hook) else { return 0 };
     let bits = session.environment;
     let mut flags = of_init(session.container);
     if bits & found::LOOKED != 0 {

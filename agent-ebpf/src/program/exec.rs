@@ -16,7 +16,7 @@ use podtrail_ebpf::{
 use crate::{
     environ,
     kernel::{self, opaque, read},
-    maps::{self, SCRATCH_SIZE, config, offset, scratch},
+    maps::{self, SCRATCH_SIZE, config, offset},
     ring, share, walk,
 };
 
@@ -49,14 +49,15 @@ struct Decided {
     known: u32,
 }
 
-/// Calls one step after the other, all of them global functions, and keeps next to nothing on the stack below them.
+/// Calls one step after the other, all of them global functions, and keeps next to nothing on the stack below them. `hook` is of
+/// [`scratch`]: of the two, the second does what the first was skipped for.
 #[inline(always)]
-pub fn on_exec(old_tid: u32, bprm: u64) {
-    let action = podtrail_decide(bprm);
+pub fn on_exec(hook: u32, old_tid: u32, bprm: u64) {
+    let action = podtrail_decide(hook, bprm);
     if action == action::NOTHING {
         return;
     }
-    let Some(buffer) = ring::scratch(scratch::EXEC) else { return };
+    let Some(buffer) = ring::scratch(hook) else { return };
     let decided = buffer.cast::<Decided>();
     // SAFETY: it was written there just now.
     let (cgroup_id, container, beside, entry_kind, known, entry) = unsafe {
@@ -65,20 +66,20 @@ pub fn on_exec(old_tid: u32, bprm: u64) {
     };
     let flags = match action {
         action::START => {
-            podtrail_start(container, environ::of_root(), 0);
+            podtrail_start(hook, container, environ::of_root(hook), 0);
             return;
         }
         action::START_BESIDE => {
-            let found = environ::of_root();
-            podtrail_start(container, found, beside);
-            if podtrail_open(container, entry_kind, found) == 0 {
+            let found = environ::of_root(hook);
+            podtrail_start(hook, container, found, beside);
+            if podtrail_open(hook, container, entry_kind, found) == 0 {
                 return;
             }
             exec_flags::ROOT
         }
         action::STAGING => exec_flags::STAGING,
         action::OPEN => {
-            if podtrail_open(container, entry_kind, environ::of_root()) == 0 {
+            if podtrail_open(hook, container, entry_kind, environ::of_root(hook)) == 0 {
                 return;
             }
             exec_flags::ROOT
@@ -86,18 +87,19 @@ pub fn on_exec(old_tid: u32, bprm: u64) {
         // What its root had is what others may differ from.
         action::COMMAND if known & u32::from(found::LOOKED) == 0 => 0,
         _ => environ::podtrail_environ_in_session(
+            hook,
             entry.start_time,
             entry.tgid,
             u32::from(action == action::FIRST),
         ),
     };
-    podtrail_report(kernel::current(), u64::from(old_tid), bprm, cgroup_id, flags);
+    podtrail_report(hook, old_tid, bprm, cgroup_id, flags);
 }
 
 /// Whose the exec is: one of [`action`], with the rest in the scratch buffer. A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_decide(bprm: u64) -> u32 {
+pub extern "C" fn podtrail_decide(hook: u32, bprm: u64) -> u32 {
     let task = kernel::current();
     let key = kernel::key(task);
     if key.tgid == 0 {
@@ -108,7 +110,15 @@ pub extern "C" fn podtrail_decide(bprm: u64) -> u32 {
     let ns = Namespaces { mnt: kernel::mnt_ns(task), pid: kernel::pid_ns(task) };
     let cgroup_id = kernel::cgroup_id(task);
 
-    let followed = maps::task(&key);
+    let mut followed = maps::task(&key);
+    if let Some(followed) = followed.as_deref_mut() {
+        let execs = kernel::execs(task);
+        if followed.execs == execs {
+            return action::NOTHING; // it was done already
+        }
+        lose_skipped(followed, execs.wrapping_sub(1));
+        followed.execs = execs;
+    }
     let mut session = None;
     if let Some(followed) = &followed
         && followed.kind == task_kind::SESSION
@@ -128,7 +138,7 @@ pub extern "C" fn podtrail_decide(bprm: u64) -> u32 {
         beside: beside != 0,
     };
     let self_exec = known.place.state == cgroup_state::FIRST && names_itself(bprm);
-    let Some(buffer) = ring::scratch(scratch::EXEC) else { return action::NOTHING };
+    let Some(buffer) = ring::scratch(hook) else { return action::NOTHING };
     let mut decided = Decided {
         cgroup_id,
         container: known.place.id,
@@ -185,6 +195,14 @@ pub extern "C" fn podtrail_decide(bprm: u64) -> u32 {
     action
 }
 
+/// Counts execs of a session's task for which the kernel skipped every hook, when it counts `execs` up to the last one that was seen.
+#[inline(always)]
+pub fn lose_skipped(followed: &FollowedTask, execs: u64) {
+    if followed.kind == task_kind::SESSION && followed.execs != 0 && execs > followed.execs {
+        ring::lose(counter::SKIPPED_EXEC, execs - followed.execs, Some(&followed.entry));
+    }
+}
+
 /// A session as it begins, with one task in it.
 #[inline(always)]
 pub fn new_session(by: &TaskKey, container: u64, kind: u8, origin_mnt_ns: u32, announced: u8) -> Session {
@@ -226,13 +244,14 @@ fn nested_namespace(mnt_ns: u32, container: u64) {
 /// Opens a session whose entry is the current task's exec, in whose environment `bits` were found. A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_open(container: u64, entry_kind: u32, bits: u32) -> u32 {
-    let key = kernel::key(kernel::current());
+pub extern "C" fn podtrail_open(hook: u32, container: u64, entry_kind: u32, bits: u32) -> u32 {
+    let task = kernel::current();
+    let key = kernel::key(task);
     // A container's first task was put there by its runtime, whose part in it is over.
     let by = if entry_kind == u32::from(entry_kind::EPHEMERAL) { TaskKey::NONE } else { key };
     let mut new = new_session(&by, container, entry_kind as u8, config!(host_mnt_ns), 1);
-    environ::keep(&mut new, bits as u8);
-    if !maps::open_session(&key, &new) {
+    environ::keep(hook, &mut new, bits as u8);
+    if !maps::open_session(&key, &new, kernel::execs(task)) {
         return 0;
     }
     // Its end is the container's, too.
@@ -259,7 +278,7 @@ fn beside(ns: Namespaces, host: Namespaces, place: &rules::Place) -> u64 {
 /// namespace of `pid_owner`, if that is not 0. A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_start(container: u64, bits: u32, pid_owner: u64) -> u32 {
+pub extern "C" fn podtrail_start(hook: u32, container: u64, bits: u32, pid_owner: u64) -> u32 {
     let task = kernel::current();
     let host = maps::host();
     let key = kernel::key(task);
@@ -285,9 +304,9 @@ pub extern "C" fn podtrail_start(container: u64, bits: u32, pid_owner: u64) -> u
     if pid_ns != 0 {
         maps::keep_namespace(pid_ns, container);
     }
-    let init = FollowedTask::new(TaskKey::NONE, container, task_kind::INIT);
+    let init = FollowedTask::new(TaskKey::NONE, container, task_kind::INIT, kernel::execs(task));
     maps::follow(&key, &init);
-    let Some(buffer) = ring::scratch(scratch::EXEC) else { return 0 };
+    let Some(buffer) = ring::scratch(hook) else { return 0 };
     let record = buffer.cast::<ContainerStarted>();
     // SAFETY: a ContainerStarted fits into the scratch buffer, which is aligned to 8; every field is written.
     unsafe {
@@ -330,12 +349,13 @@ fn begins<const N: usize>(name: &[u8; 16], with: &[u8; N]) -> bool {
 /// arguments, and not again on every path that leads to it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id: u64, flags: u32) -> u32 {
+pub extern "C" fn podtrail_report(hook: u32, old_tid: u32, bprm: u64, cgroup_id: u64, flags: u32) -> u32 {
+    let task = kernel::current();
     let ns = Namespaces { mnt: kernel::mnt_ns(task), pid: kernel::pid_ns(task) };
     let key = kernel::key(task);
     let followed = maps::task(&key);
     let entry = followed.as_deref().map_or(key, |followed| followed.entry);
-    let Some(buffer) = ring::scratch(scratch::EXEC) else { return 0 };
+    let Some(buffer) = ring::scratch(hook) else { return 0 };
     let exec = buffer.cast::<Exec>();
     let time = ring::now();
     let mut flags = flags;
@@ -358,14 +378,14 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
             (*exec).entry_kind = entry_kind::RUNTIME;
         }
         let tid = kernel::tid(task);
-        (*exec).old_tid = if old_tid as u32 == tid { 0 } else { old_tid as u32 };
+        (*exec).old_tid = if old_tid == tid { 0 } else { old_tid };
         (*exec)._pad = [0; 7];
 
         if flags & exec_flags::ROOT != 0
             && let Some(session) = maps::session(&entry)
         {
             flags |= exec_flags::ROOT_FACTS;
-            at += environ::fill(exec.add(1).cast(), task, session) & 511;
+            at += environ::fill(hook, exec.add(1).cast(), task, session) & 511;
         }
 
         let mm: u64 = read(task, offset!(task_mm));
@@ -373,14 +393,14 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
         let path = offset!(file_path);
         let mnt = read(file, path.wrapping_add(offset!(path_mnt)));
         let dentry: u64 = read(file, path.wrapping_add(offset!(path_dentry)));
-        let (exe_len, end) = walk::path(scratch::EXEC, mnt, dentry, at);
+        let (exe_len, end) = walk::path(hook, mnt, dentry, at);
         if end != walk::COMPLETE {
             flags |= exec_flags::EXE_INCOMPLETE;
         }
         (*exec).exe_len = exe_len;
         at += exe_len;
 
-        let (cwd_len, complete) = walk::working_directory(scratch::EXEC, task, at);
+        let (cwd_len, complete) = walk::working_directory(hook, task, at);
         if !complete {
             flags |= exec_flags::CWD_INCOMPLETE;
         }
@@ -484,7 +504,7 @@ pub extern "C" fn podtrail_report(task: u64, old_tid: u64, bprm: u64, cgroup_id:
             let key = (*exec).task.key;
             (*chunk).key = key;
             (*chunk).exec_time = time;
-            podtrail_chunks(start, total, head as u32, kept as u32, carried);
+            podtrail_chunks(hook, start, total, (head << 32) | kept, carried);
         }
     }
     1
@@ -512,7 +532,9 @@ const CHUNKS: u32 = 6 * 1024 * 1024 / ARGV_CHUNK as u32 + 2;
 /// global function, as `podtrail_report`: its loop is not gone through again on every path there.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_chunks(start: u64, total: u64, head: u32, kept: u32, first: u32) -> u32 {
+pub extern "C" fn podtrail_chunks(hook: u32, start: u64, total: u64, head_and_kept: u64, first: u32) -> u32 {
+    // As many arguments as there may be.
+    let (head, kept) = ((head_and_kept >> 32) as u32, head_and_kept as u32);
     let mut offset = first;
     let mut i = 0;
     while i < CHUNKS {
@@ -526,7 +548,7 @@ pub extern "C" fn podtrail_chunks(start: u64, total: u64, head: u32, kept: u32, 
         } else {
             (start.wrapping_add(total).wrapping_sub(u64::from(kept - offset)), kept - offset)
         };
-        let sent = podtrail_chunk(from, left, offset);
+        let sent = podtrail_chunk(hook, from, left, offset);
         if sent == 0 {
             break;
         }
@@ -539,8 +561,8 @@ pub extern "C" fn podtrail_chunks(start: u64, total: u64, head: u32, kept: u32, 
 /// `exec_time` stand in the scratch buffer already. A global function, as `podtrail_report`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn podtrail_chunk(from: u64, left: u32, offset: u32) -> u32 {
-    let Some(buffer) = ring::scratch(scratch::EXEC) else { return 0 };
+pub extern "C" fn podtrail_chunk(hook: u32, from: u64, left: u32, offset: u32) -> u32 {
+    let Some(buffer) = ring::scratch(hook) else { return 0 };
     let chunk = buffer.cast::<ArgvChunk>();
     let length = if left > ARGV_CHUNK as u32 { ARGV_CHUNK as u32 } else { left };
     let length = opaque(u64::from(length)) & (2 * ARGV_CHUNK as u64 - 1);

@@ -44,7 +44,7 @@ pub fn on_setns<C: EbpfContext>(ctx: &C) {
             let mut new = exec::new_session(&key, container, entry_kind::JOIN, host.mnt, 0);
             new.joined_mnt_ns = mnt;
             new.joined_pid_ns = pid;
-            if !maps::open_session(&key, &new) {
+            if !maps::open_session(&key, &new, kernel::execs(task)) {
                 return;
             }
             first = true;

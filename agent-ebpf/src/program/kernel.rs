@@ -89,6 +89,12 @@ pub fn tid(task: u64) -> u32 {
     read(task, offset!(task_pid))
 }
 
+/// How many execs led to what a task runs, its parents' before it among them.
+#[inline(always)]
+pub fn execs(task: u64) -> u64 {
+    read(task, offset!(task_exec_id))
+}
+
 /// The key of a task's process. An exec from another thread hands the leader's start time over, so the key stays.
 #[inline(always)]
 pub fn key(task: u64) -> TaskKey {

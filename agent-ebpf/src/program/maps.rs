@@ -104,9 +104,12 @@ pub const SCRATCH_SIZE: usize = 32 * 1024;
 /// Which of [`SCRATCH`], by hook.
 pub mod scratch {
     pub const EXEC: u32 = 0;
-    pub const EXECVE: u32 = 1;
-    pub const EXECVEAT: u32 = 2;
-    pub const COUNT: u32 = 3;
+    pub const EXEC2: u32 = 1;
+    pub const EXEC3: u32 = 2;
+    pub const EXEC4: u32 = 3;
+    pub const EXECVE: u32 = 4;
+    pub const EXECVEAT: u32 = 5;
+    pub const COUNT: u32 = 6;
 }
 
 /// The same for hooks whose records are a path at most.
@@ -140,11 +143,17 @@ pub static TO_EXIT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_FORKED: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
-pub static TO_EXECED: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static TO_EXEC2: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_EXITED: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_FREED: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_WOKEN: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXEC3: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXEC4: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_SETNS_FEXIT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
@@ -166,9 +175,14 @@ pub static TO_EXECVEAT_TRACEPOINT: ProgramArray = ProgramArray::with_max_entries
 
 #[inline(always)]
 pub fn count(index: u32) {
+    count_many(index, 1);
+}
+
+#[inline(always)]
+pub fn count_many(index: u32, number: u64) {
     // Another hook may come in between on the same CPU.
     if let Some(value) = COUNTERS.get_ptr_mut(index) {
-        add(value.cast(), 1);
+        add(value.cast(), number as i64);
     }
 }
 
@@ -270,12 +284,12 @@ pub fn first_entry(container: u64, key: &TaskKey, maker_mnt_ns: u32) {
 
 /// Makes a session of `key` and follows its first task. False: a table is full, and that is counted.
 #[inline(always)]
-pub fn open_session(key: &TaskKey, value: &Session) -> bool {
+pub fn open_session(key: &TaskKey, value: &Session, execs: u64) -> bool {
     if SESSIONS.insert(key, value, 0).is_err() {
         count(counter::SESSIONS_FULL);
         return false;
     }
-    follow(key, &FollowedTask::new(*key, value.container, task_kind::SESSION))
+    follow(key, &FollowedTask::new(*key, value.container, task_kind::SESSION, execs))
 }
 
 #[inline(always)]

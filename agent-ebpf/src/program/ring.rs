@@ -67,19 +67,19 @@ pub fn send_note(kind: u16, record: *const u8, len: u64, session: Option<&TaskKe
     output(kind, counter::LOST + u32::from(kind), record, session)
 }
 
-/// Counts what is lost, with its session too.
+/// Counts so many that are lost, with their session too.
 #[inline(always)]
-pub fn lose(lost: u32, session: Option<&TaskKey>) {
-    maps::count(lost);
+pub fn lose(lost: u32, number: u64, session: Option<&TaskKey>) {
+    maps::count_many(lost, number);
     if let Some(session) = session.and_then(maps::session) {
-        maps::add((&raw mut session.lost).cast(), 1);
+        maps::add((&raw mut session.lost).cast(), number as i64);
     }
 }
 
 #[inline(always)]
 fn output(kind: u16, lost: u32, record: &[u8], session: Option<&TaskKey>) -> bool {
     if EVENTS.output::<[u8]>(record, u64::from(BPF_RB_NO_WAKEUP)).is_err() {
-        lose(lost, session);
+        lose(lost, 1, session);
         return false;
     }
     maps::count(counter::SENT + u32::from(kind));

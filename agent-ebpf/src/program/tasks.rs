@@ -55,7 +55,8 @@ pub fn on_fork(_ctx: &BtfTracePointContext, note: u32, parent: u64, child: u64) 
         rules::Fork::Ignore => {}
         rules::Fork::Inherit => {
             let Some(followed) = followed else { return };
-            let copy = FollowedTask { executed: executed::NOTHING, init: 0, ..*followed };
+            let execs = kernel::execs(child);
+            let copy = FollowedTask { executed: executed::NOTHING, init: 0, execs, ..*followed };
             if maps::follow(&child_key, &copy) {
                 if let Some(session) = session {
                     maps::add(&raw mut session.live, 1);
@@ -66,7 +67,8 @@ pub fn on_fork(_ctx: &BtfTracePointContext, note: u32, parent: u64, child: u64) 
         }
         rules::Fork::First => maps::first_entry(to.id, &child_key, kernel::mnt_ns(parent)),
         rules::Fork::Leave => {
-            let workload = FollowedTask::new(TaskKey::NONE, from.id, task_kind::WORKLOAD);
+            let workload =
+                FollowedTask::new(TaskKey::NONE, from.id, task_kind::WORKLOAD, kernel::execs(child));
             maps::follow(&child_key, &workload);
         }
         rules::Fork::Enter => {
@@ -108,7 +110,7 @@ pub fn enter(
     replaces: &TaskKey,
 ) {
     let new = exec::new_session(by_key, container, entry_kind, kernel::mnt_ns(by), 0);
-    if !maps::open_session(key, &new) {
+    if !maps::open_session(key, &new, kernel::execs(task)) {
         return;
     }
     let Some(buffer) = ring::note(note) else { return };
@@ -185,6 +187,7 @@ fn end(task: u64, key: &TaskKey, followed: FollowedTask, seen: bool) {
             {
                 share::refuse(session);
             }
+            exec::lose_skipped(&followed, kernel::execs(task));
             let mut flags = 0;
             let left = maps::leave(&followed.entry);
             if left.session.is_none() {
@@ -216,7 +219,7 @@ fn end(task: u64, key: &TaskKey, followed: FollowedTask, seen: bool) {
                 };
                 ring::send_small_or(kind::EXIT, lost, &record, Some(&followed.entry));
             } else if flags != 0 {
-                ring::lose(counter::SKIPPED_EXIT, Some(&followed.entry));
+                ring::lose(counter::SKIPPED_EXIT, 1, Some(&followed.entry));
             }
             if followed.init != 0 {
                 end_container(key, followed.container, code);

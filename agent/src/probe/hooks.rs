@@ -71,7 +71,7 @@ macro_rules! hook {
 
 /// Those that are always there, in the order in which they are attached: cgroups first, since a task must not come into
 /// one that is not known; seconds last, since the kernel calls the hooks of a place in this order.
-pub(super) static ALWAYS: [Hook; 10] = [
+pub(super) static ALWAYS: [Hook; 13] = [
     hook!(MKDIR "mkdir" "cgroup_mkdir", BtfTracepoint "hook_mkdir" "TO_MKDIR" "podtrail_mkdir"),
     hook!(RMDIR "rmdir" "cgroup_rmdir", BtfTracepoint "hook_rmdir" "TO_RMDIR" "podtrail_rmdir"),
     hook!(ATTACH "attach" "cgroup_attach_task", BtfTracepoint "hook_attach" "TO_ATTACH" "podtrail_attach"),
@@ -79,9 +79,12 @@ pub(super) static ALWAYS: [Hook; 10] = [
     hook!(EXEC "exec" "sched_process_exec", BtfTracepoint "hook_exec" "TO_EXEC" "podtrail_exec"),
     hook!(EXIT "exit" "sched_process_exit", BtfTracepoint "hook_exit" "TO_EXIT" "podtrail_exit"),
     hook!(FORKED "forked" "sched_process_fork", BtfTracepoint "hook_forked" "TO_FORKED" "podtrail_forked"),
-    hook!(EXECED "execed" "sched_process_exec", BtfTracepoint "hook_execed" "TO_EXECED" "podtrail_execed"),
+    hook!(EXEC2 "exec2" "sched_process_exec", BtfTracepoint "hook_exec2" "TO_EXEC2" "podtrail_exec2"),
+    hook!(EXEC3 "exec3" "sched_process_exec", BtfTracepoint "hook_exec3" "TO_EXEC3" "podtrail_exec3"),
+    hook!(EXEC4 "exec4" "sched_process_exec", BtfTracepoint "hook_exec4" "TO_EXEC4" "podtrail_exec4"),
     hook!(EXITED "exited" "sched_process_exit", BtfTracepoint "hook_exited" "TO_EXITED" "podtrail_exited"),
     hook!(FREED "freed" "sched_process_free", BtfTracepoint "hook_freed" "TO_FREED" "podtrail_freed"),
+    hook!(WOKEN "woken" "sched_process_exec", BtfTracepoint "hook_woken" "TO_WOKEN" "podtrail_woken"),
 ];
 
 /// A system call's function in the kernel, which is given the caller's registers.
@@ -138,12 +141,12 @@ impl Setns {
 impl Hook {
     /// Whether it stands behind another one of the same place.
     pub(super) fn is_second(&self) -> bool {
-        [hook::FORKED, hook::EXECED, hook::EXITED].contains(&self.index)
+        [hook::FORKED, hook::EXEC2, hook::EXEC3, hook::EXEC4, hook::EXITED, hook::WOKEN].contains(&self.index)
     }
 
-    /// Whether what it was skipped for is found out by another one, and counted there.
+    /// Whether what it was skipped for is done by another one, or found out and counted.
     pub(super) fn is_made_up_for(&self) -> bool {
-        [hook::EXIT, hook::EXECED, hook::EXITED].contains(&self.index)
+        matches!(self.index, hook::EXEC | hook::EXIT) || self.is_second()
     }
 
     /// The order in which programs change: what comes later in a task's life first, so that what an old program tells
@@ -153,7 +156,7 @@ impl Hook {
             hook::FREED => 0,
             hook::EXIT | hook::EXITED => 1,
             hook::RMDIR => 2,
-            hook::EXEC | hook::EXECED => 3,
+            hook::EXEC | hook::EXEC2 | hook::EXEC3 | hook::EXEC4 | hook::WOKEN => 3,
             hook::SETNS => 4,
             hook::EXECVE | hook::EXECVEAT => 5,
             hook::FORK | hook::FORKED => 6,

@@ -146,7 +146,7 @@ impl Told {
     }
 
     /// Hooks that the kernel skipped because one was running on the same CPU already (5.12 and newer tell). What that means for
-    /// exits is found out and counted when tasks are freed.
+    /// execs and exits is found out and counted as what comes after them is seen.
     fn skipped(&mut self, hooks: &[Attached], from: BootTime, now: BootTime, losses: &mut Vec<Lost>) {
         let mut skipped = BTreeMap::new();
         for attached in hooks {
@@ -215,6 +215,7 @@ fn meaning(index: u32) -> (GapSource, bool, &'static str) {
         counter::LOST_STAGE => (GapSource::KernelRing, true, "a runtime's exec"),
         counter::LOST_LAST => (GapSource::KernelRing, true, class::LAST),
         counter::SKIPPED_EXIT => (GapSource::KernelRecursion, true, class::EXIT),
+        counter::SKIPPED_EXEC => (GapSource::KernelRecursion, true, "exec"),
         other => {
             let class = RECORDS.get((other - counter::LOST) as usize).copied().unwrap_or("unknown");
             (GapSource::KernelRing, true, class)

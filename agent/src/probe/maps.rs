@@ -11,7 +11,7 @@ use super::{Options, pins::Generation};
 pub(super) const RING: &str = "EVENTS";
 
 /// Shared by the programs of one agent and the next.
-pub(super) const SHARED: [&str; 26] = [
+pub(super) const SHARED: [&str; 29] = [
     RING,
     "READER",
     "COUNTERS",
@@ -26,9 +26,12 @@ pub(super) const SHARED: [&str; 26] = [
     "TO_EXEC",
     "TO_EXIT",
     "TO_FORKED",
-    "TO_EXECED",
+    "TO_EXEC2",
     "TO_EXITED",
     "TO_FREED",
+    "TO_WOKEN",
+    "TO_EXEC3",
+    "TO_EXEC4",
     "TO_SETNS_FEXIT",
     "TO_SETNS_KPROBE",
     "TO_SETNS_TRACEPOINT",

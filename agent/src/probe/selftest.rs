@@ -167,7 +167,7 @@ impl Probe {
         self.map::<Bytes<KEY>, Bytes<SESSION>>("SESSIONS")?
             .insert(bytes(&entry), bytes::<_, SESSION>(&session), 0)
             .map_err(|e| map_error("write", "SESSIONS", &e))?;
-        let task = FollowedTask::new(entry, 0, task_kind::SESSION);
+        let task = FollowedTask::new(entry, 0, task_kind::SESSION, 0);
         let mut tasks = self.map::<Bytes<KEY>, Bytes<TASK>>("TASKS")?;
         let before = tasks.get(&bytes(&key), 0).ok();
         tasks.insert(bytes(&key), bytes::<_, TASK>(&task), 0).map_err(|e| map_error("write", "TASKS", &e))?;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use podtrail_proto::v1::{Event, Gap, GapSource, event::Body};
 
@@ -15,7 +15,9 @@ use super::{
 use crate::{
     cases,
     harness::{
-        Agent, Cx, process,
+        Agent, Cx,
+        container::ITEST,
+        process,
         session::{self, wait_open, want},
         until,
     },
@@ -23,7 +25,7 @@ use crate::{
 
 cases! {
     "skips",
-    OwnAgent: forks_and_exits_are_seen_by_the_second, an_exit_that_nobody_saw_is_told
+    OwnAgent: the_second_does_what_the_first_was_skipped_for, an_exec_that_nobody_saw_is_told, an_exit_that_nobody_saw_is_told
 }
 
 fn start(cx: &Cx, pins: &Pins) -> Result<Agent> {
@@ -42,11 +44,11 @@ fn count(gaps: &[Gap]) -> u64 {
     gaps.iter().filter_map(|gap| gap.count).sum()
 }
 
-fn forks_and_exits_are_seen_by_the_second(cx: &Cx) -> Result<()> {
+fn the_second_does_what_the_first_was_skipped_for(cx: &Cx) -> Result<()> {
     let pins = Pins::new(cx)?;
     let agent = start(cx, &pins)?;
     let container = cx.container()?;
-    for slot in ["TO_FORK", "TO_EXIT"] {
+    for slot in ["TO_FORK", "TO_EXEC", "TO_EXIT"] {
         take_out(&pins.path("maps").join(slot))?;
     }
     let script = "/bin/true; (/bin/echo below; exit 2); exit 3";
@@ -66,6 +68,36 @@ fn forks_and_exits_are_seen_by_the_second(cx: &Cx) -> Result<()> {
         "something became another session: {:?}",
         agent.events()
     );
+    // Gaps are told, as they must be.
+    ensure!(agent.end(Signal::SIGTERM)?.success(), "{}", agent.logged());
+    Ok(())
+}
+
+fn an_exec_that_nobody_saw_is_told(cx: &Cx) -> Result<()> {
+    let pins = Pins::new(cx)?;
+    let agent = start(cx, &pins)?;
+    let container = cx.container()?;
+    container.gate("/gate")?;
+    // One of a child, which ends; two of the root, one after the other.
+    let script = format!("read x </gate; /bin/echo one; exec {ITEST} payload exec-chain 1");
+    let running = container.sh(&script).detached().run()?.ok()?;
+    let open = wait_open(&agent, container.cgroup_id, running.pid)?;
+    until("the session waits", || process::children(running.pid).is_empty())?;
+    for slot in ["TO_EXEC", "TO_EXEC2", "TO_EXEC3", "TO_EXEC4"] {
+        take_out(&pins.path("maps").join(slot))?;
+    }
+    container.tell("/gate", "go")?;
+    let session = agent.ended(&open.id)?;
+    ensure!(session.executed().len() == 1, "nobody saw what came after its root: {}", session.story());
+    let skipped = agent.wait("three execs are told to be missing", |events| {
+        let skipped = skipped(events);
+        (count(&skipped) >= 3).then_some(skipped)
+    })?;
+    for gap in &skipped {
+        ensure!((gap.detail.as_str(), gap.exact) == ("exec", Some(true)), "{gap:?}");
+    }
+    let ended = session.ended().with_context(|| session.story())?;
+    ensure!(ended.lost == Some(3), "three of the session: {ended:?}");
     // Gaps are told, as they must be.
     ensure!(agent.end(Signal::SIGTERM)?.success(), "{}", agent.logged());
     Ok(())

@@ -224,7 +224,7 @@ impl Keys<'_> {
 }
 
 fn task(kind: u8, container: u64, entry: TaskKey, executed: bool) -> FollowedTask {
-    FollowedTask { entry, container, kind, executed: u8::from(executed), init: 0, _pad: [0; 5], _reserved: 0 }
+    FollowedTask { entry, container, kind, executed: u8::from(executed), init: 0, _pad: [0; 5], execs: 0 }
 }
 
 fn session(

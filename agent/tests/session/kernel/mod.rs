@@ -165,7 +165,7 @@ impl Kernel {
         self.sessions.insert(key, session);
         self.tasks.insert(
             key,
-            FollowedTask { executed, ..FollowedTask::new(key, session.container, task_kind::SESSION) },
+            FollowedTask { executed, ..FollowedTask::new(key, session.container, task_kind::SESSION, 0) },
         );
     }
 
@@ -192,7 +192,7 @@ impl Kernel {
 }
 
 fn followed_as(kind: u8, container: u64) -> FollowedTask {
-    FollowedTask::new(TaskKey::NONE, container, kind)
+    FollowedTask::new(TaskKey::NONE, container, kind, 0)
 }
 
 fn entry(kind: u8) -> EntryKind {
