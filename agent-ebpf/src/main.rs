@@ -78,8 +78,8 @@ pub fn hook_exit(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[btf_tracepoint(function = "sched_process_fork")]
-pub fn hook_forked(ctx: BtfTracePointContext) -> i32 {
-    hand_over(&ctx, &maps::TO_FORKED, hook::FORKED)
+pub fn hook_fork2(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_FORK2, hook::FORK2)
 }
 
 #[btf_tracepoint(function = "sched_process_exec")]
@@ -97,14 +97,24 @@ pub fn hook_exec4(ctx: BtfTracePointContext) -> i32 {
     hand_over(&ctx, &maps::TO_EXEC4, hook::EXEC4)
 }
 
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn hook_execed(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXECED, hook::EXECED)
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn hook_exit2(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXIT2, hook::EXIT2)
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn hook_exit3(ctx: BtfTracePointContext) -> i32 {
+    hand_over(&ctx, &maps::TO_EXIT3, hook::EXIT3)
+}
+
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn hook_exited(ctx: BtfTracePointContext) -> i32 {
     hand_over(&ctx, &maps::TO_EXITED, hook::EXITED)
-}
-
-#[btf_tracepoint(function = "sched_process_exec")]
-pub fn hook_woken(ctx: BtfTracePointContext) -> i32 {
-    hand_over(&ctx, &maps::TO_WOKEN, hook::WOKEN)
 }
 
 #[btf_tracepoint(function = "sched_process_free")]
@@ -189,12 +199,13 @@ pub fn podtrail_exit(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-// Behind those of the same tracepoints: they do what those were skipped for, and wake the reader, where that was asked for. The
-// kernel skips a program that is at work on the processor already, as it is from Linux 7 on when a task is preempted within it.
+// Behind those of the same tracepoints: they do what those before them were skipped for, and the last wake the reader, where that was
+// asked for. The kernel skips a program that is at work on the processor already, as it is from Linux 7 on when a task is preempted
+// within it.
 
 #[btf_tracepoint(function = "sched_process_fork")]
-pub fn podtrail_forked(ctx: BtfTracePointContext) -> i32 {
-    tasks::on_fork(&ctx, note::FORKED, pointer(&ctx, 0), pointer(&ctx, 1));
+pub fn podtrail_fork2(ctx: BtfTracePointContext) -> i32 {
+    tasks::on_fork(&ctx, note::FORK2, pointer(&ctx, 0), pointer(&ctx, 1));
     0
 }
 
@@ -217,14 +228,25 @@ pub fn podtrail_exec4(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[btf_tracepoint(function = "sched_process_exec")]
-pub fn podtrail_woken(_ctx: BtfTracePointContext) -> i32 {
+pub fn podtrail_execed(_ctx: BtfTracePointContext) -> i32 {
     ring::wake();
     0
 }
 
 #[btf_tracepoint(function = "sched_process_exit")]
-pub fn podtrail_exited(ctx: BtfTracePointContext) -> i32 {
+pub fn podtrail_exit2(ctx: BtfTracePointContext) -> i32 {
     tasks::on_exit(pointer(&ctx, 0));
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn podtrail_exit3(ctx: BtfTracePointContext) -> i32 {
+    tasks::on_exit(pointer(&ctx, 0));
+    0
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn podtrail_exited(_ctx: BtfTracePointContext) -> i32 {
     ring::wake();
     0
 }

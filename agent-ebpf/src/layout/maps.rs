@@ -204,17 +204,19 @@ pub mod hook {
     pub const SETNS: u32 = 6;
     pub const EXECVE: u32 = 7;
     pub const EXECVEAT: u32 = 8;
-    /// behind those of the same places: they do what those were skipped for
-    pub const FORKED: u32 = 9;
+    /// behind those of the same places: they do what those before them were skipped for
+    pub const FORK2: u32 = 9;
     pub const EXEC2: u32 = 10;
-    pub const EXITED: u32 = 11;
+    pub const EXEC3: u32 = 11;
+    pub const EXEC4: u32 = 12;
+    pub const EXIT2: u32 = 13;
+    pub const EXIT3: u32 = 14;
+    /// behind all others of an exec, and of an exit: they wake the reader
+    pub const EXECED: u32 = 15;
+    pub const EXITED: u32 = 16;
     /// when a task's memory is given back: whose end nobody saw is found out
-    pub const FREED: u32 = 12;
-    /// behind all others of an exec: wakes the reader
-    pub const WOKEN: u32 = 13;
-    pub const EXEC3: u32 = 14;
-    pub const EXEC4: u32 = 15;
-    pub const COUNT: u32 = 16;
+    pub const FREED: u32 = 17;
+    pub const COUNT: u32 = 18;
 }
 
 /// What stands in `READER`.

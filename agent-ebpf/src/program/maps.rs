@@ -121,7 +121,7 @@ pub mod note {
     pub const MKDIR: u32 = 0;
     pub const ATTACH: u32 = 1;
     pub const FORK: u32 = 2;
-    pub const FORKED: u32 = 3;
+    pub const FORK2: u32 = 3;
     pub const SETNS: u32 = 4;
     pub const COUNT: u32 = 5;
 }
@@ -141,19 +141,23 @@ pub static TO_EXEC: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_EXIT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
-pub static TO_FORKED: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static TO_FORK2: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_EXEC2: ProgramArray = ProgramArray::with_max_entries(1, 0);
-#[map]
-pub static TO_EXITED: ProgramArray = ProgramArray::with_max_entries(1, 0);
-#[map]
-pub static TO_FREED: ProgramArray = ProgramArray::with_max_entries(1, 0);
-#[map]
-pub static TO_WOKEN: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_EXEC3: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_EXEC4: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXIT2: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXIT3: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXECED: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_EXITED: ProgramArray = ProgramArray::with_max_entries(1, 0);
+#[map]
+pub static TO_FREED: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_SETNS_FEXIT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]

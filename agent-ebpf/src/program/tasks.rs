@@ -48,7 +48,7 @@ pub fn on_fork(_ctx: &BtfTracePointContext, note: u32, parent: u64, child: u64) 
         to = maps::place(cgroup_id);
     }
     let child_key = kernel::key(child);
-    if note == note::FORKED && is_done(&child_key, &to) {
+    if note == note::FORK2 && is_done(&child_key, &to) {
         return;
     }
     match rules::fork(followed.as_deref(), session.as_deref(), &from, &to) {

@@ -49,7 +49,7 @@ pub(super) struct Control {
     pub(super) failed: u32,
     /// 1: what it reports was compared with `/proc`, and was right
     pub(super) tested: u32,
-    _rest: [u8; 24],
+    _rest: [u8; 8],
 }
 
 const _: () = assert!(size_of::<Control>() == SIZE, "a new member is to be taken from `_rest`");
@@ -71,7 +71,7 @@ impl Control {
             reason: [0; REASON],
             failed: 0,
             tested: 0,
-            _rest: [0; 24],
+            _rest: [0; 8],
         }
     }
 

@@ -70,21 +70,23 @@ macro_rules! hook {
 }
 
 /// Those that are always there, in the order in which they are attached: cgroups first, since a task must not come into
-/// one that is not known; seconds last, since the kernel calls the hooks of a place in this order.
-pub(super) static ALWAYS: [Hook; 13] = [
+/// one that is not known; those that stand behind others after them, since the kernel calls the hooks of a place in this order.
+pub(super) static ALWAYS: [Hook; 15] = [
     hook!(MKDIR "mkdir" "cgroup_mkdir", BtfTracepoint "hook_mkdir" "TO_MKDIR" "podtrail_mkdir"),
     hook!(RMDIR "rmdir" "cgroup_rmdir", BtfTracepoint "hook_rmdir" "TO_RMDIR" "podtrail_rmdir"),
     hook!(ATTACH "attach" "cgroup_attach_task", BtfTracepoint "hook_attach" "TO_ATTACH" "podtrail_attach"),
     hook!(FORK "fork" "sched_process_fork", BtfTracepoint "hook_fork" "TO_FORK" "podtrail_fork"),
     hook!(EXEC "exec" "sched_process_exec", BtfTracepoint "hook_exec" "TO_EXEC" "podtrail_exec"),
     hook!(EXIT "exit" "sched_process_exit", BtfTracepoint "hook_exit" "TO_EXIT" "podtrail_exit"),
-    hook!(FORKED "forked" "sched_process_fork", BtfTracepoint "hook_forked" "TO_FORKED" "podtrail_forked"),
+    hook!(FORK2 "fork2" "sched_process_fork", BtfTracepoint "hook_fork2" "TO_FORK2" "podtrail_fork2"),
     hook!(EXEC2 "exec2" "sched_process_exec", BtfTracepoint "hook_exec2" "TO_EXEC2" "podtrail_exec2"),
     hook!(EXEC3 "exec3" "sched_process_exec", BtfTracepoint "hook_exec3" "TO_EXEC3" "podtrail_exec3"),
     hook!(EXEC4 "exec4" "sched_process_exec", BtfTracepoint "hook_exec4" "TO_EXEC4" "podtrail_exec4"),
+    hook!(EXECED "execed" "sched_process_exec", BtfTracepoint "hook_execed" "TO_EXECED" "podtrail_execed"),
+    hook!(EXIT2 "exit2" "sched_process_exit", BtfTracepoint "hook_exit2" "TO_EXIT2" "podtrail_exit2"),
+    hook!(EXIT3 "exit3" "sched_process_exit", BtfTracepoint "hook_exit3" "TO_EXIT3" "podtrail_exit3"),
     hook!(EXITED "exited" "sched_process_exit", BtfTracepoint "hook_exited" "TO_EXITED" "podtrail_exited"),
     hook!(FREED "freed" "sched_process_free", BtfTracepoint "hook_freed" "TO_FREED" "podtrail_freed"),
-    hook!(WOKEN "woken" "sched_process_exec", BtfTracepoint "hook_woken" "TO_WOKEN" "podtrail_woken"),
 ];
 
 /// A system call's function in the kernel, which is given the caller's registers.
@@ -140,13 +142,13 @@ impl Setns {
 
 impl Hook {
     /// Whether it stands behind another one of the same place.
-    pub(super) fn is_second(&self) -> bool {
-        [hook::FORKED, hook::EXEC2, hook::EXEC3, hook::EXEC4, hook::EXITED, hook::WOKEN].contains(&self.index)
+    pub(super) fn is_behind(&self) -> bool {
+        (hook::FORK2..=hook::EXITED).contains(&self.index)
     }
 
     /// Whether what it was skipped for is done by another one, or found out and counted.
     pub(super) fn is_made_up_for(&self) -> bool {
-        matches!(self.index, hook::EXEC | hook::EXIT) || self.is_second()
+        matches!(self.index, hook::EXEC | hook::EXIT) || self.is_behind()
     }
 
     /// The order in which programs change: what comes later in a task's life first, so that what an old program tells
@@ -154,12 +156,12 @@ impl Hook {
     pub(super) fn turn(&self) -> u32 {
         match self.index {
             hook::FREED => 0,
-            hook::EXIT | hook::EXITED => 1,
+            hook::EXIT | hook::EXIT2 | hook::EXIT3 | hook::EXITED => 1,
             hook::RMDIR => 2,
-            hook::EXEC | hook::EXEC2 | hook::EXEC3 | hook::EXEC4 | hook::WOKEN => 3,
+            hook::EXEC | hook::EXEC2 | hook::EXEC3 | hook::EXEC4 | hook::EXECED => 3,
             hook::SETNS => 4,
             hook::EXECVE | hook::EXECVEAT => 5,
-            hook::FORK | hook::FORKED => 6,
+            hook::FORK | hook::FORK2 => 6,
             hook::ATTACH => 7,
             _ => 8,
         }

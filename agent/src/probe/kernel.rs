@@ -342,14 +342,14 @@ impl Kernel {
         }
     }
 
-    /// The hooks in use, and why. Seconds are where the first are.
+    /// The hooks in use, and why. Those behind others are where these are.
     pub(super) fn told(&self) -> Vec<event::Hook> {
         let reason = self.control.reason();
         let told = |attached: &Attached| {
             attached.hook.told(if attached.hook.index == hook::SETNS { &reason } else { "" })
         };
         let off = Seen::of(&self.control).and_then(Seen::told);
-        let hooks = self.hooks.iter().filter(|attached| !attached.hook.is_second());
+        let hooks = self.hooks.iter().filter(|attached| !attached.hook.is_behind());
         hooks.map(told).chain(off).collect()
     }
 

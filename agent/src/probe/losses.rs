@@ -120,7 +120,7 @@ impl Told {
                 continue;
             }
             if let Some(hook) = index.checked_sub(counter::UNHANDLED) {
-                if hook >= hook::FORKED {
+                if hook >= hook::FORK2 {
                     continue; // the others were there
                 }
                 losses.push(absent(from, now, format!("{} handed over to nobody {count} times", name(hook))));
@@ -156,7 +156,7 @@ impl Told {
             // One that was attached again counts from 0.
             skipped.insert(attached.hook.index, total.checked_sub(before).unwrap_or(total));
         }
-        let second = skipped.remove(&hook::FORKED).unwrap_or(0);
+        let second = skipped.remove(&hook::FORK2).unwrap_or(0);
         if let Some(first) = skipped.get_mut(&hook::FORK) {
             *first = self.forks.both(*first, second);
         }

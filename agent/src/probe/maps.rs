@@ -11,7 +11,7 @@ use super::{Options, pins::Generation};
 pub(super) const RING: &str = "EVENTS";
 
 /// Shared by the programs of one agent and the next.
-pub(super) const SHARED: [&str; 29] = [
+pub(super) const SHARED: [&str; 31] = [
     RING,
     "READER",
     "COUNTERS",
@@ -25,13 +25,15 @@ pub(super) const SHARED: [&str; 29] = [
     "TO_FORK",
     "TO_EXEC",
     "TO_EXIT",
-    "TO_FORKED",
+    "TO_FORK2",
     "TO_EXEC2",
-    "TO_EXITED",
-    "TO_FREED",
-    "TO_WOKEN",
     "TO_EXEC3",
     "TO_EXEC4",
+    "TO_EXIT2",
+    "TO_EXIT3",
+    "TO_EXECED",
+    "TO_EXITED",
+    "TO_FREED",
     "TO_SETNS_FEXIT",
     "TO_SETNS_KPROBE",
     "TO_SETNS_TRACEPOINT",

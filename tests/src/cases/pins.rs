@@ -374,7 +374,7 @@ fn doctor_shows_the_pins(cx: &Cx) -> Result<()> {
     // Those on failed execs are there where the kernel lets them.
     let failed =
         hooks.iter().filter(|hook| hook["name"].as_str().is_some_and(|name| name.starts_with("execve")));
-    ensure!(matches!((hooks.len(), failed.count()), (14, 0) | (16, 2)), "{pinned}");
+    ensure!(matches!((hooks.len(), failed.count()), (16, 0) | (18, 2)), "{pinned}");
     ensure!(hooks.iter().all(|hook| hook["worker"].is_u64()), "{pinned}");
     let ring = pinned["maps"].as_array().into_iter().flatten().find(|map| map["name"] == "EVENTS");
     ensure!(ring.is_some_and(|ring| ring["entries"] == 4 << 20), "{pinned}");

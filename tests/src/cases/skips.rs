@@ -112,7 +112,7 @@ fn an_exit_that_nobody_saw_is_told(cx: &Cx) -> Result<()> {
     let running = container.sh(script).detached().run()?.ok()?;
     let open = wait_open(&agent, container.cgroup_id, running.pid)?;
     until("the session waits", || process::children(running.pid).is_empty())?;
-    for slot in ["TO_EXIT", "TO_EXITED"] {
+    for slot in ["TO_EXIT", "TO_EXIT2", "TO_EXIT3"] {
         take_out(&pins.path("maps").join(slot))?;
     }
     container.tell("/gate", "go")?;

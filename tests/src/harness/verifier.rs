@@ -48,7 +48,7 @@ const STATISTICS: u32 = 4;
 /// Bytes of a program's name in the kernel.
 const NAME_MAX: usize = 15;
 /// Whole names with that many.
-const JUST_AS_LONG: [&str; 3] = ["podtrail_attach", "podtrail_forked", "podtrail_exited"];
+const JUST_AS_LONG: [&str; 3] = ["podtrail_attach", "podtrail_execed", "podtrail_exited"];
 
 /// Room for the log, below the caller's stack.
 const LOG_LEN: usize = 2048;
