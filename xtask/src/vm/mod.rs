@@ -85,18 +85,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Report::read()?.page()?;
     }
     let runs = plan::runs(kernel, arch, cgroup, hook, *part);
-    let rows = machines(&runs, tests.as_deref(), *jobs)?;
+    // One by one: who interrupts a run of an hour has what there was.
+    let keep = |rows: &[Row]| if *write { Report::read()?.write_with(rows) } else { Ok(()) };
+    let rows = machines(&runs, tests.as_deref(), *jobs, keep)?;
     println!("\n{}", Report::of(&rows).text());
-    if *write {
-        Report::read()?.write_with(&rows)?;
-    }
     bad(&rows)
 }
 
 /// `--ci`, both machines at once; adds up what was counted. What a machine leaves out is another choice of tests, and none
 /// that was skipped.
 pub(crate) fn before_every_change(counts: &mut Counts) -> Result<()> {
-    let rows = machines(&plan::ci(own()?), None, 2)?;
+    let rows = machines(&plan::ci(own()?), None, 2, |_rows| Ok(()))?;
     println!("\n{}", Report::of(&rows).text());
     for row in &rows {
         counts.passed += row.outcome.counts.passed;
@@ -140,8 +139,13 @@ fn bad(rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
-/// Runs each, some at the same time.
-fn machines(runs: &[Run], tests: Option<&str>, jobs: usize) -> Result<Vec<Row>> {
+/// Runs each, some at the same time. `keep` is given all that have ended, whenever one has.
+fn machines(
+    runs: &[Run],
+    tests: Option<&str>,
+    jobs: usize,
+    keep: impl Fn(&[Row]) -> Result<()> + Sync,
+) -> Result<Vec<Row>> {
     ensure!(!runs.is_empty(), "there is no such machine");
     // Now, since somebody may go on working here while it runs.
     let commit = host::commit()?;
@@ -164,19 +168,21 @@ fn machines(runs: &[Run], tests: Option<&str>, jobs: usize) -> Result<Vec<Row>> 
         }
     }
     // The longest first, so that none is left alone at the end.
-    let mut order: Vec<(usize, Run)> = runs.iter().copied().enumerate().collect();
-    order.sort_by_key(|(_, run)| run.part);
+    let mut order = runs.to_vec();
+    order.sort_by_key(|run| run.part);
     let next = AtomicUsize::new(0);
     let rows = Mutex::new(Vec::new());
     thread::scope(|scope| {
         let worker = || -> Result<()> {
             loop {
                 let turn = next.fetch_add(1, Ordering::Relaxed);
-                let Some((number, run)) = order.get(turn) else { return Ok(()) };
+                let Some(run) = order.get(turn) else { return Ok(()) };
                 let found = images.iter().find(|(line, arch, ..)| (*line, *arch) == (run.line, run.arch));
                 let (_, _, userland, image) = found.context("no image was made")?;
                 let row = one(*run, &commit, userland, image, tests, jobs > 1)?;
-                rows.lock().unwrap_or_else(PoisonError::into_inner).push((*number, row));
+                let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+                rows.push(row);
+                keep(&rows)?;
             }
         };
         let workers: Vec<_> = (0..jobs.clamp(1, runs.len())).map(|_| scope.spawn(worker)).collect();
@@ -185,8 +191,8 @@ fn machines(runs: &[Run], tests: Option<&str>, jobs: usize) -> Result<Vec<Row>> 
         })
     })?;
     let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
-    rows.sort_by_key(|(number, _)| *number);
-    Ok(rows.into_iter().map(|(_, row)| row).collect())
+    rows.sort_by_key(|row| runs.iter().position(|run| *run == row.run));
+    Ok(rows)
 }
 
 fn one(

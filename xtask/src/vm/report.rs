@@ -150,8 +150,11 @@ impl Report {
         self.measured = machine::told(commit)?;
         let mut text = serde_json::to_string_pretty(&self).context("cannot write results as JSON")?;
         text.push('\n');
-        let file = data();
-        fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+        // Renamed, since whoever interrupts the run may do so now.
+        let (file, new) = (data(), data().with_extension("json.new"));
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, &file))
+            .with_context(|| format!("cannot write {}", file.display()))?;
         self.write_page()
     }
 
