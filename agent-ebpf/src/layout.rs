@@ -8,7 +8,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Version of everything in this module, and of the hooks in `main.rs`: what is pinned by one agent is taken over by
 /// the next where this is the same. User space refuses an object of another version.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Marks a field that the running kernel's BTF does not have.
 pub const ABSENT: u32 = u32::MAX;
@@ -365,6 +365,8 @@ pub mod exit_flags {
     pub const LAST: u32 = 1;
     /// the process ran a command of its session that was told
     pub const EXECUTED: u32 = 1 << 1;
+    /// the kernel skipped every hook on its end: the time is when its memory was given back, and `parent` is not known
+    pub const LATE: u32 = 1 << 2;
 }
 
 shared! {

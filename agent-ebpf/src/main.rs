@@ -39,9 +39,9 @@ use aya_ebpf::{
     maps::ProgramArray,
     programs::{BtfTracePointContext, FExitContext, RetProbeContext, TracePointContext},
 };
-use podtrail_ebpf::layout::{counter, hook};
+use podtrail_ebpf::layout::{counter, hook, scratch};
 
-use crate::maps::{config, note, scratch};
+use crate::maps::{config, note};
 
 // What is attached: each hook only hands over to the program in its slot, by a tail call. A slot changes at once, so a
 // new object takes over between two calls: none is handled twice, and none by nobody. These stay attached for as long as
@@ -105,11 +105,6 @@ pub fn hook_execed(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn hook_exit2(ctx: BtfTracePointContext) -> i32 {
     hand_over(&ctx, &maps::TO_EXIT2, hook::EXIT2)
-}
-
-#[btf_tracepoint(function = "sched_process_exit")]
-pub fn hook_exit3(ctx: BtfTracePointContext) -> i32 {
-    hand_over(&ctx, &maps::TO_EXIT3, hook::EXIT3)
 }
 
 #[btf_tracepoint(function = "sched_process_exit")]
@@ -235,12 +230,6 @@ pub fn podtrail_execed(_ctx: BtfTracePointContext) -> i32 {
 
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn podtrail_exit2(ctx: BtfTracePointContext) -> i32 {
-    tasks::on_exit(pointer(&ctx, 0));
-    0
-}
-
-#[btf_tracepoint(function = "sched_process_exit")]
-pub fn podtrail_exit3(ctx: BtfTracePointContext) -> i32 {
     tasks::on_exit(pointer(&ctx, 0));
     0
 }

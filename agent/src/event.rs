@@ -335,6 +335,8 @@ pub struct Exited {
     pub status: ExitStatus,
     /// since the process's last exec, nanoseconds
     pub duration_ns: u64,
+    /// nobody saw it end: when it was found out, and that is the time of the event
+    pub late: bool,
 }
 
 /// How a process ended.

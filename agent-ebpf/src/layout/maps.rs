@@ -210,13 +210,26 @@ pub mod hook {
     pub const EXEC3: u32 = 11;
     pub const EXEC4: u32 = 12;
     pub const EXIT2: u32 = 13;
-    pub const EXIT3: u32 = 14;
+    /// when a task's memory is given back: whose end nobody saw is found out
+    pub const FREED: u32 = 14;
     /// behind all others of an exec, and of an exit: they wake the reader
     pub const EXECED: u32 = 15;
     pub const EXITED: u32 = 16;
-    /// when a task's memory is given back: whose end nobody saw is found out
-    pub const FREED: u32 = 17;
-    pub const COUNT: u32 = 18;
+    pub const COUNT: u32 = 17;
+}
+
+/// Which of the buffers that records are built in, by hook.
+pub mod scratch {
+    pub const EXECVE: u32 = 0;
+    pub const EXECVEAT: u32 = 1;
+    pub const EXEC: u32 = 2;
+    /// How many there are where nothing stands behind the hook on execs.
+    pub const COUNT: u32 = 3;
+    pub const EXEC2: u32 = 3;
+    pub const EXEC3: u32 = 4;
+    pub const EXEC4: u32 = 5;
+    /// How many there are else.
+    pub const COUNT_BEHIND: u32 = 6;
 }
 
 /// What stands in `READER`.
@@ -253,12 +266,10 @@ pub mod counter {
     pub const LOST_STAGE: u32 = TABLES + 6;
     /// ends of processes of which no command was told that did not fit: the last of their session
     pub const LOST_LAST: u32 = TABLES + 7;
-    /// ends of processes, or of their session, for which the kernel skipped every hook
-    pub const SKIPPED_EXIT: u32 = TABLES + 8;
-    /// execs of sessions, likewise
-    pub const SKIPPED_EXEC: u32 = TABLES + 9;
+    /// execs of sessions for which the kernel skipped every hook
+    pub const SKIPPED_EXEC: u32 = TABLES + 8;
     /// calls of a hook that found no program to hand over to, by [`super::hook`]
-    pub const UNHANDLED: u32 = TABLES + 10;
+    pub const UNHANDLED: u32 = TABLES + 9;
     pub const COUNT: u32 = UNHANDLED + super::hook::COUNT;
 }
 

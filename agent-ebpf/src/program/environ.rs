@@ -13,7 +13,7 @@ use podtrail_ebpf::{
         self, AUDIT_ID, MISTAKES_MAX, MIX, REQUEST_UID, SEARCHED_MAX, SEARCHED_MAX_OTHERS, VALUE_MAX, Words,
         found,
     },
-    layout::{ABSENT, Descriptor, Root, Session, TaskKey, exec_flags, root_flags},
+    layout::{ABSENT, Descriptor, Root, Session, TaskKey, exec_flags, root_flags, scratch},
 };
 
 use crate::{
@@ -43,8 +43,10 @@ struct Value {
     bytes: [u8; VALUE_ROOM],
 }
 
+/// For each hook on execs, as `SCRATCH`.
 #[map]
-pub static ENVIRON: PerCpuArray<Search> = PerCpuArray::with_max_entries(4, 0);
+pub static ENVIRON: PerCpuArray<Search> =
+    PerCpuArray::with_max_entries(scratch::COUNT_BEHIND - scratch::EXEC, 0);
 
 #[unsafe(no_mangle)]
 static WORDS: Words = Words::ALL;
@@ -55,7 +57,7 @@ const STEPS: u32 = (SEARCHED_MAX / PAGE as u64) as u32 + 2 + MISTAKES_MAX;
 
 #[inline(always)]
 fn search(hook: u32) -> Option<*mut Search> {
-    ENVIRON.get_ptr_mut(hook)
+    ENVIRON.get_ptr_mut(hook - scratch::EXEC)
 }
 
 /// Searches the environment of a session's root, or of a container's init; answers what was [`found`].
@@ -92,7 +94,7 @@ pub extern "C" fn podtrail_environ_in_session(
 #[inline(always)]
 fn is_spoofed(hook: u32, session: &Session, bits: u8) -> bool {
     let Some(search) = search(hook) else { return false };
-    // SAFETY: this CPU's, and hooks do not nest.
+    // SAFETY: this CPU's and this hook's, which does not run within itself.
     let [audit_id, request_uid] = unsafe { [(*search).values[0].hash, (*search).values[1].hash] };
     environ::differs(session, bits, audit_id, request_uid)
 }
@@ -102,7 +104,7 @@ fn is_spoofed(hook: u32, session: &Session, bits: u8) -> bool {
 pub fn keep(hook: u32, session: &mut Session, bits: u8) {
     let Some(search) = search(hook) else { return };
     session.environment = bits;
-    // SAFETY: this CPU's, and hooks do not nest.
+    // SAFETY: this CPU's and this hook's, which does not run within itself.
     unsafe {
         session.audit_id = (*search).values[0].hash;
         session.request_uid = (*search).values[1].hash;
@@ -114,7 +116,7 @@ pub fn keep(hook: u32, session: &mut Session, bits: u8) {
 #[inline(never)]
 pub extern "C" fn podtrail_environ(hook: u32, limit: u64) -> u32 {
     let Some(search) = search(hook) else { return 0 };
-    // SAFETY: this CPU's, and hooks do not nest.
+    // SAFETY: this CPU's and this hook's, which does not run within itself.
     unsafe {
         (*search).total = 0;
         (*search).searched = 0;
@@ -175,7 +177,7 @@ pub extern "C" fn podtrail_environ_stretch(hook: u32, at: u64, start: u64, stop:
     let mut i = 0;
     while i < STRETCH {
         i += 1;
-        // SAFETY: this CPU's, and hooks do not nest.
+        // SAFETY: this CPU's and this hook's, which does not run within itself.
         let all = unsafe { (*search).values[0].hash != 0 && (*search).values[1].hash != 0 };
         if at >= stop || all {
             break;
@@ -367,7 +369,7 @@ pub unsafe fn fill(hook: u32, root: *mut Root, task: u64, session: &Session) -> 
     if bits & found::LOOKED != 0 {
         flags |= root_flags::ENVIRONMENT;
     }
-    // SAFETY: the caller's; every field is written. The search's memory is this CPU's, and hooks do not nest.
+    // SAFETY: the caller's; every field is written. The search's memory is this CPU's and this hook's, which does not run within itself.
     unsafe {
         (*root).environ_total = (*search).total;
         (*root).environ_searched = (*search).searched;

@@ -7,14 +7,14 @@ use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str}
 use podtrail_ebpf::{
     layout::{
         ABSENT, ARGV_SMALL, ExecFailed, FAILED_ARGS_MAX, FAILED_ARGV_MAX, PATH_MAX, failed_flags, kind,
-        task_kind,
+        scratch, task_kind,
     },
     rules::{self, Known, Namespaces},
 };
 
 use crate::{
     kernel::{self, opaque, read},
-    maps::{self, SCRATCH_SIZE, offset, scratch},
+    maps::{self, SCRATCH_SIZE, offset},
     ring, share, walk,
 };
 

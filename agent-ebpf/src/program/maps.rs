@@ -10,7 +10,7 @@ use aya_ebpf::{
 use podtrail_ebpf::{
     layout::{
         ABSENT, Cgroup, Config, FollowedTask, HostRoot, LAYOUT_VERSION, Session, TaskKey, cgroup_state,
-        counter, task_kind,
+        counter, scratch, task_kind,
     },
     offsets::Offsets,
     rules::{self, Namespaces, Place},
@@ -98,19 +98,10 @@ pub static NAMESPACES: HashMap<u32, u64> = HashMap::with_max_entries(16_384, 0);
 /// Records are built here: the largest is far over the stack's 512 bytes. A per-CPU value may have 32 KiB at most. Each hook
 /// has its own: another one may come in between on the same processor, since programs of fexit can be preempted, and those of
 /// tracepoints too from Linux 7 on. The same one cannot: the kernel does not run a program within itself.
+/// How many there are is set by user space at load.
 #[map]
-pub static SCRATCH: PerCpuArray<[u8; SCRATCH_SIZE]> = PerCpuArray::with_max_entries(scratch::COUNT, 0);
+pub static SCRATCH: PerCpuArray<[u8; SCRATCH_SIZE]> = PerCpuArray::with_max_entries(scratch::COUNT_BEHIND, 0);
 pub const SCRATCH_SIZE: usize = 32 * 1024;
-/// Which of [`SCRATCH`], by hook.
-pub mod scratch {
-    pub const EXEC: u32 = 0;
-    pub const EXEC2: u32 = 1;
-    pub const EXEC3: u32 = 2;
-    pub const EXEC4: u32 = 3;
-    pub const EXECVE: u32 = 4;
-    pub const EXECVEAT: u32 = 5;
-    pub const COUNT: u32 = 6;
-}
 
 /// The same for hooks whose records are a path at most.
 #[map]
@@ -150,8 +141,6 @@ pub static TO_EXEC3: ProgramArray = ProgramArray::with_max_entries(1, 0);
 pub static TO_EXEC4: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_EXIT2: ProgramArray = ProgramArray::with_max_entries(1, 0);
-#[map]
-pub static TO_EXIT3: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]
 pub static TO_EXECED: ProgramArray = ProgramArray::with_max_entries(1, 0);
 #[map]

@@ -10,7 +10,7 @@ use podtrail_ebpf::layout::{Header, LAYOUT_VERSION, TaskKey, counter, reader};
 
 use crate::maps::{self, EVENTS, NOTE_SIZE, NOTES, READER, SCRATCH, SCRATCH_SIZE};
 
-/// One record's worth of bytes, this CPU's, for one of [`maps::scratch`].
+/// One record's worth of bytes, this CPU's, for one of [`podtrail_ebpf::layout::scratch`].
 #[inline(always)]
 pub fn scratch(hook: u32) -> Option<*mut u8> {
     SCRATCH.get_ptr_mut(hook).map(<*mut [u8; SCRATCH_SIZE]>::cast)

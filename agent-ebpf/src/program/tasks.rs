@@ -148,11 +148,11 @@ pub fn on_exit(task: u64) {
     if read::<i32>(signal, offset!(signal_live)) != 0 {
         return;
     }
-    end(task, &key, *followed, true);
+    end(task, &key, *followed, 0);
 }
 
-/// Its memory is given back, long after its end. The kernel calls this where nothing is preempted (from RCU), so that it is skipped for
-/// nobody: who is followed still had an end that no hook was called for. That is counted, for the process as if its record were lost.
+/// Its memory is given back, some time after its end. The kernel calls this where nothing is preempted (from RCU), so that it is skipped for
+/// nobody: who is followed still had an end that no hook was called for, and it is told now.
 #[inline(always)]
 pub fn on_free(task: u64) {
     // Of threads that are not the leader, what points to the leader may be stale.
@@ -161,13 +161,13 @@ pub fn on_free(task: u64) {
     }
     let key = kernel::key(task);
     if let Some(followed) = maps::task(&key) {
-        end(task, &key, *followed, false);
+        end(task, &key, *followed, exit_flags::LATE);
     }
 }
 
-/// A process has ended: `seen` when it did, or found out later.
+/// A process has ended. `late`: [`exit_flags::LATE`] or 0.
 #[inline(always)]
-fn end(task: u64, key: &TaskKey, followed: FollowedTask, seen: bool) {
+fn end(task: u64, key: &TaskKey, followed: FollowedTask, late: u32) {
     // Of two threads that both see themselves last, one removes the process.
     if TASKS.remove(key).is_err() {
         return;
@@ -196,7 +196,7 @@ fn end(task: u64, key: &TaskKey, followed: FollowedTask, seen: bool) {
             if followed.executed == executed::TOLD {
                 flags |= exit_flags::EXECUTED;
             }
-            if flags != 0 && seen {
+            if flags != 0 {
                 // Never refused, but what else the session sends has to make room for it.
                 if let Some(session) = left.session {
                     share::charge(session, size_of::<Exit>() as u64);
@@ -204,10 +204,11 @@ fn end(task: u64, key: &TaskKey, followed: FollowedTask, seen: bool) {
                 let record = Exit {
                     header: ring::header(kind::EXIT, size_of::<Exit>() as u32, ring::now()),
                     key: *key,
-                    parent: kernel::parent_key(task),
+                    // It may be gone itself by then.
+                    parent: if late == 0 { kernel::parent_key(task) } else { TaskKey::NONE },
                     entry: followed.entry,
                     code,
-                    flags,
+                    flags: flags | late,
                     lost: left.lost,
                     refused: left.refused,
                 };
@@ -218,8 +219,6 @@ fn end(task: u64, key: &TaskKey, followed: FollowedTask, seen: bool) {
                     counter::LOST_LAST
                 };
                 ring::send_small_or(kind::EXIT, lost, &record, Some(&followed.entry));
-            } else if flags != 0 {
-                ring::lose(counter::SKIPPED_EXIT, 1, Some(&followed.entry));
             }
             if followed.init != 0 {
                 end_container(key, followed.container, code);

@@ -269,6 +269,7 @@ pub(crate) fn probe_options(
         ring_size: config.ring_size.unwrap_or(default.ring_size),
         setns: config.setns,
         failed: config.failed_execs,
+        preempted: config.preempted.unwrap_or(default.preempted),
         btf: config.btf.clone(),
         diagnose: config.diagnose,
         host: probe::Host {

@@ -157,6 +157,7 @@ fn exit(time: u64, key: TaskKey, last: bool) -> RawRecord {
         status: ExitStatus::Code(3),
         last,
         executed: true,
+        late: false,
         lost: 0,
         refused: 0,
     }))

@@ -79,7 +79,8 @@ fn describe(event: &v1::Event) -> (&'static str, Style, String) {
             let (style, outcome) = outcome.unwrap_or((Style::Warn, "ended".to_owned()));
             let style = if style == Style::Good { Style::Dim } else { style };
             let who = exited.process.as_ref().map(words::process).unwrap_or_default();
-            ("exit", style, format!("{outcome}  {who}{}", after(exited.duration.as_ref())))
+            let late = if exited.late { ", or earlier" } else { "" };
+            ("exit", style, format!("{outcome}  {who}{}{late}", after(exited.duration.as_ref())))
         }
         Some(Body::NamespaceJoined(joined)) => {
             ("join", Style::Note, words::joined(joined, event.container.as_ref()))

@@ -64,7 +64,13 @@ fn every_kind_has_its_line() {
             attempts: Some(1),
             ..Default::default()
         }),
-        Body::Exited(v1::Exited { process: sh(), signal: Some(9), duration: second, ..Default::default() }),
+        Body::Exited(v1::Exited {
+            process: sh(),
+            signal: Some(9),
+            duration: second,
+            late: true,
+            ..Default::default()
+        }),
         Body::NamespaceJoined(v1::NamespaceJoined {
             process: sh(),
             namespaces: Some(v1::Namespaces { mount: 1, ..Default::default() }),
@@ -134,7 +140,7 @@ fn every_kind_has_its_line() {
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  start  namespace join (nsenter), no terminal
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  exec   sh -c $'a\nb'
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  fail   /tmp/x …: Exec format error, ENOEXEC
-2026-11-22 20:14:02.118  n1        app             4k7qabcd  exit   killed (9) SIGKILL  sh (pid 7) after 1.00 s
+2026-11-22 20:14:02.118  n1        app             4k7qabcd  exit   killed (9) SIGKILL  sh (pid 7) after 1.00 s, or earlier
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  join   sh (pid 7) joined the mount namespace of app
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  gap    !! at least 2 events missing here: reason not told; from any session open then
 2026-11-22 20:14:02.118  n1        app             4k7qabcd  who    $'eve\x1b', matched: one request fits,\nand no other

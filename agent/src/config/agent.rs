@@ -168,6 +168,9 @@ pub struct Flags {
     /// The hook for setns: auto, fexit, kprobe or tracepoint
     #[arg(long, value_name = "HOOK", hide = true)]
     pub setns: Option<String>,
+    /// Whether tasks are preempted in programs of tracepoints, so that these need others behind them: auto, yes or no
+    #[arg(long, value_name = "WHEN", hide = true)]
+    pub preempted: Option<String>,
     /// Whether to tell of execs that fail: auto, on or off; auto: on where the kernel lets the agent see them without a
     /// system call's tracepoint, which slows down every system call of the node [default: auto]
     #[arg(long, value_name = "WHEN")]
@@ -249,6 +252,8 @@ pub struct AgentConfig {
     pub detector: crate::detector::Options,
     pub setns: Setns,
     pub failed_execs: FailedExecs,
+    /// `None`: as this kernel does
+    pub preempted: Option<bool>,
     pub btf: Option<PathBuf>,
     pub diagnose: bool,
     /// a filter as in `RUST_LOG`
@@ -328,6 +333,7 @@ impl AgentConfig {
             log_level,
             log_format,
             setns,
+            preempted,
             failed_execs,
             btf,
             ways,
@@ -364,6 +370,7 @@ impl AgentConfig {
         settings.flag("--log-level", log_level);
         settings.flag("--log-format", log_format);
         settings.flag("--setns", setns);
+        settings.flag("--preempted", preempted);
         settings.flag("--failed-execs", failed_execs);
         settings.flag("--btf", btf);
         settings.flag("--lock", lock);
@@ -438,6 +445,9 @@ impl AgentConfig {
                         ("tracepoint", Setns::Tracepoint),
                     ],
                 )
+            }),
+            preempted: settings.check("preempted", None, |text| {
+                one_of(text, &[("auto", None), ("yes", Some(true)), ("no", Some(false))])
             }),
             failed_execs: settings.check("failed-execs", FailedExecs::Auto, |text| {
                 one_of(

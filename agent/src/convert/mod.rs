@@ -322,7 +322,7 @@ fn error_name(error: i32) -> String {
 }
 
 fn exited(exited: Exited) -> v1::Exited {
-    let Exited { process: task, status, duration_ns } = exited;
+    let Exited { process: task, status, duration_ns, late } = exited;
     let (exit_code, signal, core_dumped) = self::status(Some(status));
     v1::Exited {
         process: Some(process(task)),
@@ -330,6 +330,7 @@ fn exited(exited: Exited) -> v1::Exited {
         signal,
         core_dumped,
         duration: Some(duration(duration_ns)),
+        late,
     }
 }
 

@@ -130,11 +130,13 @@ fn exit_by_signal_has_no_code() {
             process: task(),
             status: ExitStatus::Signal { signal: 9, core: true },
             duration_ns: 1_000_000_002,
+            late: true,
         }),
         OFFSET,
     );
     let v1::event::Body::Exited(exited) = out else { panic!("{out:?}") };
     assert_eq!((exited.exit_code, exited.signal, exited.core_dumped), (None, Some(9), true));
+    assert!(exited.late);
     assert_eq!(exited.duration, Some(Duration { seconds: 1, nanos: 2 }));
 }
 

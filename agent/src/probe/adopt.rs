@@ -18,7 +18,7 @@ use super::{
     Options, ProbeError,
     control::{Control, ControlMap, fingerprint},
     failed::{self, Seen},
-    hooks::{ALWAYS, Hook, SETNS},
+    hooks::{self, Hook, SETNS},
     inherit::{Inherited, change_ring, retire},
     kernel::{self, Attached, Kernel, New, fill, load_iterator, pin_iterator},
     load,
@@ -161,6 +161,9 @@ impl Found {
         if control.ready != 1 {
             return Err("an agent was ended while it pinned".to_owned());
         }
+        if control.preempted != u32::from(options.preempted) {
+            return Err("it has not the hooks that this agent was asked for".to_owned());
+        }
         let maps = maps::pinned(&generation, options)?;
         Ok(Self { generation, map, control, maps })
     }
@@ -179,7 +182,7 @@ impl Found {
         let setns = usize::try_from(control.setns).ok().and_then(|n| SETNS.get(n)).unwrap_or(&SETNS[0]);
         let mut hooks = Vec::new();
         let mut missing = Vec::new();
-        for hook in ALWAYS.iter().chain([setns]) {
+        for hook in hooks::on_tracepoints(options).chain([setns]) {
             let wanted = hook.index != hook::SETNS || options.setns.allows(hook);
             match attached(hook, &generation, &maps, &control) {
                 Some(found) if wanted => hooks.push(found),

@@ -49,7 +49,9 @@ pub(super) struct Control {
     pub(super) failed: u32,
     /// 1: what it reports was compared with `/proc`, and was right
     pub(super) tested: u32,
-    _rest: [u8; 8],
+    /// 1: hooks that make up for others are there
+    pub(super) preempted: u32,
+    _rest: [u8; 12],
 }
 
 const _: () = assert!(size_of::<Control>() == SIZE, "a new member is to be taken from `_rest`");
@@ -71,7 +73,8 @@ impl Control {
             reason: [0; REASON],
             failed: 0,
             tested: 0,
-            _rest: [0; 8],
+            preempted: 0,
+            _rest: [0; 12],
         }
     }
 
@@ -119,6 +122,7 @@ pub(super) fn fingerprint(options: &Options) -> [u8; 32] {
         tasks,
         setns: _,
         failed: _,
+        preempted: _,
         btf: _,
         diagnose,
         host,

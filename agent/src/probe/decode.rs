@@ -102,6 +102,7 @@ pub fn decode(bytes: &[u8]) -> Result<RawRecord, DecodeError> {
                 status: ExitStatus::from_wait(code),
                 last: flags & exit_flags::LAST != 0,
                 executed: flags & exit_flags::EXECUTED != 0,
+                late: flags & exit_flags::LATE != 0,
                 lost,
                 refused,
             })

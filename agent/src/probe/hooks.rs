@@ -12,10 +12,11 @@ use aya::{
         BtfTracePoint, FExit, KProbe, Program, ProgramError, TracePoint,
         links::{FdLink, LinkError},
     },
+    util::KernelVersion,
 };
 use podtrail_ebpf::layout::hook;
 
-use super::Setns;
+use super::{Options, Setns};
 use crate::event;
 
 /// One hook.
@@ -69,9 +70,9 @@ macro_rules! hook {
     };
 }
 
-/// Those that are always there, in the order in which they are attached: cgroups first, since a task must not come into
-/// one that is not known; those that stand behind others after them, since the kernel calls the hooks of a place in this order.
-pub(super) static ALWAYS: [Hook; 15] = [
+/// On tracepoints, in the order in which they are attached: cgroups first, since a task must not come into one that is not known; those
+/// that stand behind others after them, since the kernel calls the hooks of a place in this order.
+static TRACEPOINTS: [Hook; 14] = [
     hook!(MKDIR "mkdir" "cgroup_mkdir", BtfTracepoint "hook_mkdir" "TO_MKDIR" "podtrail_mkdir"),
     hook!(RMDIR "rmdir" "cgroup_rmdir", BtfTracepoint "hook_rmdir" "TO_RMDIR" "podtrail_rmdir"),
     hook!(ATTACH "attach" "cgroup_attach_task", BtfTracepoint "hook_attach" "TO_ATTACH" "podtrail_attach"),
@@ -82,12 +83,23 @@ pub(super) static ALWAYS: [Hook; 15] = [
     hook!(EXEC2 "exec2" "sched_process_exec", BtfTracepoint "hook_exec2" "TO_EXEC2" "podtrail_exec2"),
     hook!(EXEC3 "exec3" "sched_process_exec", BtfTracepoint "hook_exec3" "TO_EXEC3" "podtrail_exec3"),
     hook!(EXEC4 "exec4" "sched_process_exec", BtfTracepoint "hook_exec4" "TO_EXEC4" "podtrail_exec4"),
-    hook!(EXECED "execed" "sched_process_exec", BtfTracepoint "hook_execed" "TO_EXECED" "podtrail_execed"),
     hook!(EXIT2 "exit2" "sched_process_exit", BtfTracepoint "hook_exit2" "TO_EXIT2" "podtrail_exit2"),
-    hook!(EXIT3 "exit3" "sched_process_exit", BtfTracepoint "hook_exit3" "TO_EXIT3" "podtrail_exit3"),
-    hook!(EXITED "exited" "sched_process_exit", BtfTracepoint "hook_exited" "TO_EXITED" "podtrail_exited"),
     hook!(FREED "freed" "sched_process_free", BtfTracepoint "hook_freed" "TO_FREED" "podtrail_freed"),
+    hook!(EXECED "execed" "sched_process_exec", BtfTracepoint "hook_execed" "TO_EXECED" "podtrail_execed"),
+    hook!(EXITED "exited" "sched_process_exit", BtfTracepoint "hook_exited" "TO_EXITED" "podtrail_exited"),
 ];
+
+/// Those of tracepoints that are there with these options.
+pub(super) fn on_tracepoints(options: &Options) -> impl Iterator<Item = &'static Hook> {
+    let preempted = options.preempted;
+    TRACEPOINTS.iter().filter(move |hook| preempted || !hook.makes_up())
+}
+
+/// Whether this kernel lets a task be preempted in the middle of a tracepoint's program, as it does from 7.0 on.
+#[must_use]
+pub fn are_preempted() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(7, 0, 0))
+}
 
 /// A system call's function in the kernel, which is given the caller's registers.
 macro_rules! call {
@@ -125,7 +137,7 @@ pub(super) static FAILED: [[Hook; 2]; 3] = [
 
 /// All of them, whichever is in use.
 pub(super) fn all() -> impl Iterator<Item = &'static Hook> {
-    ALWAYS.iter().chain(&SETNS).chain(FAILED.iter().flatten())
+    TRACEPOINTS.iter().chain(&SETNS).chain(FAILED.iter().flatten())
 }
 
 impl Setns {
@@ -141,7 +153,12 @@ impl Setns {
 }
 
 impl Hook {
-    /// Whether it stands behind another one of the same place.
+    /// Whether it does what others were skipped for, which they are only where they are preempted.
+    fn makes_up(&self) -> bool {
+        (hook::FORK2..=hook::FREED).contains(&self.index)
+    }
+
+    /// Whether there is another one that sees what it sees, and is told.
     pub(super) fn is_behind(&self) -> bool {
         (hook::FORK2..=hook::EXITED).contains(&self.index)
     }
@@ -156,7 +173,7 @@ impl Hook {
     pub(super) fn turn(&self) -> u32 {
         match self.index {
             hook::FREED => 0,
-            hook::EXIT | hook::EXIT2 | hook::EXIT3 | hook::EXITED => 1,
+            hook::EXIT | hook::EXIT2 | hook::EXITED => 1,
             hook::RMDIR => 2,
             hook::EXEC | hook::EXEC2 | hook::EXEC3 | hook::EXEC4 | hook::EXECED => 3,
             hook::SETNS => 4,

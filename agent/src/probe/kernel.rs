@@ -20,7 +20,7 @@ use super::{
     Options, ProbeError,
     control::{Control, ControlMap, fingerprint},
     failed::{self, Seen},
-    hooks::{ALWAYS, Hook, SETNS, typed},
+    hooks::{self, Hook, SETNS, typed},
     load::{self, Types, chain, short},
     maps::{self, Maps, RING, SHARED},
     pins::{self, Generation, Pins, Retired},
@@ -106,7 +106,7 @@ pub(super) fn fresh(
     let types = load::types(options)?;
     let mut ebpf = load::object(options, &types, None, false)?;
     let mut parts = Vec::new();
-    for hook in &ALWAYS {
+    for hook in hooks::on_tracepoints(options) {
         parts.push((hook, part(&mut ebpf, hook, &types).map_err(|e| e.at_load(hook))?));
     }
     load_iterator(&mut ebpf, &types)?;
@@ -124,6 +124,7 @@ pub(super) fn fresh(
     control.setns =
         SETNS.iter().position(|way| way == setns.hook).and_then(|n| n.try_into().ok()).unwrap_or(0);
     control.set_reason(&reason);
+    control.preempted = options.preempted.into();
     let (failed, seen) = failed::attach(&mut ebpf, options, &types, setns.hook)?;
     control.failed = seen as u32;
     hooks.push(setns);

@@ -7,7 +7,7 @@ use nix::{
     libc::{SYS_execve, SYS_execveat},
     sys::resource::{Resource, setrlimit},
 };
-use podtrail_ebpf::layout::{ABSENT, Config, HostRoot, LAYOUT_VERSION};
+use podtrail_ebpf::layout::{ABSENT, Config, HostRoot, LAYOUT_VERSION, scratch};
 use zerocopy::IntoBytes as _;
 
 use super::{
@@ -153,6 +153,7 @@ pub(super) fn object(
         tasks,
         setns: _,
         failed: _,
+        preempted,
         btf: _,
         diagnose,
         host,
@@ -175,6 +176,7 @@ pub(super) fn object(
     let (inode, device) = host.root.unwrap_or_default();
     let half = |shift: u32| u32::try_from((inode >> shift) & u64::from(u32::MAX)).unwrap_or_default();
     let host_root = HostRoot { inode: half(0), inode_high: half(32), device, _pad: 0 };
+    let buffers = if *preempted { scratch::COUNT_BEHIND } else { scratch::COUNT };
     let loader = &mut EbpfLoader::new();
     loader
         .btf(Some(&types.kernel))
@@ -182,7 +184,9 @@ pub(super) fn object(
         .override_global("HOST_ROOT", host_root.as_bytes(), true)
         .override_global("OFFSETS", types.found.values.as_slice(), true)
         .map_max_entries("EVENTS", *ring_size)
-        .map_max_entries("TASKS", *tasks);
+        .map_max_entries("TASKS", *tasks)
+        .map_max_entries("SCRATCH", buffers)
+        .map_max_entries("ENVIRON", buffers - scratch::EXEC);
     if let Some(pins) = reuse {
         for name in maps::SHARED.iter().filter(|name| !(new_ring && **name == maps::RING)) {
             loader.map_pin_path(name, pins.map(name));

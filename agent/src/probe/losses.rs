@@ -214,7 +214,6 @@ fn meaning(index: u32) -> (GapSource, bool, &'static str) {
         counter::UNREADABLE => (GapSource::KernelTable, false, "unreadable tasks"),
         counter::LOST_STAGE => (GapSource::KernelRing, true, "a runtime's exec"),
         counter::LOST_LAST => (GapSource::KernelRing, true, class::LAST),
-        counter::SKIPPED_EXIT => (GapSource::KernelRecursion, true, class::EXIT),
         counter::SKIPPED_EXEC => (GapSource::KernelRecursion, true, "exec"),
         other => {
             let class = RECORDS.get((other - counter::LOST) as usize).copied().unwrap_or("unknown");

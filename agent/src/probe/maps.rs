@@ -11,7 +11,7 @@ use super::{Options, pins::Generation};
 pub(super) const RING: &str = "EVENTS";
 
 /// Shared by the programs of one agent and the next.
-pub(super) const SHARED: [&str; 31] = [
+pub(super) const SHARED: [&str; 30] = [
     RING,
     "READER",
     "COUNTERS",
@@ -30,7 +30,6 @@ pub(super) const SHARED: [&str; 31] = [
     "TO_EXEC3",
     "TO_EXEC4",
     "TO_EXIT2",
-    "TO_EXIT3",
     "TO_EXECED",
     "TO_EXITED",
     "TO_FREED",

@@ -41,6 +41,7 @@ pub use btf::BtfError;
 pub use capabilities::names as capabilities;
 pub use decode::{CgroupCreated, DecodeError, RawRecord, decode};
 pub use failed::FailedExecs;
+pub use hooks::are_preempted;
 pub use inherit::Inherited;
 pub use load::ProbeError;
 pub use memory::give_back_memory;
@@ -103,6 +104,8 @@ pub struct Options {
     pub setns: Setns,
     /// whether to see execs that fail
     pub failed: FailedExecs,
+    /// programs of tracepoints may be skipped, since tasks are preempted in them
+    pub preempted: bool,
     /// BTF of the running kernel; `None`: `/sys/kernel/btf/vmlinux`
     pub btf: Option<PathBuf>,
     /// let the BPF programs say what they do, through the log
@@ -121,6 +124,7 @@ impl Default for Options {
             tasks: 65_536,
             setns: Setns::Auto,
             failed: FailedExecs::Auto,
+            preempted: are_preempted(),
             btf: None,
             diagnose: false,
             host: Host::default(),

@@ -147,6 +147,7 @@ impl Probe {
                 status: ExitStatus::Code(0),
                 last,
                 executed: false,
+                late: true,
                 lost,
                 refused,
             })));

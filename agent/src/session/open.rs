@@ -152,23 +152,39 @@ impl Open {
 
     /// A process ended that ran a command.
     pub(super) fn exited(&mut self, exit: &record::Exit, out: &mut Vec<Event>) {
-        let record::Exit { time, key, parent, entry: _, status, last: _, executed: _, lost: _, refused: _ } =
-            exit;
+        let record::Exit {
+            time,
+            key,
+            parent,
+            entry: _,
+            status,
+            last: _,
+            executed: _,
+            late,
+            lost: _,
+            refused: _,
+        } = exit;
         if *key == self.root {
             self.root_status = Some(*status);
         }
-        let (comm, since) = match self.processes.remove(key) {
-            Some(Running { process, since }) => (process.comm, since),
+        let (before, comm, since) = match self.processes.remove(key) {
+            Some(Running { process, since }) => (process.parent, process.comm, since),
             None if self.gone.contains(key) => return,
             // Its exec was lost: it did not run longer than since its birth.
-            None => (Vec::new(), BootTime(if key.start_time == 0 { time.0 } else { key.start_time })),
+            None => (
+                TaskKey::NONE,
+                Vec::new(),
+                BootTime(if key.start_time == 0 { time.0 } else { key.start_time }),
+            ),
         };
         self.gone.push_front(*key);
         self.gone.truncate(MAX_GONE);
         let exited = Exited {
-            process: Process { key: *key, parent: *parent, comm },
+            // Who was its parent last is not known then.
+            process: Process { key: *key, parent: if *late { before } else { *parent }, comm },
             status: *status,
             duration_ns: time.since(since),
+            late: *late,
         };
         let event = self.event(*time, Body::Exited(exited));
         self.say(event, out);

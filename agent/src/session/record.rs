@@ -156,6 +156,8 @@ pub struct Exit {
     pub last: bool,
     /// the process ran a command of its session
     pub executed: bool,
+    /// nobody saw it: it was not later than `time`
+    pub late: bool,
     /// records of this session lost so far
     pub lost: u64,
     /// execs and exits of this session refused so far
@@ -232,10 +234,10 @@ pub mod class {
 }
 
 impl Lost {
-    /// Whether records of this class did not fit into the ring, or were never made.
+    /// Whether records of this class did not fit into the ring.
     #[must_use]
     pub fn is_of(&self, class: &str) -> bool {
-        matches!(self.source, GapSource::KernelRing | GapSource::KernelRecursion) && self.detail == class
+        self.source == GapSource::KernelRing && self.detail == class
     }
 }
 

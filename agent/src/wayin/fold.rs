@@ -33,7 +33,8 @@ impl Outcome {
             Body::Executed(executed) => self.part(&told(executed)),
             Body::ExecFailed(failed) => self.part(&failed_as(failed)),
             // In what order the processes of a pipe come and go is chance.
-            Body::Exited(Exited { process, status, duration_ns: _ }) => {
+            Body::Exited(Exited { process, status, duration_ns: _, late }) => {
+                self.broken |= *late;
                 self.part(&(1_u8, &process.comm, status));
             }
             Body::SessionStarted(_) | Body::SessionEnded(_) | Body::Attributed(_) => {}

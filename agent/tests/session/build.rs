@@ -90,6 +90,7 @@ pub(crate) fn exit(entry: u32, pid: u32, time: u64) -> Exit {
         status: ExitStatus::Code(0),
         last: false,
         executed: true,
+        late: false,
         lost: 0,
         refused: 0,
     }

@@ -70,10 +70,11 @@ fn body(event: &Event) -> String {
         Body::Exited(exited) => {
             let comm = String::from_utf8_lossy(&exited.process.comm);
             format!(
-                "exited {} {comm} {} {} us",
+                "exited {} {comm} {} {} us{}",
                 exited.process.key.tgid,
                 status(exited.status),
-                exited.duration_ns / 1000
+                exited.duration_ns / 1000,
+                if exited.late { " late" } else { "" }
             )
         }
         Body::NamespaceJoined(joined) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use podtrail_proto::v1::{Event, Gap, GapSource, event::Body};
+use podtrail_proto::v1::{Event, Gap, GapSource, Process, event::Body};
 
 use super::{
     BUSYBOX,
@@ -18,18 +18,18 @@ use crate::{
         Agent, Cx,
         container::ITEST,
         process,
-        session::{self, wait_open, want},
+        session::{self, Session, wait_open, want},
         until,
     },
 };
 
 cases! {
     "skips",
-    OwnAgent: the_second_does_what_the_first_was_skipped_for, an_exec_that_nobody_saw_is_told, an_exit_that_nobody_saw_is_told
+    OwnAgent: the_second_does_what_the_first_was_skipped_for, an_exec_that_nobody_saw_is_told, an_exit_that_nobody_saw_is_told_late
 }
 
 fn start(cx: &Cx, pins: &Pins) -> Result<Agent> {
-    cx.start_agent(&["--pin", pins.dir(), "--integrity-every", "1h"])
+    cx.start_agent(&["--pin", pins.dir(), "--integrity-every", "1h", "--preempted", "yes"])
 }
 
 fn skipped(events: &[Arc<Event>]) -> Vec<Gap> {
@@ -73,21 +73,27 @@ fn the_second_does_what_the_first_was_skipped_for(cx: &Cx) -> Result<()> {
     Ok(())
 }
 
-fn an_exec_that_nobody_saw_is_told(cx: &Cx) -> Result<()> {
-    let pins = Pins::new(cx)?;
-    let agent = start(cx, &pins)?;
+/// A session that waits at /gate, before it does `then`, which these slots see nothing of any more.
+fn wait_and_do(cx: &Cx, pins: &Pins, agent: &Agent, then: &str, slots: &[&str]) -> Result<Session> {
     let container = cx.container()?;
     container.gate("/gate")?;
-    // One of a child, which ends; two of the root, one after the other.
-    let script = format!("read x </gate; /bin/echo one; exec {ITEST} payload exec-chain 1");
-    let running = container.sh(&script).detached().run()?.ok()?;
-    let open = wait_open(&agent, container.cgroup_id, running.pid)?;
+    let running = container.sh(&format!("read x </gate; {then}")).detached().run()?.ok()?;
+    let open = wait_open(agent, container.cgroup_id, running.pid)?;
     until("the session waits", || process::children(running.pid).is_empty())?;
-    for slot in ["TO_EXEC", "TO_EXEC2", "TO_EXEC3", "TO_EXEC4"] {
+    for slot in slots {
         take_out(&pins.path("maps").join(slot))?;
     }
     container.tell("/gate", "go")?;
-    let session = agent.ended(&open.id)?;
+    agent.ended(&open.id)
+}
+
+fn an_exec_that_nobody_saw_is_told(cx: &Cx) -> Result<()> {
+    let pins = Pins::new(cx)?;
+    let agent = start(cx, &pins)?;
+    // One of a child, which ends; two of the root, one after the other.
+    let then = format!("/bin/echo one; exec {ITEST} payload exec-chain 1");
+    let slots = ["TO_EXEC", "TO_EXEC2", "TO_EXEC3", "TO_EXEC4"];
+    let session = wait_and_do(cx, &pins, &agent, &then, &slots)?;
     ensure!(session.executed().len() == 1, "nobody saw what came after its root: {}", session.story());
     let skipped = agent.wait("three execs are told to be missing", |events| {
         let skipped = skipped(events);
@@ -103,34 +109,27 @@ fn an_exec_that_nobody_saw_is_told(cx: &Cx) -> Result<()> {
     Ok(())
 }
 
-fn an_exit_that_nobody_saw_is_told(cx: &Cx) -> Result<()> {
+fn an_exit_that_nobody_saw_is_told_late(cx: &Cx) -> Result<()> {
     let pins = Pins::new(cx)?;
     let agent = start(cx, &pins)?;
-    let container = cx.container()?;
-    container.gate("/gate")?;
-    let script = "read x </gate; /bin/echo seen; exit 3";
-    let running = container.sh(script).detached().run()?.ok()?;
-    let open = wait_open(&agent, container.cgroup_id, running.pid)?;
-    until("the session waits", || process::children(running.pid).is_empty())?;
-    for slot in ["TO_EXIT", "TO_EXIT2", "TO_EXIT3"] {
-        take_out(&pins.path("maps").join(slot))?;
+    let then = "/bin/echo seen; exit 3";
+    let session = wait_and_do(cx, &pins, &agent, then, &["TO_EXIT", "TO_EXIT2"])?;
+    // Nothing is lost: neither how they ended, nor that they did.
+    session.check()?;
+    let executed = session.executed();
+    ensure!(executed.len() == 2, "{}", session.story());
+    for (executed, code) in executed.into_iter().zip([3, 0]) {
+        let exited = session.exit_of(executed)?;
+        ensure!((exited.late, exited.exit_code) == (true, Some(code)), "{exited:?}");
+        let parent = |process: Option<&Process>| {
+            process.map(|process| (process.parent_pid, process.parent_start_time))
+        };
+        ensure!(parent(exited.process.as_ref()) == parent(executed.process.as_ref()), "{exited:?}");
     }
-    container.tell("/gate", "go")?;
-    let session = agent.ended(&open.id)?;
-    session.command(&["/bin/echo", "seen"])?;
-    ensure!(session.exited().is_empty(), "nobody saw an exit: {}", session.story());
-    let ended = session.ended().is_some_and(|ended| (ended.exit_code, ended.signal) == (None, None));
-    ensure!(ended, "nobody saw how its root ended: {}", session.story());
-    let skipped = agent.wait("two exits are told to be missing", |events| {
-        // Others of this machine may have ended, too.
-        let skipped = skipped(events);
-        (count(&skipped) >= 2).then_some(skipped)
-    })?;
-    for gap in &skipped {
-        ensure!((gap.detail.as_str(), gap.exact) == ("exit", Some(true)), "{gap:?}");
-    }
-    ensure!(skipped.iter().any(|gap| gap.session_ids.contains(&open.id)), "{skipped:?}");
-    // Gaps are told, as they must be.
+    let ended = session.ended().with_context(|| session.story())?;
+    ensure!((ended.exit_code, ended.lost) == (Some(3), Some(0)), "{ended:?}");
+    ensure!(skipped(&agent.events()).is_empty(), "told as lost: {:?}", skipped(&agent.events()));
+    // That nobody was handed over to is told, as it must be.
     ensure!(agent.end(Signal::SIGTERM)?.success(), "{}", agent.logged());
     Ok(())
 }

@@ -45,6 +45,7 @@ fn any_body() -> impl Strategy<Value = Body> {
                 signal: (signal > 0).then_some(signal),
                 core_dumped: true,
                 duration: Some(Duration { seconds, nanos }),
+                late: true,
             })
         });
     let gap = (text(), any::<(Option<u64>, i32, i64, i32)>()).prop_map(

@@ -224,7 +224,7 @@ impl<'e> Rows<'e> {
             cwd: parent.and_then(|parent| self.cwds.get(&parent).copied()),
             credentials: self.first_credentials,
         };
-        let notes = notes::notes(executed, before);
+        let mut notes = notes::notes(executed, before);
         self.cwds.insert(id, cwd);
         if let Some(parent) = parent {
             self.cwds.insert(parent, cwd);
@@ -232,14 +232,16 @@ impl<'e> Rows<'e> {
         let (outcome, length) = match exit.map(|exit| exit.and_then(|at| exited(self.events.get(at)?))) {
             // The next line of the same process goes on.
             None => (None, String::new()),
-            Some(Some(exited)) => (
-                words::outcome(exited.exit_code, exited.signal, exited.core_dumped),
-                exited
-                    .duration
-                    .as_ref()
-                    .map(|duration| time::length(time::nanos(duration)))
-                    .unwrap_or_default(),
-            ),
+            Some(Some(exited)) => {
+                if exited.late {
+                    notes.push((Style::Note, "it may have ended earlier".to_owned()));
+                }
+                let duration = exited.duration.as_ref();
+                (
+                    words::outcome(exited.exit_code, exited.signal, exited.core_dumped),
+                    duration.map(|duration| time::length(time::nanos(duration))).unwrap_or_default(),
+                )
+            }
             Some(None) if self.ended => (Some((Style::Warn, "end not seen".to_owned())), String::new()),
             Some(None) => (Some((Style::Dim, "running".to_owned())), String::new()),
         };

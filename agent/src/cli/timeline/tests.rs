@@ -57,6 +57,7 @@ fn exit(ms: i64, pid: u32, code: Result<i32, i32>, after_ms: i64) -> v1::Event {
                 seconds: after_ms / 1000,
                 nanos: i32::try_from(after_ms % 1000).unwrap() * 1_000_000,
             }),
+            late: false,
         }),
     )
 }
@@ -198,6 +199,21 @@ session 4k7qabcd  prod/payments-0/app  exec probe, terminal pts/0  20:14:02 → 
   node n1  container 0123456789ab  uid 0
   · no terminal, and stdin is /dev/null  · its arguments are those of the pod's readiness  · is exec probe: another came in the probe's rhythm
 ");
+}
+
+#[test]
+fn an_end_that_was_found_out_later_is_noted() {
+    let mut late = exit(2000, 7, Ok(3), 1900);
+    if let Some(Body::Exited(exited)) = &mut late.body {
+        exited.late = true;
+    }
+    let shown = body(&look(), &[exec(100, 7, 0, "/bin/sh", &["/bin/sh"]), late]);
+    assert_text(
+        &shown,
+        "
+  20:14:02.100  /bin/sh  exit 3  1.90 s  it may have ended earlier
+",
+    );
 }
 
 #[test]

@@ -160,7 +160,12 @@ impl Made {
     pub(super) fn ends(&self) -> Vec<Event> {
         let after = 5_000_000;
         let exits = (0..self.commands.len()).map(|number| {
-            let exited = Exited { process: self.process(number), status: self.status, duration_ns: after };
+            let exited = Exited {
+                process: self.process(number),
+                status: self.status,
+                duration_ns: after,
+                late: false,
+            };
             self.event(after, Body::Exited(exited))
         });
         let ended = SessionEnded {

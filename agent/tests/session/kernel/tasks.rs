@@ -199,7 +199,8 @@ impl Kernel {
                 let executed = followed.executed != 0;
                 if last || executed {
                     let entry = followed.entry;
-                    let exit = Exit { time, key, parent, entry, status, last, executed, lost, refused };
+                    let late = false;
+                    let exit = Exit { time, key, parent, entry, status, last, executed, late, lost, refused };
                     self.records.push(Record::Exit(exit));
                 }
                 if followed.init != 0 {

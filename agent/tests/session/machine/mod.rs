@@ -201,6 +201,17 @@ fn case_26_a_death_by_signal_is_told_as_one() {
 }
 
 #[test]
+fn an_end_that_was_found_out_later_says_so() {
+    let mut run = Run::new();
+    run.take(root(10, 11, 1000));
+    let late = Exit { late: true, status: ExitStatus::Code(3), ..last(10, 11, 9000) };
+    assert_eq!(
+        run.take(late),
+        ["s1 exited 11 p11 exit 3 8 us late", "s1 ended exit 3, 1 commands, lost 0, 8 us"]
+    );
+}
+
+#[test]
 fn a_last_descendant_that_ran_nothing_ends_the_session_too() {
     let mut run = Run::new();
     run.take(root(10, 11, 1000));
