@@ -22,6 +22,8 @@ mod join;
 mod kernel;
 #[path = "program/maps.rs"]
 mod maps;
+#[path = "program/report.rs"]
+mod report;
 #[path = "program/ring.rs"]
 mod ring;
 #[path = "program/share.rs"]

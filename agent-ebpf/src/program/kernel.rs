@@ -280,3 +280,16 @@ pub extern "C" fn podtrail_mapped(map: u64, id: u32) -> u32 {
     }
     u32::MAX
 }
+
+/// Whether a name begins so.
+#[inline(always)]
+pub fn begins<const N: usize>(name: &[u8; 16], with: &[u8; N]) -> bool {
+    let mut i = 0;
+    while i < N {
+        if name[i] != with[i] {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}

@@ -297,10 +297,11 @@ mod tests {
     use super::*;
 
     fn told(lines: &[Line], modes: &[Cgroups], hooks: &[Hook]) -> Vec<(Cgroups, Hook, Part)> {
-        runs(lines, &[Arch::X86_64], modes, hooks, None)
-            .iter()
-            .map(|run| (run.mode, run.hook, run.part))
-            .collect()
+        ways(&runs(lines, &[Arch::X86_64], modes, hooks, None))
+    }
+
+    fn ways(runs: &[Run]) -> Vec<(Cgroups, Hook, Part)> {
+        runs.iter().map(|run| (run.mode, run.hook, run.part)).collect()
     }
 
     #[test]
@@ -335,9 +336,8 @@ mod tests {
     #[test]
     fn a_second_processor_runs_the_short_parts_in_every_mode() {
         let arm = runs(&[Line::V6_1], &[Arch::Aarch64], &[], &[], None);
-        let arm: Vec<_> = arm.iter().map(|run| (run.mode, run.hook, run.part)).collect();
         assert_eq!(
-            arm,
+            ways(&arm),
             [
                 (Cgroups::V2, Hook::Auto, Part::Ci),
                 (Cgroups::V2, Hook::Kprobe, Part::Hooks),

@@ -127,14 +127,16 @@ fn a_child_that_found_nothing_is_told_before_its_session_ends() {
     );
 }
 
+/// A command that waits for the rest of its argv.
+fn half_told() -> Exec {
+    let argv = RawArgv { bytes: b"one\0".to_vec(), ..crate::build::argv(b"one\0two\0") };
+    Exec { argv, ..exec(10, 12, 1500) }
+}
+
 #[test]
 fn it_is_told_behind_what_was_run_before() {
     let mut run = open();
-    let long = Exec {
-        argv: RawArgv { bytes: b"one\0".to_vec(), ..crate::build::argv(b"one\0two\0") },
-        ..exec(10, 12, 1500)
-    };
-    assert_eq!(run.take(long), NOTHING);
+    assert_eq!(run.take(half_told()), NOTHING);
     assert_eq!(run.take(failed(10, 13, 2000, "/tmp/x", EACCES)), NOTHING);
     assert_eq!(
         run.take(chunk(12, 1500, 4, b"two\0")),
@@ -145,11 +147,7 @@ fn it_is_told_behind_what_was_run_before() {
 #[test]
 fn a_process_that_goes_on_to_fail_waits_for_no_more_of_its_argv() {
     let mut run = open();
-    let long = Exec {
-        argv: RawArgv { bytes: b"one\0".to_vec(), ..crate::build::argv(b"one\0two\0") },
-        ..exec(10, 12, 1500)
-    };
-    assert_eq!(run.take(long), NOTHING);
+    assert_eq!(run.take(half_told()), NOTHING);
     let told = run.take(failed(10, 12, 2000, "/tmp/x", EACCES));
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told[0].starts_with("s1 12 /bin/p12 [one"), "{told:?}");
