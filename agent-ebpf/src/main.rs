@@ -79,7 +79,7 @@ pub fn hook_exit(ctx: BtfTracePointContext) -> i32 {
     hand_over(&ctx, &maps::TO_EXIT, hook::EXIT)
 }
 
-#[btf_tracepoint(function = "sched_process_fork")]
+#[btf_tracepoint(function = "sched_wakeup_new")]
 pub fn hook_fork2(ctx: BtfTracePointContext) -> i32 {
     hand_over(&ctx, &maps::TO_FORK2, hook::FORK2)
 }
@@ -196,13 +196,14 @@ pub fn podtrail_exit(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-// Behind those of the same tracepoints: they do what those before them were skipped for, and the last wake the reader, where that was
-// asked for. The kernel skips a program that is at work on the processor already, as it is from Linux 7 on when a task is preempted
+// Behind the others: they do what those before them were skipped for, and the last wake the reader, where that was asked for. The kernel skips a program that is at work on the processor already, as it is from Linux 7 on when a task is preempted
 // within it.
 
-#[btf_tracepoint(function = "sched_process_fork")]
+/// `(struct task_struct *p)`: comes after the fork, before the child runs, and nobody is preempted in it, since the processor's queue of
+/// tasks is locked.
+#[btf_tracepoint(function = "sched_wakeup_new")]
 pub fn podtrail_fork2(ctx: BtfTracePointContext) -> i32 {
-    tasks::on_fork(&ctx, note::FORK2, pointer(&ctx, 0), pointer(&ctx, 1));
+    tasks::on_fork(&ctx, note::FORK2, kernel::current(), pointer(&ctx, 0));
     0
 }
 

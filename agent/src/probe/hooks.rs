@@ -79,7 +79,7 @@ static TRACEPOINTS: [Hook; 14] = [
     hook!(FORK "fork" "sched_process_fork", BtfTracepoint "hook_fork" "TO_FORK" "podtrail_fork"),
     hook!(EXEC "exec" "sched_process_exec", BtfTracepoint "hook_exec" "TO_EXEC" "podtrail_exec"),
     hook!(EXIT "exit" "sched_process_exit", BtfTracepoint "hook_exit" "TO_EXIT" "podtrail_exit"),
-    hook!(FORK2 "fork2" "sched_process_fork", BtfTracepoint "hook_fork2" "TO_FORK2" "podtrail_fork2"),
+    hook!(FORK2 "fork2" "sched_wakeup_new", BtfTracepoint "hook_fork2" "TO_FORK2" "podtrail_fork2"),
     hook!(EXEC2 "exec2" "sched_process_exec", BtfTracepoint "hook_exec2" "TO_EXEC2" "podtrail_exec2"),
     hook!(EXEC3 "exec3" "sched_process_exec", BtfTracepoint "hook_exec3" "TO_EXEC3" "podtrail_exec3"),
     hook!(EXEC4 "exec4" "sched_process_exec", BtfTracepoint "hook_exec4" "TO_EXEC4" "podtrail_exec4"),
@@ -165,7 +165,7 @@ impl Hook {
 
     /// Whether what it was skipped for is done by another one, or found out and counted.
     pub(super) fn is_made_up_for(&self) -> bool {
-        matches!(self.index, hook::EXEC | hook::EXIT) || self.is_behind()
+        matches!(self.index, hook::FORK | hook::EXEC | hook::EXIT) || self.is_behind()
     }
 
     /// The order in which programs change: what comes later in a task's life first, so that what an old program tells

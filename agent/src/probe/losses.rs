@@ -25,27 +25,8 @@ pub(super) struct Told {
     pub(super) undecoded: u64,
     pub(super) undecoded_why: String,
     pub(super) looked: BootTime,
-    forks: Pair,
     /// a former agent may have told some of it: its position is gone
     uncertain: bool,
-}
-
-/// How often the hook on forks and its second were skipped since the last look, without both having been.
-#[derive(Debug, Default)]
-struct Pair {
-    first: u64,
-    second: u64,
-}
-
-impl Pair {
-    /// For how many calls both may have been skipped, when each was so often since the last look. They are not read in the same
-    /// moment, so what was read of one then may be of the same call as what is read of the other now.
-    fn both(&mut self, first: u64, second: u64) -> u64 {
-        let count = (self.first + first).min(self.second + second);
-        let left = |before: u64, new: u64| (before + new).saturating_sub(count).min(new);
-        *self = Self { first: left(self.first, first), second: left(self.second, second) };
-        count
-    }
 }
 
 impl Told {
@@ -57,7 +38,6 @@ impl Told {
             undecoded: 0,
             undecoded_why: String::new(),
             looked: since,
-            forks: Pair::default(),
             uncertain: false,
         }
     }
@@ -146,22 +126,14 @@ impl Told {
     }
 
     /// Hooks that the kernel skipped because one was running on the same CPU already (5.12 and newer tell). What that means for
-    /// execs and exits is found out and counted as what comes after them is seen.
+    /// forks, execs and exits is found out as what comes after them is seen.
     fn skipped(&mut self, hooks: &[Attached], from: BootTime, now: BootTime, losses: &mut Vec<Lost>) {
-        let mut skipped = BTreeMap::new();
-        for attached in hooks {
+        for attached in hooks.iter().filter(|attached| !attached.hook.is_made_up_for()) {
             let total = sys::told(&attached.program, "recursion_misses").unwrap_or(0);
             let seen = self.missed.entry(attached.hook.name.to_owned()).or_insert(0);
             let before = std::mem::replace(seen, total);
             // One that was attached again counts from 0.
-            skipped.insert(attached.hook.index, total.checked_sub(before).unwrap_or(total));
-        }
-        let second = skipped.remove(&hook::FORK2).unwrap_or(0);
-        if let Some(first) = skipped.get_mut(&hook::FORK) {
-            *first = self.forks.both(*first, second);
-        }
-        for attached in hooks.iter().filter(|attached| !attached.hook.is_made_up_for()) {
-            let count = skipped.get(&attached.hook.index).copied().unwrap_or(0);
+            let count = total.checked_sub(before).unwrap_or(total);
             if count > 0 {
                 losses.push(Lost {
                     from,
@@ -224,7 +196,7 @@ fn meaning(index: u32) -> (GapSource, bool, &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pair, Position, Told};
+    use super::{Position, Told};
     use crate::event::BootTime;
 
     #[test]
@@ -235,17 +207,5 @@ mod tests {
         assert!(told.uncertain);
         told = Told::saved(&Position { seen: vec![1, 2], ..Position::default() });
         assert_eq!((told.uncertain, &told.known()[..3]), (false, &[1, 2, 0][..]));
-    }
-
-    #[test]
-    fn what_one_of_two_hooks_did_is_not_lost() {
-        let mut pair = Pair::default();
-        assert_eq!(pair.both(6, 0), 0);
-        assert_eq!(pair.both(0, 0), 0);
-        // Long ago: another call.
-        assert_eq!(pair.both(0, 2), 0);
-        assert_eq!(pair.both(2, 0), 2, "of one call, one of them was read too early");
-        assert_eq!(pair.both(5, 3), 3);
-        assert_eq!(pair.both(0, 4), 2);
     }
 }
